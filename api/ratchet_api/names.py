@@ -1,0 +1,96 @@
+"""Names, labels and annotations: every child's name is a function of its owner, the stage and the attempt.
+
+Used by the operator (children), the jobs (store keys) and the CLI (selectors). Pure; never asks a cluster.
+Names must be short enough for a Job's pods (63 characters with the pod's own suffix), so long owner names are
+cut and told apart by a hash of the whole name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+MANAGED_BY = "ratchet"
+FIELD_MANAGER = "ratchet-operator"
+
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_COMPONENT = "app.kubernetes.io/component"
+LABEL_OWNER_KIND = "ratchet.dev/owner-kind"
+LABEL_OWNER_NAME = "ratchet.dev/owner"
+LABEL_OWNER_UID = "ratchet.dev/owner-uid"
+LABEL_STAGE = "ratchet.dev/stage"
+LABEL_ATTEMPT = "ratchet.dev/attempt"
+LABEL_POLICY = "ratchet.dev/policy"
+LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
+
+ANNOTATION_SPEC_HASH = "ratchet.dev/spec-hash"
+"""Hash of the manifest as we rendered it; tells an adopted child from a foreign one."""
+ANNOTATION_PROMOTE = "ratchet.dev/promote"
+"""On an RLPolicy: the version number that shall become champion (set by `ratchet promote`)."""
+ANNOTATION_REFRESH = "ratchet.dev/refresh"
+"""On a FeedbackDataset: any new value asks for a fresh snapshot of unchanged sources."""
+
+STORE_CONFIGMAP = "ratchet-store"
+"""Name of the optional ConfigMap that gives a namespace its own store (keys uri, endpoint, region, secretName)."""
+STAGE_FILE = "stage.json"
+STAGE_DIR = "/etc/ratchet"
+PROGRESS_PORT = 9402
+
+_CHILD_LIMIT = 52  # a Job's pod name adds "-" and 5 characters; label values and host names end at 63
+
+
+def short_hash(text: str, length: int = 8) -> str:
+    """Return the first `length` hex digits of the text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def _fit(stem: str, suffix: str, limit: int) -> str:
+    whole = f"{stem}-{suffix}"
+    if len(whole) <= limit:
+        return whole
+    tag = short_hash(stem)
+    room = limit - len(suffix) - len(tag) - 2
+    return f"{stem[:room].rstrip('-.')}-{tag}-{suffix}"
+
+
+def child_name(owner: str, stage: str, attempt: int) -> str:
+    """Name of the Job (and its ConfigMap) of one attempt at a stage.
+
+    Dots are not allowed in the names of a pod's host, so they become dashes; an owner whose name was changed
+    that way or cut carries a hash of its whole name.
+    """
+    suffix = f"{stage}-{attempt}"
+    if "." in owner:
+        return _fit(f"{owner.replace('.', '-')[: _CHILD_LIMIT - len(suffix) - 10]}-{short_hash(owner)}", suffix, _CHILD_LIMIT)
+    return _fit(owner, suffix, _CHILD_LIMIT)
+
+
+def run_name_for_template(policy: str, template_digest: str) -> str:
+    """Name of the run that a policy stamps from its template: equal inputs give the equal name."""
+    return _fit(policy, template_digest[:10], 63)
+
+
+def label_value(text: str) -> str:
+    """Return the text if it is a valid label value (at most 63 characters), else a cut form with a hash."""
+    if len(text) <= 63:
+        return text
+    return f"{text[:54].rstrip('-.')}-{short_hash(text)}"
+
+
+def owner_prefix(namespace: str, kind_dir: str, name: str, uid: str) -> str:
+    """Store prefix of one object: `<ns>/<runs|datasets>/<name>-<uid8>`; the uid keeps a recreated name apart."""
+    return f"{namespace}/{kind_dir}/{name}-{uid[:8]}"
+
+
+def stage_prefix(namespace: str, kind_dir: str, name: str, uid: str, stage: str) -> str:
+    """Store prefix of one stage of one object; its COMMIT.json lies directly below."""
+    return f"{owner_prefix(namespace, kind_dir, name, uid)}/{stage}"
+
+
+def index_key(namespace: str, input_digest: str) -> str:
+    """Store key that maps a stage's input digest to the COMMIT that first produced it."""
+    return f"{namespace}/index/{input_digest}.json"
+
+
+def snapshot_prefix(namespace: str, digest: str) -> str:
+    """Store prefix of an immutable dataset snapshot, named by the digest of its content."""
+    return f"{namespace}/snapshots/{digest}"

@@ -1,0 +1,348 @@
+"""The stage contract: what a stage is given, what it leaves behind, how it ends.
+
+The operator writes `StageInput` into an immutable ConfigMap; the stage's pod reads it from /etc/ratchet/stage.json,
+works, commits a directory of the store with one conditional PUT of COMMIT.json, and ends with an exit code and a
+termination message. Both sides import this module, so they cannot drift. Pure; no IO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from ratchet_api.attempts import Artifact
+from ratchet_api.base import StatusModel, digest_of
+from ratchet_api.conditions import Reason
+from ratchet_api.feedback_dataset import Columns, Filters, SnapshotSummary, Source, Split
+from ratchet_api.training_run import BaseModelRef, Evaluation, EvaluateStage, Lora, SupervisedStage
+
+CONTRACT_VERSION = "ratchet.dev/stage-v1"
+TERMINATION_LIMIT = 4096
+TERMINATION_PATH = "/dev/termination-log"
+GRACE_SECONDS = 120
+"""terminationGracePeriodSeconds of stage pods: time to finish a step and write a checkpoint."""
+
+
+class Stage(StrEnum):
+    """The stages that run in Jobs."""
+
+    SNAPSHOT = "snapshot"
+    RESOLVE = "resolve"
+    SUPERVISED = "supervised"
+    EVALUATE = "evaluate"
+
+
+STAGE_REVISION: Mapping[Stage, int] = {Stage.SNAPSHOT: 1, Stage.RESOLVE: 1, Stage.SUPERVISED: 1, Stage.EVALUATE: 1}
+"""Raised when a recipe's result changes for equal inputs; part of every input digest, so old commits stop matching."""
+
+
+class ExitCode(IntEnum):
+    """How a stage ends. The tens say who can mend it: 1x the user, 2x the store, 3x the numbers, 4x the hardware."""
+
+    OK = 0
+    CRASHED = 1
+    USAGE = 2
+    BAD_DATA = 10
+    BAD_CONFIG = 11
+    BAD_LABELS = 12
+    BAD_MODEL = 13
+    STORE_UNAVAILABLE = 20
+    STORE_ACCESS_DENIED = 21
+    STORE_NOT_FOUND = 22
+    STORE_CORRUPT = 23
+    NOT_A_NUMBER = 30
+    DIVERGED = 31
+    ACCELERATOR_FAULT = 40
+    PREEMPTED = 75
+    KILLED = 137
+    TERMINATED = 143
+
+
+class Retry(StrEnum):
+    """What the operator does after an exit."""
+
+    NEVER = "never"
+    COUNTED = "counted"
+    OTHER_NODE = "other-node"
+    UNCOUNTED = "uncounted"
+    ONCE = "once"
+    LIMITED = "limited"
+
+
+class ExitRule(NamedTuple):
+    """One row of the exit table."""
+
+    reason: Reason
+    retry: Retry
+
+
+UNKNOWN_EXIT_LIMIT = 2
+"""How many exits outside the contract are retried."""
+
+_EXIT_RULES: Mapping[int, ExitRule] = {
+    ExitCode.CRASHED: ExitRule(Reason.STAGE_CRASHED, Retry.NEVER),
+    ExitCode.USAGE: ExitRule(Reason.USAGE_ERROR, Retry.NEVER),
+    ExitCode.BAD_DATA: ExitRule(Reason.BAD_DATA, Retry.NEVER),
+    ExitCode.BAD_CONFIG: ExitRule(Reason.BAD_CONFIG, Retry.NEVER),
+    ExitCode.BAD_LABELS: ExitRule(Reason.BAD_LABELS, Retry.NEVER),
+    ExitCode.BAD_MODEL: ExitRule(Reason.BAD_MODEL, Retry.NEVER),
+    ExitCode.STORE_UNAVAILABLE: ExitRule(Reason.STORE_UNAVAILABLE, Retry.COUNTED),
+    ExitCode.STORE_ACCESS_DENIED: ExitRule(Reason.STORE_ACCESS_DENIED, Retry.COUNTED),
+    ExitCode.STORE_NOT_FOUND: ExitRule(Reason.STORE_NOT_FOUND, Retry.COUNTED),
+    ExitCode.STORE_CORRUPT: ExitRule(Reason.STORE_CORRUPT, Retry.COUNTED),
+    ExitCode.NOT_A_NUMBER: ExitRule(Reason.NOT_A_NUMBER, Retry.NEVER),
+    ExitCode.DIVERGED: ExitRule(Reason.DIVERGED, Retry.NEVER),
+    ExitCode.ACCELERATOR_FAULT: ExitRule(Reason.ACCELERATOR_FAULT, Retry.OTHER_NODE),
+    ExitCode.PREEMPTED: ExitRule(Reason.PREEMPTED, Retry.UNCOUNTED),
+    ExitCode.KILLED: ExitRule(Reason.KILLED, Retry.ONCE),
+    ExitCode.TERMINATED: ExitRule(Reason.PREEMPTED, Retry.UNCOUNTED),
+}
+
+_RANGES: tuple[tuple[range, ExitRule], ...] = (
+    (range(10, 20), ExitRule(Reason.BAD_CONFIG, Retry.NEVER)),
+    (range(20, 30), ExitRule(Reason.STORE_UNAVAILABLE, Retry.COUNTED)),
+    (range(30, 40), ExitRule(Reason.DIVERGED, Retry.NEVER)),
+    (range(40, 50), ExitRule(Reason.ACCELERATOR_FAULT, Retry.OTHER_NODE)),
+)
+
+
+def exit_rule(code: int) -> ExitRule:
+    """Return what a non-zero exit code means and whether a new attempt may heal it (total over all codes)."""
+    if code in _EXIT_RULES:
+        return _EXIT_RULES[code]
+    for codes, rule in _RANGES:
+        if code in codes:
+            return rule
+    return ExitRule(Reason.UNKNOWN_EXIT, Retry.LIMITED)
+
+
+UNCOUNTED_EXITS = (int(ExitCode.PREEMPTED), int(ExitCode.TERMINATED))
+"""The only codes after which the Job itself replaces the pod."""
+
+
+class StoreConfig(StatusModel):
+    """Where a stage finds its store; credentials come from the environment, never from here."""
+
+    uri: Annotated[str, Field(max_length=1024, description="s3://BUCKET[/PREFIX] or file:///DIR.")]
+    endpoint: Annotated[str | None, Field(default=None, max_length=512, description="S3 endpoint URL; None = AWS.")]
+    region: Annotated[str, Field(default="us-east-1", max_length=64, description="S3 region.")]
+
+
+class Owner(StatusModel):
+    """The object a stage works for."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+
+class StageRef(StatusModel):
+    """Another stage whose COMMIT this one reads or looks up."""
+
+    stage: Stage
+    prefix: str
+    """Store prefix (without the store's own URI) below which COMMIT.json stands."""
+    input_digest: str
+
+
+class DatasetRef(StatusModel):
+    """A pinned snapshot."""
+
+    digest: str
+    prefix: str
+    """Store prefix of the snapshot; MANIFEST.json stands directly below."""
+
+
+class SnapshotConfig(StatusModel):
+    """What the snapshot stage does."""
+
+    stage: Literal["snapshot"] = "snapshot"
+    type: Literal["classification"]
+    source: Source
+    columns: Columns
+    labels: tuple[str, ...] | None = Field(default=None, strict=False)
+    filters: Filters
+    split: Split
+
+
+class ResolveConfig(StatusModel):
+    """What the resolve stage does: check that inputs exist and tell which later stages are committed already."""
+
+    stage: Literal["resolve"] = "resolve"
+    dataset: DatasetRef
+    base_model: BaseModelRef
+    lookups: tuple[StageRef, ...] = Field(strict=False)
+
+
+class SupervisedConfig(StatusModel):
+    """What the supervised stage does."""
+
+    stage: Literal["supervised"] = "supervised"
+    dataset: DatasetRef
+    base_model: BaseModelRef
+    lora: Lora
+    hyper: SupervisedStage
+    seed: int
+
+
+class EvaluateConfig(StatusModel):
+    """What the evaluate stage does."""
+
+    stage: Literal["evaluate"] = "evaluate"
+    dataset: DatasetRef
+    candidate: StageRef
+    evaluation: Evaluation
+    hyper: EvaluateStage
+    max_tokens: int
+    seed: int
+
+
+StageConfig = Annotated[SnapshotConfig | ResolveConfig | SupervisedConfig | EvaluateConfig, Field(discriminator="stage")]
+
+
+class StageInput(StatusModel):
+    """The whole of /etc/ratchet/stage.json."""
+
+    contract: Literal["ratchet.dev/stage-v1"] = CONTRACT_VERSION
+    owner: Owner
+    attempt: int = Field(ge=1)
+    prefix: str
+    """Store prefix of this stage of this owner; COMMIT.json will stand directly below."""
+    input_digest: str | None = Field(default=None, min_length=64, max_length=64)
+    """None = never cached (resolve, and snapshots, whose sources may have changed)."""
+    store: StoreConfig
+    config: StageConfig
+
+
+class CommittedFile(StatusModel):
+    """One file of a committed directory."""
+
+    path: str
+    size: int = Field(ge=0)
+    sha256: str = Field(min_length=64, max_length=64)
+
+
+class StageResult(StatusModel):
+    """What a stage found out; stands in COMMIT.json and, cut to size, in the termination message."""
+
+    metrics: dict[str, float] = Field(default_factory=dict)
+    snapshot: SnapshotSummary | None = None
+    hits: dict[str, StageHit] = Field(default_factory=dict)
+    """Resolve only: committed stages by name."""
+
+
+class StageHit(StatusModel):
+    """A stage that is committed already."""
+
+    artifact: Artifact
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class Commit(StatusModel):
+    """COMMIT.json: the one statement that a stage is done, and by which directory. The first one written wins."""
+
+    contract: Literal["ratchet.dev/stage-v1"] = CONTRACT_VERSION
+    stage: Stage
+    input_digest: str | None = None
+    directory: str
+    """Store prefix of the winning directory."""
+    files: tuple[CommittedFile, ...] = Field(strict=False)
+    digest: str
+    """Artifact digest: `artifact_digest(files)`."""
+    writer: str
+    """Token of the pod that wrote this; read back after an ambiguous answer to the PUT."""
+    result: StageResult
+
+
+class IndexEntry(StatusModel):
+    """index/<input-digest>.json: points to the COMMIT that first produced this result."""
+
+    commit: str
+    """Store key of the COMMIT.json."""
+    digest: str
+
+
+class EndState(StrEnum):
+    """How a stage ended, in its own words."""
+
+    COMMITTED = "Committed"
+    ALREADY_COMMITTED = "AlreadyCommitted"
+    SUPERSEDED = "Superseded"
+    PREEMPTED = "Preempted"
+    FAILED = "Failed"
+
+
+class TerminationMessage(StatusModel):
+    """What a stage writes to its termination log, at most 4 KiB of JSON."""
+
+    contract: Literal["ratchet.dev/stage-v1"] = CONTRACT_VERSION
+    state: EndState = Field(strict=False)
+    reason: str = ""
+    message: str = ""
+    artifact: Artifact | None = None
+    result: StageResult = StageResult()
+
+    def fit(self) -> bytes:
+        """Return at most TERMINATION_LIMIT bytes of JSON: cuts the message first, then optional detail.
+
+        Raises:
+            ValueError: the indispensable part alone is too long (a defect: its fields are bounded).
+        """
+        candidate = self
+        for cut in (1000, 200, 0):
+            candidate = candidate.model_copy(update={"message": _cut(self.message, cut)})
+            if len(data := candidate.model_dump_json(by_alias=True, exclude_none=True).encode()) <= TERMINATION_LIMIT:
+                return data
+        slim = self.result.snapshot.model_copy(update={"smallest_labels": (), "removed": ()}) if self.result.snapshot else None
+        candidate = candidate.model_copy(update={"result": self.result.model_copy(update={"snapshot": slim, "metrics": {}})})
+        data = candidate.model_dump_json(by_alias=True, exclude_none=True).encode()
+        if len(data) > TERMINATION_LIMIT:
+            raise ValueError(f"termination message of {len(data)} bytes does not fit {TERMINATION_LIMIT}")
+        return data
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[:limit]
+
+
+class Progress(StatusModel):
+    """What the pod serves at /progress."""
+
+    stage: str
+    step: int = Field(ge=0)
+    steps: int = Field(ge=0)
+    loss: float | None = None
+    eta_seconds: int | None = Field(default=None, ge=0)
+
+
+def artifact_digest(files: Mapping[str, str]) -> str:
+    """Digest of a directory: SHA-256 over its sorted (path, sha256) list. Equal bytes give the equal digest.
+
+    Args:
+        files: path below the directory -> SHA-256 of the file's bytes.
+    """
+    return digest_of(sorted(files.items()))
+
+
+def input_digest(stage: Stage, config: Mapping[str, Any], *, parents: Mapping[str, str], code_version: str) -> str:
+    """Digest of everything that decides a stage's result: settings, inputs, base model and code.
+
+    A parent stands here by its own input digest, so that all digests of a run are known before any stage ran.
+    Store locations, pod resources and names are left out by the caller: they do not change the result.
+
+    Args:
+        stage: which recipe.
+        config: the settings that matter to the result, JSON-able.
+        parents: name -> digest of what the stage reads (dataset digest, parents' input digests).
+        code_version: version of the package or of the user's image.
+    """
+    return digest_of({"stage": stage.value, "revision": STAGE_REVISION[stage], "config": dict(config), "parents": dict(parents), "code": code_version})
+
+
+StageResult.model_rebuild()
+TerminationMessage.model_rebuild()
+Commit.model_rebuild()

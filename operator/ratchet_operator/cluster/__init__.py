@@ -1,0 +1,1 @@
+"""The outside world behind one protocol: a real API server, this machine's processes, or memory."""

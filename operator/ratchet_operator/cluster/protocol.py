@@ -1,0 +1,96 @@
+"""The `Cluster` protocol: the only door through which observe and apply touch the world.
+
+Implemented by `http` (a Kubernetes API server), `memory` (tests) and `local` (subprocesses on this machine);
+one contract suite runs against all of them. Objects are plain JSON dicts exactly as the API server serves them.
+Decides nothing about runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+KubeObject = dict[str, Any]
+
+Resource = Literal[
+    "feedbackdatasets",
+    "rltrainingruns",
+    "rlpolicies",
+    "jobs",
+    "pods",
+    "configmaps",
+]
+"""Plural names of every resource the operator touches (events have their own verb)."""
+
+
+class ClusterError(Exception):
+    """Base of what a cluster call can raise.
+
+    ClusterError
+    ├── Conflict        409: the object changed or exists; read again
+    ├── Rejected        400/403/404-on-namespace/422: the server will not take this object as it is
+    │   ├── Forbidden   403 from RBAC: the operator lacks a verb
+    │   └── Denied      403/400/422 from admission, quota or validation: the object is at fault
+    └── Unavailable     429, 5xx, network, timeout: try again later
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Conflict(ClusterError):
+    """The object changed since it was read, or exists already."""
+
+
+class Rejected(ClusterError):
+    """The server refuses the request; repeating it unchanged is pointless until something else changes."""
+
+
+class Forbidden(Rejected):
+    """The operator lacks the permission; the message names verb and resource."""
+
+
+class Denied(Rejected):
+    """Admission, quota or validation refuses the object; the message is the server's."""
+
+
+class Unavailable(ClusterError):
+    """The server did not answer properly; the queue tries again with backoff."""
+
+
+class Cluster(Protocol):
+    """What observe and apply may do. Every method is safe to repeat."""
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> KubeObject | None:
+        """Return the object, or None if it does not exist."""
+
+    async def list(self, resource: Resource, namespace: str | None, *, labels: Mapping[str, str] | None = None) -> Sequence[KubeObject]:
+        """Return all objects with these labels; namespace None = every watched namespace."""
+
+    async def create(self, resource: Resource, manifest: KubeObject) -> KubeObject:
+        """Create the object.
+
+        Raises:
+            Conflict: it exists already (the caller reads it and adopts it or fails loudly).
+        """
+
+    async def apply(self, resource: Resource, manifest: KubeObject) -> KubeObject:
+        """Server-side apply with our field manager, forcing conflicts on the fields that we name."""
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str, foreground: bool = False) -> None:
+        """Delete the object if it still has that uid; gone already is success. foreground = dependents first."""
+
+    async def patch_status(self, resource: Resource, obj: KubeObject, status: Mapping[str, Any]) -> KubeObject:
+        """Replace the whole status of `obj` through the status subresource, with obj's resourceVersion as lock.
+
+        Raises:
+            Conflict: the object changed since it was read.
+        """
+
+    async def emit(self, obj: KubeObject, *, type: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        """Record a Kubernetes Event about the object; failure is logged and never raised."""
+
+    async def progress(self, pod: KubeObject) -> Mapping[str, Any] | None:
+        """Ask the pod's /progress; None if it does not answer within two seconds."""

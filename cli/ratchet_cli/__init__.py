@@ -1,0 +1,1 @@
+"""The ratchet command: run locally, submit, watch and promote."""

@@ -1,0 +1,1 @@
+"""The stages that run in Jobs: snapshot, supervised and evaluate."""

@@ -108,64 +108,181 @@ class ReasonInfo(NamedTuple):
 
 REASONS: dict[Reason, ReasonInfo] = {
     Reason.ACCEPTED: ReasonInfo("The object was read and found valid.", "Nothing to do."),
-    Reason.WAITING_FOR_DATASET: ReasonInfo("The dataset exists but has no snapshot yet.", "Wait, or see the dataset's conditions with `kubectl describe fbd`."),
-    Reason.WAITING_FOR_QUEUE: ReasonInfo("The Job is suspended until its queue admits it.", "See the queue's quota and the Workload that Kueue made."),
-    Reason.WAITING_FOR_POD: ReasonInfo("The Job exists; its pod does not run yet.", "If it stays, see the pod's events with `kubectl describe pod`."),
-    Reason.WAITING_FOR_RETRY: ReasonInfo("The last attempt failed in a way that a new attempt may heal; the next one starts after a pause.", "Nothing, unless the message names something to mend."),
+    Reason.WAITING_FOR_DATASET: ReasonInfo(
+        "The dataset exists but has no snapshot yet.",
+        "Wait, or see the dataset's conditions with `kubectl describe fbd`.",
+    ),
+    Reason.WAITING_FOR_QUEUE: ReasonInfo(
+        "The Job is suspended until its queue admits it.", "See the queue's quota and the Workload that Kueue made."
+    ),
+    Reason.WAITING_FOR_POD: ReasonInfo(
+        "The Job exists; its pod does not run yet.", "If it stays, see the pod's events with `kubectl describe pod`."
+    ),
+    Reason.WAITING_FOR_RETRY: ReasonInfo(
+        "The last attempt failed in a way that a new attempt may heal; the next one starts after a pause.",
+        "Nothing, unless the message names something to mend.",
+    ),
     Reason.STAGE_RUNNING: ReasonInfo("A pod of the stage is running.", "Nothing to do."),
     Reason.STAGE_SUCCEEDED: ReasonInfo("The stage committed its artifact.", "Nothing to do."),
-    Reason.STAGE_CACHED: ReasonInfo("The same inputs were committed before, so the stage was skipped.", "Nothing to do. Change an input to train again."),
-    Reason.PREEMPTED: ReasonInfo("The pod was asked to leave; a replacement goes on from the last checkpoint.", "Nothing to do."),
-    Reason.SUSPENDED_BY_USER: ReasonInfo("spec.suspend is true: no pod runs and no deadline counts.", "Set spec.suspend to false to go on."),
+    Reason.STAGE_CACHED: ReasonInfo(
+        "The same inputs were committed before, so the stage was skipped.",
+        "Nothing to do. Change an input to train again.",
+    ),
+    Reason.PREEMPTED: ReasonInfo(
+        "The pod was asked to leave; a replacement goes on from the last checkpoint.", "Nothing to do."
+    ),
+    Reason.SUSPENDED_BY_USER: ReasonInfo(
+        "spec.suspend is true: no pod runs and no deadline counts.", "Set spec.suspend to false to go on."
+    ),
     Reason.RESUMED: ReasonInfo("spec.suspend was set back to false.", "Nothing to do."),
-    Reason.DRY_RUN: ReasonInfo("spec.dryRun is true: status shows what would run; nothing was started.", "Set spec.dryRun to false in a new run to train."),
+    Reason.DRY_RUN: ReasonInfo(
+        "spec.dryRun is true: status shows what would run; nothing was started.",
+        "Set spec.dryRun to false in a new run to train.",
+    ),
     Reason.SUCCEEDED: ReasonInfo("Every stage is committed.", "Nothing to do."),
     Reason.SNAPSHOT_READY: ReasonInfo("An immutable snapshot of the dataset is in the store.", "Nothing to do."),
     Reason.GATE_PASSED: ReasonInfo("Every gate of spec.evaluation.gates holds.", "Nothing to do."),
-    Reason.NO_GATES: ReasonInfo("The run names no gate, so none can fail.", "Add spec.evaluation.gates to protect the policy."),
-    Reason.GATE_FAILED: ReasonInfo("At least one gate does not hold; the version was not published.", "Read the numbers in the message, then better the data or the training, or lower the gate."),
-    Reason.VERSION_REGISTERED: ReasonInfo("The policy lists the run's artifact as a version.", "Promote it with `ratchet promote POLICY VERSION`."),
-    Reason.WAITING_FOR_POLICY: ReasonInfo("The run waits for the policy to register its version.", "See the policy's conditions."),
+    Reason.NO_GATES: ReasonInfo(
+        "The run names no gate, so none can fail.", "Add spec.evaluation.gates to protect the policy."
+    ),
+    Reason.GATE_FAILED: ReasonInfo(
+        "At least one gate does not hold; the version was not published.",
+        "Read the numbers in the message, then better the data or the training, or lower the gate.",
+    ),
+    Reason.VERSION_REGISTERED: ReasonInfo(
+        "The policy lists the run's artifact as a version.", "Promote it with `ratchet promote POLICY VERSION`."
+    ),
+    Reason.WAITING_FOR_POLICY: ReasonInfo(
+        "The run waits for the policy to register its version.", "See the policy's conditions."
+    ),
     Reason.CHAMPION_SET: ReasonInfo("The champion is the version that was asked for.", "Nothing to do."),
     Reason.NO_VERSION: ReasonInfo("The policy has no champion yet.", "Publish a run to it and promote the version."),
     Reason.RUN_STAMPED: ReasonInfo("A run was created from the policy's template.", "Nothing to do."),
-    Reason.TTL_EXPIRED: ReasonInfo("The run finished longer ago than spec.ttlSecondsAfterFinished and is deleted.", "Nothing to do; artifacts stay in the store."),
-    Reason.INVALID_SPEC: ReasonInfo("The spec cannot be run as it stands.", "Correct the field that the message names."),
-    Reason.SPEC_CHANGED: ReasonInfo("The spec of a started run was changed.", "Revert the change; make a new run for new settings."),
-    Reason.DATASET_NOT_FOUND: ReasonInfo("No FeedbackDataset of that name is in the run's namespace.", "Create it there, or correct spec.datasetRef.name; references never cross namespaces."),
-    Reason.DATASET_FAILED: ReasonInfo("The dataset's snapshot failed.", "Mend the dataset as its own condition says; the run goes on by itself."),
-    Reason.POLICY_NOT_FOUND: ReasonInfo("No RLPolicy of that name is in the run's namespace.", "Create it, or correct spec.publishTo.name; the run registers its version as soon as it exists."),
-    Reason.POLICY_TYPE_MISMATCH: ReasonInfo("The run trains another type of policy than the one it publishes to.", "Publish to a policy of the same spec.type."),
-    Reason.VERSION_NOT_FOUND: ReasonInfo("The version that was asked for is not among the policy's versions.", "List them with `kubectl get rlp NAME -o yaml` and promote one of those."),
-    Reason.STORE_NOT_CONFIGURED: ReasonInfo("Neither the chart nor the namespace names a store.", "Set store.uri in the chart's values, or create the ConfigMap ratchet-store in the namespace."),
-    Reason.IMAGE_NOT_ALLOWED: ReasonInfo("spec.image is not on the operator's allow-list.", "Use an allowed image or ask the administrator to add it to images.allowed."),
-    Reason.PRIORITY_CLASS_NOT_ALLOWED: ReasonInfo("spec.placement.priorityClassName is not on the operator's allow-list.", "Use an allowed class or ask the administrator to add it to priorityClasses.allowed."),
-    Reason.CHILD_CONFLICT: ReasonInfo("An object with the child's name exists and belongs to somebody else.", "Delete or rename that object, or give the run another name."),
-    Reason.DEADLINE_EXCEEDED: ReasonInfo("The run used up spec.activeDeadlineSeconds.", "Raise the deadline in a new run; it goes on from what is committed."),
-    Reason.IMAGE_PULL_FAILED: ReasonInfo("The node cannot get the image.", "Correct the image's name or the pull secret."),
-    Reason.UNSCHEDULABLE: ReasonInfo("No node has room for the pod.", "Lower the stage's resources, loosen placement, or add a node."),
-    Reason.QUOTA_EXCEEDED: ReasonInfo("The namespace's quota refuses the pod.", "Free quota or raise it; the Job goes on by itself."),
-    Reason.ADMISSION_DENIED: ReasonInfo("An admission policy of the cluster refuses the object.", "Read the policy's message; the operator tries again with growing pauses."),
-    Reason.FORBIDDEN: ReasonInfo("The operator lacks a permission.", "Grant the verb that the message names; the chart's role has it."),
-    Reason.POD_CONFIG_ERROR: ReasonInfo("The node cannot start the container as configured.", "Most often the store's Secret is missing: create the one the message names."),
+    Reason.TTL_EXPIRED: ReasonInfo(
+        "The run finished longer ago than spec.ttlSecondsAfterFinished and is deleted.",
+        "Nothing to do; artifacts stay in the store.",
+    ),
+    Reason.INVALID_SPEC: ReasonInfo(
+        "The spec cannot be run as it stands.", "Correct the field that the message names."
+    ),
+    Reason.SPEC_CHANGED: ReasonInfo(
+        "The spec of a started run was changed.", "Revert the change; make a new run for new settings."
+    ),
+    Reason.DATASET_NOT_FOUND: ReasonInfo(
+        "No FeedbackDataset of that name is in the run's namespace.",
+        "Create it there, or correct spec.datasetRef.name; references never cross namespaces.",
+    ),
+    Reason.DATASET_FAILED: ReasonInfo(
+        "The dataset's snapshot failed.", "Mend the dataset as its own condition says; the run goes on by itself."
+    ),
+    Reason.POLICY_NOT_FOUND: ReasonInfo(
+        "No RLPolicy of that name is in the run's namespace.",
+        "Create it, or correct spec.publishTo.name; the run registers its version as soon as it exists.",
+    ),
+    Reason.POLICY_TYPE_MISMATCH: ReasonInfo(
+        "The run trains another type of policy than the one it publishes to.",
+        "Publish to a policy of the same spec.type.",
+    ),
+    Reason.VERSION_NOT_FOUND: ReasonInfo(
+        "The version that was asked for is not among the policy's versions.",
+        "List them with `kubectl get rlp NAME -o yaml` and promote one of those.",
+    ),
+    Reason.STORE_NOT_CONFIGURED: ReasonInfo(
+        "Neither the chart nor the namespace names a store.",
+        "Set store.uri in the chart's values, or create the ConfigMap ratchet-store in the namespace.",
+    ),
+    Reason.IMAGE_NOT_ALLOWED: ReasonInfo(
+        "spec.image is not on the operator's allow-list.",
+        "Use an allowed image or ask the administrator to add it to images.allowed.",
+    ),
+    Reason.PRIORITY_CLASS_NOT_ALLOWED: ReasonInfo(
+        "spec.placement.priorityClassName is not on the operator's allow-list.",
+        "Use an allowed class or ask the administrator to add it to priorityClasses.allowed.",
+    ),
+    Reason.CHILD_CONFLICT: ReasonInfo(
+        "An object with the child's name exists and belongs to somebody else.",
+        "Delete or rename that object, or give the run another name.",
+    ),
+    Reason.DEADLINE_EXCEEDED: ReasonInfo(
+        "The run used up spec.activeDeadlineSeconds.",
+        "Raise the deadline in a new run; it goes on from what is committed.",
+    ),
+    Reason.IMAGE_PULL_FAILED: ReasonInfo(
+        "The node cannot get the image.", "Correct the image's name or the pull secret."
+    ),
+    Reason.UNSCHEDULABLE: ReasonInfo(
+        "No node has room for the pod.", "Lower the stage's resources, loosen placement, or add a node."
+    ),
+    Reason.QUOTA_EXCEEDED: ReasonInfo(
+        "The namespace's quota refuses the pod.", "Free quota or raise it; the Job goes on by itself."
+    ),
+    Reason.ADMISSION_DENIED: ReasonInfo(
+        "An admission policy of the cluster refuses the object.",
+        "Read the policy's message; the operator tries again with growing pauses.",
+    ),
+    Reason.FORBIDDEN: ReasonInfo(
+        "The operator lacks a permission.", "Grant the verb that the message names; the chart's role has it."
+    ),
+    Reason.POD_CONFIG_ERROR: ReasonInfo(
+        "The node cannot start the container as configured.",
+        "Most often the store's Secret is missing: create the one the message names.",
+    ),
     Reason.BAD_DATA: ReasonInfo("The data cannot be used.", "Mend the rows that the message names."),
-    Reason.BAD_CONFIG: ReasonInfo("The stage's settings do not fit the data or the model.", "Correct the field that the message names."),
+    Reason.BAD_CONFIG: ReasonInfo(
+        "The stage's settings do not fit the data or the model.", "Correct the field that the message names."
+    ),
     Reason.BAD_LABELS: ReasonInfo("The labels do not allow training.", "Mend the labels that the message names."),
-    Reason.BAD_MODEL: ReasonInfo("The base model cannot be used.", "Give a safetensors model whose sha256 is the one in the spec."),
-    Reason.STORE_UNAVAILABLE: ReasonInfo("The store did not answer.", "Nothing at first: the stage is tried again. If it stays, see the store's endpoint and network."),
-    Reason.STORE_ACCESS_DENIED: ReasonInfo("The store refuses the credentials.", "Correct the Secret that the store's settings name."),
-    Reason.STORE_NOT_FOUND: ReasonInfo("The bucket or object does not exist.", "Create it or correct the URI in the message."),
-    Reason.STORE_CORRUPT: ReasonInfo("An object's bytes do not have the recorded checksum.", "Restore the object; it was written or changed by something else."),
-    Reason.NOT_A_NUMBER: ReasonInfo("The loss became NaN or infinite.", "Lower the learning rate; the last good checkpoint is kept."),
-    Reason.DIVERGED: ReasonInfo("Training left the bounds that its circuit breakers set.", "Lower the learning rate; the last good checkpoint is kept."),
-    Reason.ACCELERATOR_FAULT: ReasonInfo("The accelerator failed.", "Nothing at first: the stage is tried on another node."),
-    Reason.OUT_OF_MEMORY: ReasonInfo("The container was killed for memory twice.", "Raise the stage's memory or lower its batchSize or maxTokens."),
-    Reason.KILLED: ReasonInfo("The container was killed (137), most often for memory; it is tried once more.", "If it happens again, raise the stage's memory."),
-    Reason.STAGE_CRASHED: ReasonInfo("The stage ended with a Python traceback.", "See the pod's log; this is most likely a defect of Ratchet or of the custom image."),
-    Reason.USAGE_ERROR: ReasonInfo("The container was started wrongly.", "See the pod's log; check a custom image's entry point."),
-    Reason.UNKNOWN_EXIT: ReasonInfo("The container ended with a code outside the stage contract.", "See the pod's log."),
-    Reason.POD_LOST: ReasonInfo("The pod vanished before it could report.", "Nothing: the stage is tried again from its last checkpoint."),
-    Reason.RETRIES_EXHAUSTED: ReasonInfo("The stage failed more often than spec.backoffLimit allows.", "Mend the cause that the message names, then make a new run; it goes on from what is committed."),
+    Reason.BAD_MODEL: ReasonInfo(
+        "The base model cannot be used.", "Give a safetensors model whose sha256 is the one in the spec."
+    ),
+    Reason.STORE_UNAVAILABLE: ReasonInfo(
+        "The store did not answer.",
+        "Nothing at first: the stage is tried again. If it stays, see the store's endpoint and network.",
+    ),
+    Reason.STORE_ACCESS_DENIED: ReasonInfo(
+        "The store refuses the credentials.", "Correct the Secret that the store's settings name."
+    ),
+    Reason.STORE_NOT_FOUND: ReasonInfo(
+        "The bucket or object does not exist.", "Create it or correct the URI in the message."
+    ),
+    Reason.STORE_CORRUPT: ReasonInfo(
+        "An object's bytes do not have the recorded checksum.",
+        "Restore the object; it was written or changed by something else.",
+    ),
+    Reason.NOT_A_NUMBER: ReasonInfo(
+        "The loss became NaN or infinite.", "Lower the learning rate; the last good checkpoint is kept."
+    ),
+    Reason.DIVERGED: ReasonInfo(
+        "Training left the bounds that its circuit breakers set.",
+        "Lower the learning rate; the last good checkpoint is kept.",
+    ),
+    Reason.ACCELERATOR_FAULT: ReasonInfo(
+        "The accelerator failed.", "Nothing at first: the stage is tried on another node."
+    ),
+    Reason.OUT_OF_MEMORY: ReasonInfo(
+        "The container was killed for memory twice.", "Raise the stage's memory or lower its batchSize or maxTokens."
+    ),
+    Reason.KILLED: ReasonInfo(
+        "The container was killed (137), most often for memory; it is tried once more.",
+        "If it happens again, raise the stage's memory.",
+    ),
+    Reason.STAGE_CRASHED: ReasonInfo(
+        "The stage ended with a Python traceback.",
+        "See the pod's log; this is most likely a defect of Ratchet or of the custom image.",
+    ),
+    Reason.USAGE_ERROR: ReasonInfo(
+        "The container was started wrongly.", "See the pod's log; check a custom image's entry point."
+    ),
+    Reason.UNKNOWN_EXIT: ReasonInfo(
+        "The container ended with a code outside the stage contract.", "See the pod's log."
+    ),
+    Reason.POD_LOST: ReasonInfo(
+        "The pod vanished before it could report.", "Nothing: the stage is tried again from its last checkpoint."
+    ),
+    Reason.RETRIES_EXHAUSTED: ReasonInfo(
+        "The stage failed more often than spec.backoffLimit allows.",
+        "Mend the cause that the message names, then make a new run; it goes on from what is committed.",
+    ),
 }
 
 
@@ -174,10 +291,16 @@ class Condition(StatusModel):
 
     type: Annotated[str, Field(max_length=64, description="type: which aspect of the object the condition is about.")]
     status: Annotated[Literal["True", "False", "Unknown"], Field(description="status: True, False or Unknown.")]
-    reason: Annotated[str, Field(max_length=64, description="reason: one word from the closed list in docs/reference/reasons.md.")]
-    message: Annotated[str, Field(default="", max_length=1024, description="message: what was seen and what to do, for people.")]
+    reason: Annotated[
+        str, Field(max_length=64, description="reason: one word from the closed list in docs/reference/reasons.md.")
+    ]
+    message: Annotated[
+        str, Field(default="", max_length=1024, description="message: what was seen and what to do, for people.")
+    ]
     last_transition_time: Annotated[Timestamp, Field(description="lastTransitionTime: when status last changed, UTC.")]
-    observed_generation: Annotated[int, Field(ge=0, le=2**53, description="observedGeneration: the spec generation this condition speaks of.")]
+    observed_generation: Annotated[
+        int, Field(ge=0, le=2**53, description="observedGeneration: the spec generation this condition speaks of.")
+    ]
 
 
 MESSAGE_LIMIT = 1024
@@ -202,7 +325,14 @@ def set_condition(
     text = message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
     old = find_condition(conditions, kind)
     since = old.last_transition_time if old is not None and old.status == wire else now.replace(microsecond=0)
-    new = Condition(type=kind.value, status=wire, reason=reason.value, message=text, last_transition_time=since, observed_generation=generation)
+    new = Condition(
+        type=kind.value,
+        status=wire,
+        reason=reason.value,
+        message=text,
+        last_transition_time=since,
+        observed_generation=generation,
+    )
     if old is None:
         return (*conditions, new)
     return tuple(new if c.type == kind else c for c in conditions)

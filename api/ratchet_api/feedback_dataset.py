@@ -21,10 +21,27 @@ SplitName = Literal["train", "validation", "test"]
 class SourceObject(ApiModel):
     """One file in the store."""
 
-    uri: Annotated[StoreUri, Field(description="uri: the file, as store://PATH below the namespace's prefix or s3://BUCKET/KEY.")]
-    format: Annotated[Literal["csv", "jsonl", "parquet"] | None, Field(default=None, description="format: csv, jsonl or parquet. If omitted, the name's suffix decides.")]
-    sha256: Annotated[Sha256 | None, Field(default=None, description="sha256: digest that the file must have. If omitted, the bytes found are taken and their digest is recorded.")]
-    split: Annotated[SplitName | None, Field(default=None, description="split: put every row of this file into one split. If omitted, rows are split by hash as spec.split says.")]
+    uri: Annotated[
+        StoreUri, Field(description="uri: the file, as store://PATH below the namespace's prefix or s3://BUCKET/KEY.")
+    ]
+    format: Annotated[
+        Literal["csv", "jsonl", "parquet"] | None,
+        Field(default=None, description="format: csv, jsonl or parquet. If omitted, the name's suffix decides."),
+    ]
+    sha256: Annotated[
+        Sha256 | None,
+        Field(
+            default=None,
+            description="sha256: digest that the file must have. If omitted, the bytes found are taken and their digest is recorded.",
+        ),
+    ]
+    split: Annotated[
+        SplitName | None,
+        Field(
+            default=None,
+            description="split: put every row of this file into one split. If omitted, rows are split by hash as spec.split says.",
+        ),
+    ]
 
 
 class InlineRow(ApiModel):
@@ -32,14 +49,40 @@ class InlineRow(ApiModel):
 
     text: Annotated[str, Field(min_length=1, max_length=8192, description="text: the example's text.")]
     label: Annotated[LabelName, Field(description="label: the example's class.")]
-    group: Annotated[str | None, Field(default=None, min_length=1, max_length=256, description="group: rows of one group never part across splits. If omitted, the text is its own group.")]
+    group: Annotated[
+        str | None,
+        Field(
+            default=None,
+            min_length=1,
+            max_length=256,
+            description="group: rows of one group never part across splits. If omitted, the text is its own group.",
+        ),
+    ]
 
 
 class Source(ApiModel):
     """Where the rows come from: exactly one of `objects` and `inline`."""
 
-    objects: Annotated[tuple[SourceObject, ...] | None, Field(default=None, strict=False, min_length=1, max_length=64, description="objects: files in the store, read in this order.")]
-    inline: Annotated[tuple[InlineRow, ...] | None, Field(default=None, strict=False, min_length=1, max_length=200, description="inline: a few rows written here, for trying things out.")]
+    objects: Annotated[
+        tuple[SourceObject, ...] | None,
+        Field(
+            default=None,
+            strict=False,
+            min_length=1,
+            max_length=64,
+            description="objects: files in the store, read in this order.",
+        ),
+    ]
+    inline: Annotated[
+        tuple[InlineRow, ...] | None,
+        Field(
+            default=None,
+            strict=False,
+            min_length=1,
+            max_length=200,
+            description="inline: a few rows written here, for trying things out.",
+        ),
+    ]
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -53,19 +96,71 @@ class Columns(ApiModel):
 
     text: Annotated[ColumnPath, Field(default="text", description="text: column of the text.")]
     label: Annotated[ColumnPath, Field(default="label", description="label: column of the class.")]
-    group: Annotated[ColumnPath | None, Field(default=None, description="group: column whose equal values never part across splits. If omitted, equal texts form a group.")]
-    subject: Annotated[ColumnPath | None, Field(default=None, description="subject: column of the person the row comes from, for filters.maxSubjectSharePercent. Only a hash is kept.")]
-    timestamp: Annotated[ColumnPath | None, Field(default=None, description="timestamp: column of the row's time (RFC 3339, or seconds since 1970), for filters.maxAgeDays and freshness.")]
+    group: Annotated[
+        ColumnPath | None,
+        Field(
+            default=None,
+            description="group: column whose equal values never part across splits. If omitted, equal texts form a group.",
+        ),
+    ]
+    subject: Annotated[
+        ColumnPath | None,
+        Field(
+            default=None,
+            description="subject: column of the person the row comes from, for filters.maxSubjectSharePercent. Only a hash is kept.",
+        ),
+    ]
+    timestamp: Annotated[
+        ColumnPath | None,
+        Field(
+            default=None,
+            description="timestamp: column of the row's time (RFC 3339, or seconds since 1970), for filters.maxAgeDays and freshness.",
+        ),
+    ]
 
 
 class Filters(ApiModel):
     """Which rows are kept. Each rule's count of removed rows is in status."""
 
-    max_samples: Annotated[int | None, Field(default=None, ge=10, le=10_000_000, description="maxSamples: keep at most this many rows, chosen by hash so that a rebuild keeps the same ones. If omitted, all.")]
-    max_age_days: Annotated[int | None, Field(default=None, ge=1, le=36_500, description="maxAgeDays: drop rows older than this, counted back from the newest row. Needs columns.timestamp. If omitted, all ages.")]
-    min_text_chars: Annotated[int, Field(default=1, ge=1, le=100_000, description="minTextChars: drop rows whose text, outer blanks removed, is shorter.")]
-    max_text_chars: Annotated[int, Field(default=100_000, ge=1, le=1_000_000, description="maxTextChars: drop rows whose text is longer.")]
-    max_subject_share_percent: Annotated[float | None, Field(default=None, gt=0, le=100, description="maxSubjectSharePercent: no subject gives more than this share of the kept rows. Needs columns.subject. If omitted, no cap.")]
+    max_samples: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=10,
+            le=10_000_000,
+            description="maxSamples: keep at most this many rows, chosen by hash so that a rebuild keeps the same ones. If omitted, all.",
+        ),
+    ]
+    max_age_days: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=1,
+            le=36_500,
+            description="maxAgeDays: drop rows older than this, counted back from the newest row. Needs columns.timestamp. If omitted, all ages.",
+        ),
+    ]
+    min_text_chars: Annotated[
+        int,
+        Field(
+            default=1,
+            ge=1,
+            le=100_000,
+            description="minTextChars: drop rows whose text, outer blanks removed, is shorter.",
+        ),
+    ]
+    max_text_chars: Annotated[
+        int, Field(default=100_000, ge=1, le=1_000_000, description="maxTextChars: drop rows whose text is longer.")
+    ]
+    max_subject_share_percent: Annotated[
+        float | None,
+        Field(
+            default=None,
+            gt=0,
+            le=100,
+            description="maxSubjectSharePercent: no subject gives more than this share of the kept rows. Needs columns.subject. If omitted, no cap.",
+        ),
+    ]
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -77,10 +172,24 @@ class Filters(ApiModel):
 class Split(ApiModel):
     """Shares of the hash split by group; the three must add up to 100."""
 
-    train_percent: Annotated[int, Field(default=80, ge=1, le=98, description="trainPercent: share of groups to train on.")]
-    validation_percent: Annotated[int, Field(default=10, ge=1, le=50, description="validationPercent: share of groups to calibrate and choose on.")]
-    test_percent: Annotated[int, Field(default=10, ge=1, le=50, description="testPercent: share of groups held out for evaluation.")]
-    salt: Annotated[str, Field(default="", max_length=64, description="salt: changes which group falls where; the same salt always splits alike.")]
+    train_percent: Annotated[
+        int, Field(default=80, ge=1, le=98, description="trainPercent: share of groups to train on.")
+    ]
+    validation_percent: Annotated[
+        int,
+        Field(default=10, ge=1, le=50, description="validationPercent: share of groups to calibrate and choose on."),
+    ]
+    test_percent: Annotated[
+        int, Field(default=10, ge=1, le=50, description="testPercent: share of groups held out for evaluation.")
+    ]
+    salt: Annotated[
+        str,
+        Field(
+            default="",
+            max_length=64,
+            description="salt: changes which group falls where; the same salt always splits alike.",
+        ),
+    ]
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -93,21 +202,53 @@ class Split(ApiModel):
 class FeedbackDatasetSpec(ApiModel):
     """What the user asks for."""
 
-    type: Annotated[Literal["classification"], Field(description="type: what an example is; classification = a text and its class.")]
+    type: Annotated[
+        Literal["classification"], Field(description="type: what an example is; classification = a text and its class.")
+    ]
     source: Annotated[Source, Field(description="source: where the rows come from; exactly one of its fields.")]
     columns: Annotated[Columns, Field(default=Columns(), description="columns: which column holds what.")]
     labels: Annotated[
         tuple[LabelName, ...] | None,
-        Field(default=None, strict=False, min_length=2, max_length=1000, description="labels: the closed list of classes; a row with another label is rejected. If omitted, the classes found in the train split."),
+        Field(
+            default=None,
+            strict=False,
+            min_length=2,
+            max_length=1000,
+            description="labels: the closed list of classes; a row with another label is rejected. If omitted, the classes found in the train split.",
+        ),
     ]
     filters: Annotated[Filters, Field(default=Filters(), description="filters: which rows are kept.")]
-    split: Annotated[Split, Field(default=Split(), description="split: shares of the train, validation and test splits.")]
+    split: Annotated[
+        Split, Field(default=Split(), description="split: shares of the train, validation and test splits.")
+    ]
     resources: Annotated[Resources, Field(default=Resources(), description="resources: of the snapshot pod.")]
-    placement: Annotated[Placement, Field(default=Placement(), description="placement: where the snapshot pod may run.")]
-    image: Annotated[str | None, Field(default=None, min_length=1, max_length=512, description="image: own stage image; must be on the operator's allow-list. If omitted, the operator's default.")]
-    suspend: Annotated[bool, Field(default=False, description="suspend: true stops a running snapshot and starts none.")]
-    active_deadline_seconds: Annotated[int, Field(default=3600, ge=10, le=604_800, description="activeDeadlineSeconds: time the snapshot may take, counted from admission.")]
-    backoff_limit: Annotated[int, Field(default=3, ge=0, le=20, description="backoffLimit: how many counted retries a snapshot gets.")]
+    placement: Annotated[
+        Placement, Field(default=Placement(), description="placement: where the snapshot pod may run.")
+    ]
+    image: Annotated[
+        str | None,
+        Field(
+            default=None,
+            min_length=1,
+            max_length=512,
+            description="image: own stage image; must be on the operator's allow-list. If omitted, the operator's default.",
+        ),
+    ]
+    suspend: Annotated[
+        bool, Field(default=False, description="suspend: true stops a running snapshot and starts none.")
+    ]
+    active_deadline_seconds: Annotated[
+        int,
+        Field(
+            default=3600,
+            ge=10,
+            le=604_800,
+            description="activeDeadlineSeconds: time the snapshot may take, counted from admission.",
+        ),
+    ]
+    backoff_limit: Annotated[
+        int, Field(default=3, ge=0, le=20, description="backoffLimit: how many counted retries a snapshot gets.")
+    ]
 
     @model_validator(mode="after")
     def _columns_for_filters(self) -> Self:
@@ -125,7 +266,9 @@ class LabelCount(StatusModel):
 
     label: Annotated[str, Field(max_length=128, description="label: the class.")]
     train: Annotated[int, Field(default=0, ge=0, le=2**53, description="train: rows in the train split.")]
-    validation: Annotated[int, Field(default=0, ge=0, le=2**53, description="validation: rows in the validation split.")]
+    validation: Annotated[
+        int, Field(default=0, ge=0, le=2**53, description="validation: rows in the validation split.")
+    ]
     test: Annotated[int, Field(default=0, ge=0, le=2**53, description="test: rows in the test split.")]
 
 
@@ -134,7 +277,14 @@ class Removed(StatusModel):
 
     rule: Annotated[str, Field(max_length=64, description="rule: which check or filter removed them.")]
     count: Annotated[int, Field(ge=0, le=2**53, description="count: how many.")]
-    example: Annotated[str, Field(default="", max_length=200, description="example: where the first one stands (file and row), never its text.")]
+    example: Annotated[
+        str,
+        Field(
+            default="",
+            max_length=200,
+            description="example: where the first one stands (file and row), never its text.",
+        ),
+    ]
 
 
 class SnapshotCounts(StatusModel):
@@ -143,32 +293,78 @@ class SnapshotCounts(StatusModel):
     read: Annotated[int, Field(default=0, ge=0, le=2**53, description="read: rows read from the sources.")]
     kept: Annotated[int, Field(default=0, ge=0, le=2**53, description="kept: rows in the snapshot.")]
     train: Annotated[int, Field(default=0, ge=0, le=2**53, description="train: rows in the train split.")]
-    validation: Annotated[int, Field(default=0, ge=0, le=2**53, description="validation: rows in the validation split.")]
+    validation: Annotated[
+        int, Field(default=0, ge=0, le=2**53, description="validation: rows in the validation split.")
+    ]
     test: Annotated[int, Field(default=0, ge=0, le=2**53, description="test: rows in the test split.")]
 
 
 class SnapshotSummary(StatusModel):
     """What a snapshot holds; also the snapshot stage's result in its termination message."""
 
-    digest: Annotated[str, Field(min_length=64, max_length=64, description="digest: SHA-256 of the snapshot's content; its name in the store.")]
+    digest: Annotated[
+        str,
+        Field(
+            min_length=64,
+            max_length=64,
+            description="digest: SHA-256 of the snapshot's content; its name in the store.",
+        ),
+    ]
     uri: Annotated[str, Field(max_length=2048, description="uri: where the snapshot's MANIFEST.json stands.")]
     counts: Annotated[SnapshotCounts, Field(description="counts: rows read, kept and per split.")]
     classes: Annotated[int, Field(default=0, ge=0, le=100_000, description="classes: number of classes.")]
-    smallest_labels: Annotated[tuple[LabelCount, ...], Field(default=(), strict=False, max_length=10, description="smallestLabels: the ten classes with the fewest train rows; all are in the manifest.")]
-    removed: Annotated[tuple[Removed, ...], Field(default=(), strict=False, max_length=16, description="removed: rows removed, by rule.")]
-    oldest: Annotated[Timestamp | None, Field(default=None, description="oldest: time of the oldest row, if columns.timestamp is set.")]
-    newest: Annotated[Timestamp | None, Field(default=None, description="newest: time of the newest row, if columns.timestamp is set.")]
+    smallest_labels: Annotated[
+        tuple[LabelCount, ...],
+        Field(
+            default=(),
+            strict=False,
+            max_length=10,
+            description="smallestLabels: the ten classes with the fewest train rows; all are in the manifest.",
+        ),
+    ]
+    removed: Annotated[
+        tuple[Removed, ...],
+        Field(default=(), strict=False, max_length=16, description="removed: rows removed, by rule."),
+    ]
+    oldest: Annotated[
+        Timestamp | None,
+        Field(default=None, description="oldest: time of the oldest row, if columns.timestamp is set."),
+    ]
+    newest: Annotated[
+        Timestamp | None,
+        Field(default=None, description="newest: time of the newest row, if columns.timestamp is set."),
+    ]
 
 
 class FeedbackDatasetStatus(StatusModel):
     """What the operator found and did."""
 
-    observed_generation: Annotated[int, Field(default=0, ge=0, le=2**53, description="observedGeneration: the spec generation this status speaks of.")]
-    state: Annotated[str, Field(default="", max_length=32, description="state: one word for people; conditions are the truth.")]
-    conditions: Annotated[tuple[Condition, ...], Field(default=(), strict=False, max_length=16, description="conditions: Reconciling, Stalled, Ready, Suspended.")]
+    observed_generation: Annotated[
+        int,
+        Field(default=0, ge=0, le=2**53, description="observedGeneration: the spec generation this status speaks of."),
+    ]
+    state: Annotated[
+        str, Field(default="", max_length=32, description="state: one word for people; conditions are the truth.")
+    ]
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            default=(), strict=False, max_length=16, description="conditions: Reconciling, Stalled, Ready, Suspended."
+        ),
+    ]
     snapshot: Annotated[SnapshotSummary | None, Field(default=None, description="snapshot: the newest snapshot.")]
-    snapshot_generation: Annotated[int, Field(default=0, ge=0, le=2**53, description="snapshotGeneration: spec generation of the newest snapshot.")]
-    snapshot_time: Annotated[Timestamp | None, Field(default=None, description="snapshotTime: when the newest snapshot was recorded.")]
-    observed_refresh: Annotated[str, Field(default="", max_length=256, description="observedRefresh: value of the ratchet.dev/refresh annotation that the newest snapshot answers.")]
+    snapshot_generation: Annotated[
+        int, Field(default=0, ge=0, le=2**53, description="snapshotGeneration: spec generation of the newest snapshot.")
+    ]
+    snapshot_time: Annotated[
+        Timestamp | None, Field(default=None, description="snapshotTime: when the newest snapshot was recorded.")
+    ]
+    observed_refresh: Annotated[
+        str,
+        Field(
+            default="",
+            max_length=256,
+            description="observedRefresh: value of the ratchet.dev/refresh annotation that the newest snapshot answers.",
+        ),
+    ]
     attempt: Annotated[StageAttempt | None, Field(default=None, description="attempt: the running or last attempt.")]
-

@@ -17,7 +17,6 @@ from ratchet_api.feedback_dataset import FeedbackDatasetSpec, FeedbackDatasetSta
 from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
 from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus
 
-
 SpecT = TypeVar("SpecT", bound=ApiModel)
 StatusT = TypeVar("StatusT", bound=StatusModel)
 

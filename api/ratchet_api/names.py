@@ -60,7 +60,9 @@ def child_name(owner: str, stage: str, attempt: int) -> str:
     """
     suffix = f"{stage}-{attempt}"
     if "." in owner:
-        return _fit(f"{owner.replace('.', '-')[: _CHILD_LIMIT - len(suffix) - 10]}-{short_hash(owner)}", suffix, _CHILD_LIMIT)
+        return _fit(
+            f"{owner.replace('.', '-')[: _CHILD_LIMIT - len(suffix) - 10]}-{short_hash(owner)}", suffix, _CHILD_LIMIT
+        )
     return _fit(owner, suffix, _CHILD_LIMIT)
 
 

@@ -12,17 +12,34 @@ from pydantic import Field
 
 from ratchet_api.base import ApiModel
 
-LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")]
+LabelKey = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=317,
+        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+    ),
+]
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
 
 
 class Resources(ApiModel):
     """Resources of one stage's pod; requests equal limits, so the pod is Guaranteed."""
 
-    cpu: Annotated[float, Field(default=1, ge=0.1, le=512, description="cpu: cores; training uses one thread per whole core.")]
+    cpu: Annotated[
+        float, Field(default=1, ge=0.1, le=512, description="cpu: cores; training uses one thread per whole core.")
+    ]
     memory_gi: Annotated[float, Field(default=4, ge=0.25, le=16_384, description="memoryGi: memory in GiB.")]
     gpus: Annotated[int, Field(default=0, ge=0, le=16, description="gpus: nvidia.com/gpu; 0 trains on the CPU.")]
-    ephemeral_storage_gi: Annotated[float, Field(default=4, ge=0.1, le=16_384, description="ephemeralStorageGi: size limit of the pod's scratch volume in GiB.")]
+    ephemeral_storage_gi: Annotated[
+        float,
+        Field(
+            default=4,
+            ge=0.1,
+            le=16_384,
+            description="ephemeralStorageGi: size limit of the pod's scratch volume in GiB.",
+        ),
+    ]
 
 
 class Toleration(ApiModel):
@@ -30,14 +47,41 @@ class Toleration(ApiModel):
 
     key: Annotated[LabelKey, Field(description="key: the taint's key.")]
     operator: Annotated[Literal["Exists", "Equal"], Field(default="Equal", description="operator: Exists or Equal.")]
-    value: Annotated[LabelValue | None, Field(default=None, description="value: the taint's value, with operator Equal.")]
-    effect: Annotated[Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None, Field(default=None, description="effect: the taint's effect. If omitted, every effect.")]
+    value: Annotated[
+        LabelValue | None, Field(default=None, description="value: the taint's value, with operator Equal.")
+    ]
+    effect: Annotated[
+        Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None,
+        Field(default=None, description="effect: the taint's effect. If omitted, every effect."),
+    ]
 
 
 class Placement(ApiModel):
     """Where pods may run and in which queue their Jobs wait."""
 
-    node_selector: Annotated[dict[LabelKey, LabelValue], Field(default_factory=dict, max_length=16, description="nodeSelector: labels a node must have.")]
-    tolerations: Annotated[tuple[Toleration, ...], Field(default=(), strict=False, max_length=16, description="tolerations: taints that the pods accept.")]
-    priority_class_name: Annotated[str | None, Field(default=None, min_length=1, max_length=253, description="priorityClassName: must be on the operator's allow-list. If omitted, the cluster's default.")]
-    queue_name: Annotated[str | None, Field(default=None, min_length=1, max_length=63, description="queueName: Kueue LocalQueue; the Jobs then start suspended and the queue admits them. If omitted, Jobs start at once.")]
+    node_selector: Annotated[
+        dict[LabelKey, LabelValue],
+        Field(default_factory=dict, max_length=16, description="nodeSelector: labels a node must have."),
+    ]
+    tolerations: Annotated[
+        tuple[Toleration, ...],
+        Field(default=(), strict=False, max_length=16, description="tolerations: taints that the pods accept."),
+    ]
+    priority_class_name: Annotated[
+        str | None,
+        Field(
+            default=None,
+            min_length=1,
+            max_length=253,
+            description="priorityClassName: must be on the operator's allow-list. If omitted, the cluster's default.",
+        ),
+    ]
+    queue_name: Annotated[
+        str | None,
+        Field(
+            default=None,
+            min_length=1,
+            max_length=63,
+            description="queueName: Kueue LocalQueue; the Jobs then start suspended and the queue admits them. If omitted, Jobs start at once.",
+        ),
+    ]

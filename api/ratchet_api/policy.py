@@ -12,45 +12,34 @@ from pydantic import Field
 
 from ratchet_api.base import ApiModel, StatusModel, Timestamp
 from ratchet_api.conditions import Condition
-from ratchet_api.training_run import (
-    BaseModelRef,
-    Evaluation,
-    Lora,
-    ObjectRef,
-    Stages,
-)
-from ratchet_api.placement import Placement
-
-
-class RunTemplate(ApiModel):
-    """The spec of the runs that the policy stamps; type and publishTo come from the policy."""
-
-    mode: Annotated[Literal["supervised"], Field(default="supervised", description="mode: as in RLTrainingRun.")]
-    base_model: Annotated[BaseModelRef, Field(description="baseModel: as in RLTrainingRun.")]
-    dataset_ref: Annotated[ObjectRef, Field(description="datasetRef: as in RLTrainingRun.")]
-    seed: Annotated[int, Field(default=0, ge=0, le=2**31 - 1, description="seed: as in RLTrainingRun.")]
-    lora: Annotated[Lora, Field(default=Lora(), description="lora: as in RLTrainingRun.")]
-    stages: Annotated[Stages, Field(default=Stages(), description="stages: as in RLTrainingRun.")]
-    evaluation: Annotated[Evaluation, Field(default=Evaluation(), description="evaluation: as in RLTrainingRun.")]
-    placement: Annotated[Placement, Field(default=Placement(), description="placement: as in RLTrainingRun.")]
-    image: Annotated[str | None, Field(default=None, min_length=1, max_length=512, description="image: as in RLTrainingRun.")]
-    active_deadline_seconds: Annotated[int, Field(default=86_400, ge=10, le=2_592_000, description="activeDeadlineSeconds: as in RLTrainingRun.")]
-    backoff_limit: Annotated[int, Field(default=3, ge=0, le=20, description="backoffLimit: as in RLTrainingRun.")]
-    ttl_seconds_after_finished: Annotated[int | None, Field(default=None, ge=0, le=31_536_000, description="ttlSecondsAfterFinished: as in RLTrainingRun.")]
+from ratchet_api.training_run import RunTemplate
 
 
 class Training(ApiModel):
     """How the policy gets new versions."""
 
-    template: Annotated[RunTemplate, Field(description="template: a run is stamped from it for each new snapshot of its dataset and each change of the template; the run's name is a hash of both.")]
-    suspend: Annotated[bool, Field(default=False, description="suspend: true stamps no further run; running ones go on.")]
+    template: Annotated[
+        RunTemplate,
+        Field(
+            description="template: a run is stamped from it for each new snapshot of its dataset and each change of the template; the run's name is a hash of both."
+        ),
+    ]
+    suspend: Annotated[
+        bool, Field(default=False, description="suspend: true stamps no further run; running ones go on.")
+    ]
 
 
 class RLPolicySpec(ApiModel):
     """What the user asks for."""
 
     type: Annotated[Literal["classifier"], Field(description="type: which runs may publish here.")]
-    training: Annotated[Training | None, Field(default=None, description="training: the run template. If omitted, versions come only from runs that name this policy in publishTo.")]
+    training: Annotated[
+        Training | None,
+        Field(
+            default=None,
+            description="training: the run template. If omitted, versions come only from runs that name this policy in publishTo.",
+        ),
+    ]
 
 
 class PolicyVersion(StatusModel):
@@ -61,8 +50,13 @@ class PolicyVersion(StatusModel):
     run_uid: Annotated[str, Field(max_length=64, description="runUid: uid of that run.")]
     uri: Annotated[str, Field(max_length=2048, description="uri: the artifact's directory in the store.")]
     digest: Annotated[str, Field(min_length=64, max_length=64, description="digest: of the artifact.")]
-    dataset_digest: Annotated[str, Field(min_length=64, max_length=64, description="datasetDigest: the snapshot it was trained on.")]
-    metrics: Annotated[dict[Annotated[str, Field(max_length=64)], float], Field(default_factory=dict, max_length=16, description="metrics: measured on the test split.")]
+    dataset_digest: Annotated[
+        str, Field(min_length=64, max_length=64, description="datasetDigest: the snapshot it was trained on.")
+    ]
+    metrics: Annotated[
+        dict[Annotated[str, Field(max_length=64)], float],
+        Field(default_factory=dict, max_length=16, description="metrics: measured on the test split."),
+    ]
     published: Annotated[Timestamp, Field(description="published: when it was registered.")]
 
 
@@ -77,13 +71,42 @@ class LedgerRow(StatusModel):
 class RLPolicyStatus(StatusModel):
     """What the operator found and did."""
 
-    observed_generation: Annotated[int, Field(default=0, ge=0, le=2**53, description="observedGeneration: the spec generation this status speaks of.")]
-    state: Annotated[str, Field(default="", max_length=32, description="state: one word for people; conditions are the truth.")]
-    conditions: Annotated[tuple[Condition, ...], Field(default=(), strict=False, max_length=16, description="conditions: Reconciling, Stalled, Ready.")]
-    versions: Annotated[tuple[PolicyVersion, ...], Field(default=(), strict=False, max_length=20, description="versions: the newest 20 and the champion.")]
-    next_version: Annotated[int, Field(default=1, ge=1, le=2**31, description="nextVersion: number of the next version; only rises.")]
-    champion: Annotated[int | None, Field(default=None, ge=1, le=2**31, description="champion: the version that users get.")]
-    champion_digest: Annotated[str, Field(default="", max_length=64, description="championDigest: digest of the champion's artifact.")]
-    observed_promote: Annotated[str, Field(default="", max_length=64, description="observedPromote: value of the ratchet.dev/promote annotation that was last acted upon.")]
-    latest_run: Annotated[str, Field(default="", max_length=253, description="latestRun: the run stamped last from the template.")]
-    ledger: Annotated[tuple[LedgerRow, ...], Field(default=(), strict=False, max_length=20, description="ledger: the last 20 changes of the champion.")]
+    observed_generation: Annotated[
+        int,
+        Field(default=0, ge=0, le=2**53, description="observedGeneration: the spec generation this status speaks of."),
+    ]
+    state: Annotated[
+        str, Field(default="", max_length=32, description="state: one word for people; conditions are the truth.")
+    ]
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(default=(), strict=False, max_length=16, description="conditions: Reconciling, Stalled, Ready."),
+    ]
+    versions: Annotated[
+        tuple[PolicyVersion, ...],
+        Field(default=(), strict=False, max_length=20, description="versions: the newest 20 and the champion."),
+    ]
+    next_version: Annotated[
+        int, Field(default=1, ge=1, le=2**31, description="nextVersion: number of the next version; only rises.")
+    ]
+    champion: Annotated[
+        int | None, Field(default=None, ge=1, le=2**31, description="champion: the version that users get.")
+    ]
+    champion_digest: Annotated[
+        str, Field(default="", max_length=64, description="championDigest: digest of the champion's artifact.")
+    ]
+    observed_promote: Annotated[
+        str,
+        Field(
+            default="",
+            max_length=64,
+            description="observedPromote: value of the ratchet.dev/promote annotation that was last acted upon.",
+        ),
+    ]
+    latest_run: Annotated[
+        str, Field(default="", max_length=253, description="latestRun: the run stamped last from the template.")
+    ]
+    ledger: Annotated[
+        tuple[LedgerRow, ...],
+        Field(default=(), strict=False, max_length=20, description="ledger: the last 20 changes of the champion."),
+    ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -17,9 +17,9 @@ from ratchet_api.attempts import Artifact
 from ratchet_api.base import StatusModel, digest_of
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import Columns, Filters, SnapshotSummary, Source, Split
-from ratchet_api.training_run import BaseModelRef, Evaluation, EvaluateStage, Lora, SupervisedStage
+from ratchet_api.training_run import BaseModelRef, EvaluateStage, Evaluation, Lora, SupervisedStage
 
-CONTRACT_VERSION = "ratchet.dev/stage-v1"
+CONTRACT_VERSION: Final = "ratchet.dev/stage-v1"
 TERMINATION_LIMIT = 4096
 TERMINATION_PATH = "/dev/termination-log"
 GRACE_SECONDS = 120
@@ -201,7 +201,9 @@ class EvaluateConfig(StatusModel):
     seed: int
 
 
-StageConfig = Annotated[SnapshotConfig | ResolveConfig | SupervisedConfig | EvaluateConfig, Field(discriminator="stage")]
+StageConfig = Annotated[
+    SnapshotConfig | ResolveConfig | SupervisedConfig | EvaluateConfig, Field(discriminator="stage")
+]
 
 
 class StageInput(StatusModel):
@@ -297,8 +299,14 @@ class TerminationMessage(StatusModel):
             candidate = candidate.model_copy(update={"message": _cut(self.message, cut)})
             if len(data := candidate.model_dump_json(by_alias=True, exclude_none=True).encode()) <= TERMINATION_LIMIT:
                 return data
-        slim = self.result.snapshot.model_copy(update={"smallest_labels": (), "removed": ()}) if self.result.snapshot else None
-        candidate = candidate.model_copy(update={"result": self.result.model_copy(update={"snapshot": slim, "metrics": {}})})
+        slim = (
+            self.result.snapshot.model_copy(update={"smallest_labels": (), "removed": ()})
+            if self.result.snapshot
+            else None
+        )
+        candidate = candidate.model_copy(
+            update={"result": self.result.model_copy(update={"snapshot": slim, "metrics": {}})}
+        )
         data = candidate.model_dump_json(by_alias=True, exclude_none=True).encode()
         if len(data) > TERMINATION_LIMIT:
             raise ValueError(f"termination message of {len(data)} bytes does not fit {TERMINATION_LIMIT}")
@@ -340,7 +348,15 @@ def input_digest(stage: Stage, config: Mapping[str, Any], *, parents: Mapping[st
         parents: name -> digest of what the stage reads (dataset digest, parents' input digests).
         code_version: version of the package or of the user's image.
     """
-    return digest_of({"stage": stage.value, "revision": STAGE_REVISION[stage], "config": dict(config), "parents": dict(parents), "code": code_version})
+    return digest_of(
+        {
+            "stage": stage.value,
+            "revision": STAGE_REVISION[stage],
+            "config": dict(config),
+            "parents": dict(parents),
+            "code": code_version,
+        }
+    )
 
 
 StageResult.model_rebuild()

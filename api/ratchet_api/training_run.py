@@ -27,7 +27,12 @@ class ObjectRef(ApiModel):
 class BaseModelRef(ApiModel):
     """The pretrained model that training starts from."""
 
-    uri: Annotated[StoreUri, Field(description="uri: folder with config.json, tokenizer.json and *.safetensors; store://PATH or s3://BUCKET/PREFIX.")]
+    uri: Annotated[
+        StoreUri,
+        Field(
+            description="uri: folder with config.json, tokenizer.json and *.safetensors; store://PATH or s3://BUCKET/PREFIX."
+        ),
+    ]
     sha256: Annotated[Sha256, Field(description="sha256: digest of the folder, as `ratchet digest FOLDER` prints it.")]
 
 
@@ -35,52 +40,114 @@ class Lora(ApiModel):
     """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685)."""
 
     rank: Annotated[int, Field(default=16, ge=1, le=256, description="rank: r, the adapters' inner dimension.")]
-    alpha: Annotated[float, Field(default=32, gt=0, le=1024, description="alpha: scaling numerator; updates are scaled by alpha / rank.")]
+    alpha: Annotated[
+        float,
+        Field(default=32, gt=0, le=1024, description="alpha: scaling numerator; updates are scaled by alpha / rank."),
+    ]
     dropout: Annotated[float, Field(default=0.0, ge=0, le=0.9, description="dropout: on the adapters' input.")]
     target_modules: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] | None,
-        Field(default=None, strict=False, min_length=1, max_length=32, description="targetModules: names of the linear layers to adapt. If omitted, every linear layer of the encoder's blocks."),
+        Field(
+            default=None,
+            strict=False,
+            min_length=1,
+            max_length=32,
+            description="targetModules: names of the linear layers to adapt. If omitted, every linear layer of the encoder's blocks.",
+        ),
     ]
 
 
 class SupervisedStage(ApiModel):
     """Hyper-parameters of the supervised stage."""
 
-    epochs: Annotated[float, Field(default=2.0, gt=0, le=1000, description="epochs: passes over the train split; a fraction is allowed.")]
+    epochs: Annotated[
+        float,
+        Field(default=2.0, gt=0, le=1000, description="epochs: passes over the train split; a fraction is allowed."),
+    ]
     batch_size: Annotated[int, Field(default=16, ge=1, le=4096, description="batchSize: examples per optimizer step.")]
-    learning_rate: Annotated[float, Field(default=5e-4, gt=0, le=1, description="learningRate: peak, reached after warmup, then linear to 0.")]
-    head_learning_rate: Annotated[float | None, Field(default=None, gt=0, le=1, description="headLearningRate: of the classification head. If omitted, learningRate.")]
-    warmup_ratio: Annotated[float, Field(default=0.06, ge=0, le=1, description="warmupRatio: share of the steps over which the learning rate rises.")]
+    learning_rate: Annotated[
+        float,
+        Field(default=5e-4, gt=0, le=1, description="learningRate: peak, reached after warmup, then linear to 0."),
+    ]
+    head_learning_rate: Annotated[
+        float | None,
+        Field(
+            default=None,
+            gt=0,
+            le=1,
+            description="headLearningRate: of the classification head. If omitted, learningRate.",
+        ),
+    ]
+    warmup_ratio: Annotated[
+        float,
+        Field(
+            default=0.06, ge=0, le=1, description="warmupRatio: share of the steps over which the learning rate rises."
+        ),
+    ]
     weight_decay: Annotated[float, Field(default=0.01, ge=0, le=1, description="weightDecay: AdamW's decoupled decay.")]
-    max_grad_norm: Annotated[float, Field(default=1.0, gt=0, le=1000, description="maxGradNorm: gradients are clipped to this norm.")]
-    max_tokens: Annotated[int, Field(default=128, ge=4, le=8192, description="maxTokens: texts are cut to this many tokens.")]
-    label_smoothing: Annotated[float, Field(default=0.0, ge=0, lt=1, description="labelSmoothing: mass spread over the other classes.")]
-    class_weights: Annotated[Literal["none", "balanced"], Field(default="none", description="classWeights: balanced weighs each class by the inverse of its frequency.")]
-    checkpoint_every_steps: Annotated[int, Field(default=100, ge=1, le=1_000_000, description="checkpointEverySteps: optimizer steps between checkpoints; a preemption loses at most this many.")]
-    resources: Annotated[Resources, Field(default=Resources(cpu=2, memory_gi=6), description="resources: of the stage's pod.")]
+    max_grad_norm: Annotated[
+        float, Field(default=1.0, gt=0, le=1000, description="maxGradNorm: gradients are clipped to this norm.")
+    ]
+    max_tokens: Annotated[
+        int, Field(default=128, ge=4, le=8192, description="maxTokens: texts are cut to this many tokens.")
+    ]
+    label_smoothing: Annotated[
+        float, Field(default=0.0, ge=0, lt=1, description="labelSmoothing: mass spread over the other classes.")
+    ]
+    class_weights: Annotated[
+        Literal["none", "balanced"],
+        Field(default="none", description="classWeights: balanced weighs each class by the inverse of its frequency."),
+    ]
+    checkpoint_every_steps: Annotated[
+        int,
+        Field(
+            default=100,
+            ge=1,
+            le=1_000_000,
+            description="checkpointEverySteps: optimizer steps between checkpoints; a preemption loses at most this many.",
+        ),
+    ]
+    resources: Annotated[
+        Resources, Field(default=Resources(cpu=2, memory_gi=6), description="resources: of the stage's pod.")
+    ]
 
 
 class EvaluateStage(ApiModel):
     """Settings of the evaluate stage's pod."""
 
     batch_size: Annotated[int, Field(default=64, ge=1, le=4096, description="batchSize: examples per forward pass.")]
-    resources: Annotated[Resources, Field(default=Resources(cpu=2, memory_gi=4), description="resources: of the stage's pod.")]
+    resources: Annotated[
+        Resources, Field(default=Resources(cpu=2, memory_gi=4), description="resources: of the stage's pod.")
+    ]
 
 
 class Stages(ApiModel):
     """Settings per stage; a stage that is left out runs with its defaults."""
 
-    supervised: Annotated[SupervisedStage, Field(default=SupervisedStage(), description="supervised: LoRA training on the labels.")]
-    evaluate: Annotated[EvaluateStage, Field(default=EvaluateStage(), description="evaluate: measuring on the held-out split.")]
+    supervised: Annotated[
+        SupervisedStage, Field(default=SupervisedStage(), description="supervised: LoRA training on the labels.")
+    ]
+    evaluate: Annotated[
+        EvaluateStage, Field(default=EvaluateStage(), description="evaluate: measuring on the held-out split.")
+    ]
 
 
 class Gate(ApiModel):
     """A bound that a metric must keep, or the version is not published."""
 
     metric: Annotated[MetricName, Field(description="metric: which number, measured on the test split.")]
-    minimum: Annotated[float | None, Field(default=None, ge=0, le=1, description="minimum: the metric must be at least this.")]
-    maximum: Annotated[float | None, Field(default=None, ge=0, le=1, description="maximum: the metric must be at most this.")]
-    label: Annotated[LabelName | None, Field(default=None, description="label: judge this class's F1 instead of the whole; only with metric macro_f1.")]
+    minimum: Annotated[
+        float | None, Field(default=None, ge=0, le=1, description="minimum: the metric must be at least this.")
+    ]
+    maximum: Annotated[
+        float | None, Field(default=None, ge=0, le=1, description="maximum: the metric must be at most this.")
+    ]
+    label: Annotated[
+        LabelName | None,
+        Field(
+            default=None, description="label: judge this class's F1 instead of the whole; only with metric macro_f1."
+        ),
+    ]
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -96,48 +163,142 @@ class Gate(ApiModel):
 class Evaluation(ApiModel):
     """How the trained policy is measured and judged."""
 
-    calibrate: Annotated[bool, Field(default=True, description="calibrate: fit one temperature on the validation split and ship it with the artifact.")]
-    ece_bins: Annotated[int, Field(default=15, ge=2, le=100, description="eceBins: equal-width confidence bins of the expected calibration error.")]
+    calibrate: Annotated[
+        bool,
+        Field(
+            default=True,
+            description="calibrate: fit one temperature on the validation split and ship it with the artifact.",
+        ),
+    ]
+    ece_bins: Annotated[
+        int,
+        Field(
+            default=15,
+            ge=2,
+            le=100,
+            description="eceBins: equal-width confidence bins of the expected calibration error.",
+        ),
+    ]
     abstain_target_accuracy: Annotated[
         float | None,
-        Field(default=None, gt=0, le=1, description="abstainTargetAccuracy: choose the lowest confidence threshold at which answered validation examples reach this accuracy. If omitted, the policy never abstains."),
+        Field(
+            default=None,
+            gt=0,
+            le=1,
+            description="abstainTargetAccuracy: choose the lowest confidence threshold at which answered validation examples reach this accuracy. If omitted, the policy never abstains.",
+        ),
     ]
-    gates: Annotated[tuple[Gate, ...], Field(default=(), strict=False, max_length=32, description="gates: bounds on the test split; all must hold for publishing.")]
+    gates: Annotated[
+        tuple[Gate, ...],
+        Field(
+            default=(),
+            strict=False,
+            max_length=32,
+            description="gates: bounds on the test split; all must hold for publishing.",
+        ),
+    ]
 
 
-class RLTrainingRunSpec(ApiModel):
-    """What the user asks for. Immutable once started, `suspend` and `ttlSecondsAfterFinished` aside."""
+class RunTemplate(ApiModel):
+    """The part of a run's spec that a policy can stamp again and again."""
 
-    policy_type: Annotated[Literal["classifier"], Field(description="policyType: classifier = encoder with LoRA, mean pooling and a linear head.")]
-    mode: Annotated[Literal["supervised"], Field(default="supervised", description="mode: which stages run; supervised = snapshot, supervised, evaluate.")]
+    mode: Annotated[
+        Literal["supervised"],
+        Field(default="supervised", description="mode: which stages run; supervised = snapshot, supervised, evaluate."),
+    ]
     base_model: Annotated[BaseModelRef, Field(description="baseModel: the pretrained encoder.")]
     dataset_ref: Annotated[ObjectRef, Field(description="datasetRef: the FeedbackDataset to train on.")]
-    publish_to: Annotated[ObjectRef | None, Field(default=None, description="publishTo: the RLPolicy that gets the artifact as its next version. If omitted, nothing is published.")]
     seed: Annotated[int, Field(default=0, ge=0, le=2**31 - 1, description="seed: of every random choice.")]
     lora: Annotated[Lora, Field(default=Lora(), description="lora: the adapters.")]
     stages: Annotated[Stages, Field(default=Stages(), description="stages: hyper-parameters and resources per stage.")]
-    evaluation: Annotated[Evaluation, Field(default=Evaluation(), description="evaluation: measuring, calibration and gates.")]
-    placement: Annotated[Placement, Field(default=Placement(), description="placement: where the pods may run and in which queue.")]
-    image: Annotated[str | None, Field(default=None, min_length=1, max_length=512, description="image: own stage image; must be on the operator's allow-list. If omitted, the operator's default.")]
-    suspend: Annotated[bool, Field(default=False, description="suspend: true checkpoints and stops the pods; false goes on. May be changed at any time.")]
-    active_deadline_seconds: Annotated[int, Field(default=86_400, ge=10, le=2_592_000, description="activeDeadlineSeconds: time that all stages together may be active, counted from admission; waiting in a queue and suspension do not count.")]
-    backoff_limit: Annotated[int, Field(default=3, ge=0, le=20, description="backoffLimit: how many counted retries each stage gets.")]
-    ttl_seconds_after_finished: Annotated[int | None, Field(default=None, ge=0, le=31_536_000, description="ttlSecondsAfterFinished: the run object is deleted this long after it finished; artifacts stay. If omitted, never. May be changed at any time.")]
-    dry_run: Annotated[bool, Field(default=False, description="dryRun: true starts nothing; status shows what would run and an estimate.")]
+    evaluation: Annotated[
+        Evaluation, Field(default=Evaluation(), description="evaluation: measuring, calibration and gates.")
+    ]
+    placement: Annotated[
+        Placement, Field(default=Placement(), description="placement: where the pods may run and in which queue.")
+    ]
+    image: Annotated[
+        str | None,
+        Field(
+            default=None,
+            min_length=1,
+            max_length=512,
+            description="image: own stage image; must be on the operator's allow-list. If omitted, the operator's default.",
+        ),
+    ]
+    active_deadline_seconds: Annotated[
+        int,
+        Field(
+            default=86_400,
+            ge=10,
+            le=2_592_000,
+            description="activeDeadlineSeconds: time that all stages together may be active, counted from admission; waiting in a queue and suspension do not count.",
+        ),
+    ]
+    backoff_limit: Annotated[
+        int, Field(default=3, ge=0, le=20, description="backoffLimit: how many counted retries each stage gets.")
+    ]
+    ttl_seconds_after_finished: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=0,
+            le=31_536_000,
+            description="ttlSecondsAfterFinished: the run object is deleted this long after it finished; artifacts stay. If omitted, never. May be changed at any time.",
+        ),
+    ]
 
 
-RunStageName = Literal["resolve", "supervised", "evaluate"]
+class RLTrainingRunSpec(RunTemplate):
+    """What the user asks for. Immutable once started, `suspend` and `ttlSecondsAfterFinished` aside."""
+
+    policy_type: Annotated[
+        Literal["classifier"],
+        Field(description="policyType: classifier = encoder with LoRA, mean pooling and a linear head."),
+    ]
+    publish_to: Annotated[
+        ObjectRef | None,
+        Field(
+            default=None,
+            description="publishTo: the RLPolicy that gets the artifact as its next version. If omitted, nothing is published.",
+        ),
+    ]
+    suspend: Annotated[
+        bool,
+        Field(
+            default=False,
+            description="suspend: true checkpoints and stops the pods; false goes on. May be changed at any time.",
+        ),
+    ]
+    dry_run: Annotated[
+        bool,
+        Field(default=False, description="dryRun: true starts nothing; status shows what would run and an estimate."),
+    ]
 
 
 class StageStatus(StatusModel):
     """Where one stage stands."""
 
     name: Annotated[str, Field(max_length=32, description="name: the stage.")]
-    state: Annotated[Literal["Pending", "Running", "Succeeded", "Cached", "Failed"], Field(default="Pending", description="state: Cached = the same inputs were committed before.")]
-    input_digest: Annotated[str | None, Field(default=None, min_length=64, max_length=64, description="inputDigest: SHA-256 of everything that decides the stage's result.")]
+    state: Annotated[
+        Literal["Pending", "Running", "Succeeded", "Cached", "Failed"],
+        Field(default="Pending", description="state: Cached = the same inputs were committed before."),
+    ]
+    input_digest: Annotated[
+        str | None,
+        Field(
+            default=None,
+            min_length=64,
+            max_length=64,
+            description="inputDigest: SHA-256 of everything that decides the stage's result.",
+        ),
+    ]
     attempt: Annotated[StageAttempt | None, Field(default=None, description="attempt: the running or last attempt.")]
     artifact: Annotated[Artifact | None, Field(default=None, description="artifact: what the stage committed.")]
-    metrics: Annotated[dict[Annotated[str, Field(max_length=64)], float], Field(default_factory=dict, max_length=32, description="metrics: the stage's numbers.")]
+    metrics: Annotated[
+        dict[Annotated[str, Field(max_length=64)], float],
+        Field(default_factory=dict, max_length=32, description="metrics: the stage's numbers."),
+    ]
     finished: Annotated[Timestamp | None, Field(default=None, description="finished: when the result was recorded.")]
 
 
@@ -147,8 +308,13 @@ class RunProgress(StatusModel):
     stage: Annotated[str, Field(max_length=32, description="stage: the running stage.")]
     step: Annotated[int, Field(ge=0, le=2**53, description="step: optimizer steps or batches done.")]
     steps: Annotated[int, Field(ge=0, le=2**53, description="steps: in all.")]
-    loss: Annotated[float | None, Field(default=None, description="loss: smoothed training loss.", json_schema_extra={"x-unbounded": True})]
-    eta_seconds: Annotated[int | None, Field(default=None, ge=0, le=2**53, description="etaSeconds: estimate for the rest of this stage.")]
+    loss: Annotated[
+        float | None,
+        Field(default=None, description="loss: smoothed training loss.", json_schema_extra={"x-unbounded": True}),
+    ]
+    eta_seconds: Annotated[
+        int | None, Field(default=None, ge=0, le=2**53, description="etaSeconds: estimate for the rest of this stage.")
+    ]
     updated: Annotated[Timestamp, Field(description="updated: when this was written.")]
 
 
@@ -156,7 +322,9 @@ class GateResult(StatusModel):
     """One gate and the number it judged."""
 
     metric: Annotated[str, Field(max_length=64, description="metric: which number.")]
-    label: Annotated[str | None, Field(default=None, max_length=128, description="label: the class it is about, if one.")]
+    label: Annotated[
+        str | None, Field(default=None, max_length=128, description="label: the class it is about, if one.")
+    ]
     value: Annotated[float, Field(ge=-1, le=1e9, description="value: the number measured.")]
     bound: Annotated[str, Field(max_length=64, description="bound: the bound, as in >= 0.8.")]
     passed: Annotated[bool, Field(description="passed: whether the bound holds.")]
@@ -165,10 +333,16 @@ class GateResult(StatusModel):
 class ResolvedRun(StatusModel):
     """What was fixed when the run started; later changes elsewhere do not reach a started run."""
 
-    spec_digest: Annotated[str, Field(min_length=64, max_length=64, description="specDigest: SHA-256 of the spec's immutable part.")]
+    spec_digest: Annotated[
+        str, Field(min_length=64, max_length=64, description="specDigest: SHA-256 of the spec's immutable part.")
+    ]
     image: Annotated[str, Field(max_length=512, description="image: the stage image.")]
-    code_version: Annotated[str, Field(max_length=128, description="codeVersion: version of the stage code, part of every input digest.")]
-    dataset_digest: Annotated[str, Field(min_length=64, max_length=64, description="datasetDigest: the snapshot that is trained on.")]
+    code_version: Annotated[
+        str, Field(max_length=128, description="codeVersion: version of the stage code, part of every input digest.")
+    ]
+    dataset_digest: Annotated[
+        str, Field(min_length=64, max_length=64, description="datasetDigest: the snapshot that is trained on.")
+    ]
     dataset_uri: Annotated[str, Field(max_length=2048, description="datasetUri: where the snapshot stands.")]
     train_rows: Annotated[int, Field(default=0, ge=0, le=2**53, description="trainRows: rows in the train split.")]
     store_uri: Annotated[str, Field(max_length=1024, description="storeUri: the store that every stage uses.")]
@@ -177,7 +351,10 @@ class ResolvedRun(StatusModel):
 class Estimate(StatusModel):
     """What a dry run foresees."""
 
-    stages: Annotated[tuple[Annotated[str, Field(max_length=32)], ...], Field(default=(), strict=False, max_length=8, description="stages: that would run, in order.")]
+    stages: Annotated[
+        tuple[Annotated[str, Field(max_length=32)], ...],
+        Field(default=(), strict=False, max_length=8, description="stages: that would run, in order."),
+    ]
     train_rows: Annotated[int, Field(ge=0, le=2**53, description="trainRows: rows in the train split.")]
     steps: Annotated[int, Field(ge=0, le=2**53, description="steps: optimizer steps.")]
     gpus: Annotated[int, Field(ge=0, le=10_000, description="gpus: the most GPUs held at once.")]
@@ -186,20 +363,58 @@ class Estimate(StatusModel):
 class RLTrainingRunStatus(StatusModel):
     """What the operator found and did; at most 32 KiB."""
 
-    observed_generation: Annotated[int, Field(default=0, ge=0, le=2**53, description="observedGeneration: the spec generation this status speaks of.")]
-    state: Annotated[str, Field(default="", max_length=32, description="state: one word for people; conditions are the truth.")]
-    stage: Annotated[str, Field(default="", max_length=32, description="stage: the current stage, for people; no code branches on it.")]
-    progress_percent: Annotated[str, Field(default="", max_length=8, description="progressPercent: of the current stage, for people.")]
-    eta: Annotated[str, Field(default="", max_length=16, description="eta: time left in the current stage, for people.")]
-    conditions: Annotated[tuple[Condition, ...], Field(default=(), strict=False, max_length=16, description="conditions: Reconciling, Stalled, DataReady, Admitted, Running, GatePassed, Published, Suspended, Complete, Failed.")]
-    start_time: Annotated[Timestamp | None, Field(default=None, description="startTime: when the run was accepted and its inputs fixed.")]
-    completion_time: Annotated[Timestamp | None, Field(default=None, description="completionTime: when it became Complete or Failed.")]
+    observed_generation: Annotated[
+        int,
+        Field(default=0, ge=0, le=2**53, description="observedGeneration: the spec generation this status speaks of."),
+    ]
+    state: Annotated[
+        str, Field(default="", max_length=32, description="state: one word for people; conditions are the truth.")
+    ]
+    stage: Annotated[
+        str,
+        Field(default="", max_length=32, description="stage: the current stage, for people; no code branches on it."),
+    ]
+    progress_percent: Annotated[
+        str, Field(default="", max_length=8, description="progressPercent: of the current stage, for people.")
+    ]
+    eta: Annotated[
+        str, Field(default="", max_length=16, description="eta: time left in the current stage, for people.")
+    ]
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            default=(),
+            strict=False,
+            max_length=16,
+            description="conditions: Reconciling, Stalled, DataReady, Admitted, Running, GatePassed, Published, Suspended, Complete, Failed.",
+        ),
+    ]
+    start_time: Annotated[
+        Timestamp | None, Field(default=None, description="startTime: when the run was accepted and its inputs fixed.")
+    ]
+    completion_time: Annotated[
+        Timestamp | None, Field(default=None, description="completionTime: when it became Complete or Failed.")
+    ]
     resolved: Annotated[ResolvedRun | None, Field(default=None, description="resolved: what was fixed at the start.")]
-    stages: Annotated[tuple[StageStatus, ...], Field(default=(), strict=False, max_length=8, description="stages: where each stage stands, in order.")]
+    stages: Annotated[
+        tuple[StageStatus, ...],
+        Field(default=(), strict=False, max_length=8, description="stages: where each stage stands, in order."),
+    ]
     progress: Annotated[RunProgress | None, Field(default=None, description="progress: of the running stage.")]
-    metrics: Annotated[dict[Annotated[str, Field(max_length=64)], float], Field(default_factory=dict, max_length=32, description="metrics: measured on the test split.")]
-    gates: Annotated[tuple[GateResult, ...], Field(default=(), strict=False, max_length=32, description="gates: each gate with the number it judged.")]
+    metrics: Annotated[
+        dict[Annotated[str, Field(max_length=64)], float],
+        Field(default_factory=dict, max_length=32, description="metrics: measured on the test split."),
+    ]
+    gates: Annotated[
+        tuple[GateResult, ...],
+        Field(default=(), strict=False, max_length=32, description="gates: each gate with the number it judged."),
+    ]
     artifact: Annotated[Artifact | None, Field(default=None, description="artifact: the trained policy.")]
-    version: Annotated[int | None, Field(default=None, ge=1, le=2**31, description="version: number that the policy gave it, once published.")]
-    gpu_hours: Annotated[float, Field(default=0.0, ge=0, le=1e9, description="gpuHours: GPUs times active hours of all attempts.")]
+    version: Annotated[
+        int | None,
+        Field(default=None, ge=1, le=2**31, description="version: number that the policy gave it, once published."),
+    ]
+    gpu_hours: Annotated[
+        float, Field(default=0.0, ge=0, le=1e9, description="gpuHours: GPUs times active hours of all attempts.")
+    ]
     estimate: Annotated[Estimate | None, Field(default=None, description="estimate: with spec.dryRun, what would run.")]

@@ -66,7 +66,9 @@ class Cluster(Protocol):
     async def get(self, resource: Resource, namespace: str, name: str) -> KubeObject | None:
         """Return the object, or None if it does not exist."""
 
-    async def list(self, resource: Resource, namespace: str | None, *, labels: Mapping[str, str] | None = None) -> Sequence[KubeObject]:
+    async def list(
+        self, resource: Resource, namespace: str | None, *, labels: Mapping[str, str] | None = None
+    ) -> Sequence[KubeObject]:
         """Return all objects with these labels; namespace None = every watched namespace."""
 
     async def create(self, resource: Resource, manifest: KubeObject) -> KubeObject:
@@ -79,7 +81,9 @@ class Cluster(Protocol):
     async def apply(self, resource: Resource, manifest: KubeObject) -> KubeObject:
         """Server-side apply with our field manager, forcing conflicts on the fields that we name."""
 
-    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str, foreground: bool = False) -> None:
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, *, uid: str, foreground: bool = False
+    ) -> None:
         """Delete the object if it still has that uid; gone already is success. foreground = dependents first."""
 
     async def patch_status(self, resource: Resource, obj: KubeObject, status: Mapping[str, Any]) -> KubeObject:

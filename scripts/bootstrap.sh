@@ -113,14 +113,23 @@ install_extras() {
     "${uv[@]}" --no-deps --no-build-isolation --offline -e .
 }
 
-# Anything installed that constraints.txt does not name came in without a hash.
-check_locked() {
-  local loose
-  loose=$(comm -23 \
+# Names installed in .venv that constraints.txt does not pin, so that came in without a hash.
+loose_packages() {
+  comm -23 \
     <("$VENV/bin/uv" pip freeze --python "$VENV/bin/python" --exclude-editable -q | sed 's/==.*//; s/ @.*//' | sort -u) \
-    <(sed -n 's/^\([a-z0-9][a-z0-9._-]*\)==.*/\1/p; $a pip' constraints.txt | sort -u) | tr '\n' ' ')
-  [[ -z ${loose// /} ]] \
-    || die "constraints.txt has no hash for: $loose- it is older than pyproject.toml; run 'make lock'"
+    <(sed -n 's/^\([a-z0-9][a-z0-9._-]*\)==.*/\1/p; $a pip' constraints.txt | sort -u)
+}
+
+# Left-overs of an earlier lock go; what is still loose after that is needed, and the lock is stale.
+check_locked() {
+  local extras=$1 loose
+  loose=$(loose_packages)
+  [[ -z $loose ]] && return
+  say "removing what the lock no longer names:" $loose
+  "$VENV/bin/uv" pip uninstall --python "$VENV/bin/python" -q $loose
+  install_extras "$extras"
+  loose=$(loose_packages)
+  [[ -z $loose ]] || die "constraints.txt has no hash for:" $loose "- it is older than pyproject.toml; run 'make lock'"
 }
 
 main() {
@@ -146,7 +155,7 @@ main() {
   make_venv "${PYTHON:-python3}"
   rm -f "$STAMP"
   install_extras "$wanted"
-  check_locked
+  check_locked "$wanted"
   printf '%s %s\n' "$key" "$wanted" >"$STAMP"
   say "ready: extras $wanted in $VENV"
 }

@@ -1,0 +1,79 @@
+"""What every tier shares: when a cluster, a GPU or real time is available, and what a skip means in CI.
+
+A test marked `cluster` needs root and network namespaces. On a machine without them it is skipped with the
+reason; with CI=true such a skip, wherever it comes from, is a failure, because CI must prove those promises.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+CI_TIME_SCALE = 0.05  # time-based faults run 20 times faster than in production; `make soak` sets 1
+
+
+@functools.cache
+def cluster_unavailable() -> str | None:
+    """Say why the one-node cluster cannot run here, or None when it can."""
+    if sys.platform != "linux":
+        return f"the one-node cluster needs Linux, this is {sys.platform}"
+    if os.geteuid() != 0:
+        return "the one-node cluster needs root (network namespaces, containerd)"
+    if shutil.which("apt-get") is None:
+        return "the one-node cluster needs a Debian-like system: apt-get is not found"
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "--net", "true"], capture_output=True, check=False).returncode:
+        return "this machine does not allow new network namespaces (unshare --net failed)"
+    return None
+
+
+@functools.cache
+def gpu_unavailable() -> str | None:
+    """Say why no CUDA device can be used, or None when one can."""
+    try:
+        import torch
+    except ImportError:
+        return "torch is not installed (extra `jobs`)"
+    return None if torch.cuda.is_available() else "no CUDA device"
+
+
+def in_ci() -> bool:
+    """Tell whether a skipped cluster test must count as a failure."""
+    return os.environ.get("CI", "").lower() in {"1", "true"}
+
+
+@pytest.fixture(scope="session")
+def time_scale() -> float:
+    """Factor on every real-time setting of a timed test: 0.05 in `make test`, 1 in `make soak`."""
+    return float(os.environ.get("RATCHET_TEST_TIME_SCALE", CI_TIME_SCALE))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark users of `time_scale` as timed, so that `make soak` finds them, and skip what cannot run here."""
+    for item in items:
+        if "time_scale" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timed)
+        for marker, why_not in (("cluster", cluster_unavailable), ("gpu", gpu_unavailable)):
+            if item.get_closest_marker(marker) and (reason := why_not()):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI, turn the skip of a cluster test into a failure that keeps the reason."""
+    report = yield
+    if in_ci() and report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("cluster"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} may not be skipped in CI. {reason}"
+    return report

@@ -1,0 +1,157 @@
+"""The runner behind `make test` and `make verify`: phases in order, a time table, one closing line.
+
+    python -m tests.tools.suite              every check, then every tier
+    python -m tests.tools.suite verify       the checks alone
+    TIERS="unit world" ...                   these tiers alone (with the checks; TIERS=unit CHECKS=0: without)
+
+Every phase runs even when an earlier one failed, so that one CI run shows everything. It decides nothing about
+single tests; skips and their meaning in CI are in tests/conftest.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.conftest import cluster_unavailable
+from tests.tools.files import ROOT
+
+TIERS = ("unit", "world", "contract", "recipes", "cluster", "e2e")
+LAB_TIERS = frozenset({"contract", "cluster", "e2e"})  # tiers with tests that need the one-node cluster
+BIN = Path(sys.executable).parent
+
+CHECKS: Mapping[str, tuple[str, ...]] = {
+    "generated files": (sys.executable, "-m", "ratchet_api.crdgen", "--check"),
+    "ruff check": (str(BIN / "ruff"), "check", "."),
+    "ruff format": (str(BIN / "ruff"), "format", "--check", "."),
+    "mypy": (str(BIN / "mypy"),),
+    "import layers": (str(BIN / "lint-imports"),),
+    "spelling": (str(BIN / "codespell"),),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One phase: its name, how long it took, and how many checks or tests ended in which way."""
+
+    name: str
+    seconds: float
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
+def run_check(name: str, command: Sequence[str]) -> Result:
+    """Run one check; it counts as one passed or one failed."""
+    print(f"\n=== {name}: {shlex.join([Path(command[0]).name, *command[1:]])}", flush=True)
+    start = time.monotonic()
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    return Result(name, time.monotonic() - start, passed=int(code == 0), failed=int(code != 0))
+
+
+def read_junit(report: Path) -> tuple[int, int, int]:
+    """Count (passed, failed, skipped) test cases in a JUnit report; errors count as failures.
+
+    Raises:
+        FileNotFoundError: pytest ended before it could write a report.
+    """
+    passed = failed = skipped = 0
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        outcomes = {child.tag for child in case}
+        if outcomes & {"failure", "error"}:
+            failed += 1
+        elif "skipped" in outcomes:
+            skipped += 1
+        else:
+            passed += 1
+    return passed, failed, skipped
+
+
+def run_tier(tier: str, scratch: Path) -> Result:
+    """Run pytest on one tier. A crash, or a tier without a single test, is one more failure."""
+    print(f"\n=== tests/{tier}", flush=True)
+    report = scratch / f"{tier}.xml"
+    start = time.monotonic()
+    command = [sys.executable, "-m", "pytest", f"tests/{tier}", f"--junitxml={report}", "-q"]
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    seconds = time.monotonic() - start
+    passed, failed, skipped = read_junit(report) if report.exists() else (0, 0, 0)
+    if code != 0 and failed == 0:
+        print(f"tests/{tier}: pytest ended with code {code} and no failed test (5: it found no test)", flush=True)
+        failed = 1
+    return Result(f"tests/{tier}", seconds, passed, failed, skipped)
+
+
+def selected_tiers(wanted: str | None) -> tuple[str, ...]:
+    """Parse TIERS: names separated by spaces or commas; empty or unset means all, always in the fixed order.
+
+    Raises:
+        ValueError: a name is not a tier.
+    """
+    names = (wanted or "").replace(",", " ").split()
+    if unknown := sorted(set(names) - set(TIERS)):
+        raise ValueError(f"TIERS names {', '.join(unknown)}, which is no tier; the tiers are: {' '.join(TIERS)}")
+    return tuple(tier for tier in TIERS if not names or tier in names)
+
+
+def lab_setup(tiers: Sequence[str]) -> list[Result]:
+    """Build the cluster's binaries and images ahead of the tiers that use them, so their time shows as set-up."""
+    if not LAB_TIERS & set(tiers):
+        return []
+    if reason := cluster_unavailable():
+        print(f"\n=== cluster set-up skipped: {reason}", flush=True)
+        return []
+    return [run_check("set-up: cluster binaries, images", (sys.executable, "-m", "tests.lab", "images"))]
+
+
+def print_summary(results: Sequence[Result]) -> None:
+    """Print the time table and the closing line."""
+    table = Table(title="What ran")
+    table.add_column("phase")
+    for column in ("minutes", "passed", "failed", "skipped"):
+        table.add_column(column, justify="right")
+    for result in results:
+        counts = (result.passed, result.failed, result.skipped)
+        style = "red" if result.failed else None
+        table.add_row(result.name, f"{result.seconds / 60:.1f}", *(str(count or "") for count in counts), style=style)
+    minutes = sum(result.seconds for result in results) / 60
+    totals = [sum(getattr(result, kind) for result in results) for kind in ("passed", "failed", "skipped")]
+    table.add_section()
+    table.add_row("all", f"{minutes:.1f}", *map(str, totals))
+    Console(width=90).print(table)
+    print("{} passed, {} failed, {} skipped".format(*totals), flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what was asked for; 0 when nothing failed, 2 on a usage error."""
+    try:
+        tiers = selected_tiers(os.environ.get("TIERS"))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    results: list[Result] = []
+    if setup := float(os.environ.get("RATCHET_SETUP_SECONDS", "0")):
+        results.append(Result("set-up: virtual environment", setup, passed=1))
+    if os.environ.get("CHECKS", "1") != "0":
+        results += [run_check(name, command) for name, command in CHECKS.items()]
+    if list(arguments) != ["verify"]:
+        results += lab_setup(tiers)
+        with tempfile.TemporaryDirectory(prefix="ratchet-test-") as scratch:
+            results += [run_tier(tier, Path(scratch)) for tier in tiers]
+    print_summary(results)
+    return int(any(result.failed for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,99 @@
+"""The runner behind `make test` counts right, refuses unknown tiers, and CI does not accept a skipped cluster test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tools import suite
+from tests.tools.files import ROOT
+
+
+@pytest.mark.parametrize(
+    ("wanted", "want_tiers"),
+    [
+        pytest.param(None, suite.TIERS, id="unset means all"),
+        pytest.param("", suite.TIERS, id="empty means all"),
+        pytest.param("world unit", ("unit", "world"), id="the order is fixed"),
+        pytest.param("e2e,unit", ("unit", "e2e"), id="commas are fine"),
+    ],
+)
+def test_tiers_are_selected_by_name(wanted: str | None, want_tiers: tuple[str, ...]) -> None:
+    assert suite.selected_tiers(wanted) == want_tiers
+
+
+def test_an_unknown_tier_is_refused_with_the_list() -> None:
+    with pytest.raises(ValueError, match="TIERS names smoke, which is no tier; the tiers are: unit world"):
+        suite.selected_tiers("unit smoke")
+
+
+def test_junit_errors_count_as_failures(tmp_path: Path) -> None:
+    report = tmp_path / "r.xml"
+    report.write_text(
+        "<testsuites><testsuite><testcase/><testcase/><testcase><failure/></testcase>"
+        "<testcase><error/></testcase><testcase><skipped/></testcase></testsuite></testsuites>"
+    )
+    assert suite.read_junit(report) == (2, 2, 1)
+
+
+def test_a_tier_without_a_test_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tests" / "empty").mkdir(parents=True)
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    result = suite.run_tier("empty", tmp_path)
+    assert (result.passed, result.failed) == (0, 1)
+
+
+def test_a_check_that_fails_counts_as_one_failure() -> None:
+    assert suite.run_check("no", ("false",)).failed == 1
+    assert suite.run_check("yes", ("true",)).passed == 1
+
+
+def test_the_closing_line_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    suite.print_summary([suite.Result("a", 60.0, passed=2), suite.Result("b", 30.0, failed=1, skipped=3)])
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "2 passed, 1 failed, 3 skipped"
+    assert "1.5" in out
+
+
+def test_every_tier_of_the_runner_has_a_folder() -> None:
+    assert [tier for tier in suite.TIERS if not (ROOT / "tests" / tier).is_dir()] == []
+
+
+@pytest.fixture
+def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A scratch project under our conftest, without the plugins that take seconds to load."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makeini("[pytest]\nmarkers = cluster\n    gpu\n    timed")
+    pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text())
+    return pytester
+
+
+@pytest.mark.parametrize(
+    ("ci", "want"),
+    [pytest.param("true", {"failed": 1, "skipped": 1}, id="CI"), pytest.param("", {"skipped": 2}, id="elsewhere")],
+)
+def test_a_skipped_cluster_test_fails_in_ci_and_only_there(
+    inner: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ci: str, want: dict[str, int]
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    inner.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.cluster
+        def test_needs_a_cluster():
+            pytest.skip("no lab here")
+
+        def test_needs_something_else():
+            pytest.skip("not installed")
+        """
+    )
+    result = inner.runpytest_inprocess()
+    result.assert_outcomes(**want)
+    assert ("may not be skipped in CI" in result.stdout.str()) == bool(ci)
+
+
+def test_users_of_time_scale_are_found_by_make_soak(inner: pytest.Pytester) -> None:
+    inner.makepyfile("def test_a(time_scale): assert time_scale == 0.05\ndef test_b(): pass")
+    inner.runpytest_inprocess("-m", "timed").assert_outcomes(passed=1, deselected=1)

@@ -86,6 +86,9 @@ ColumnPath = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\s.
 LabelName = Annotated[str, Field(min_length=1, max_length=128)]
 """Name of a class, as it stands in the data."""
 
+MetricValue = Annotated[float, Field(json_schema_extra={"x-unbounded": True})]
+"""A measured number; a loss or a score has no bound by nature."""
+
 DigestMap = Mapping[str, str]
 
 

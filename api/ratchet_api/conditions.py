@@ -32,6 +32,21 @@ class ConditionType(StrEnum):
     PUBLISHED = "Published"
 
 
+CONDITIONS: dict[ConditionType, str] = {
+    ConditionType.RECONCILING: "The operator has work to do or waits for something; absent when it has not (kstatus).",
+    ConditionType.STALLED: "Nothing moves until somebody mends what the message names; absent otherwise (kstatus).",
+    ConditionType.READY: "Datasets: a snapshot of the present spec exists. Policies: versions and champion are as asked for.",
+    ConditionType.COMPLETE: "Every stage is committed and, where asked for, published or held back by a gate. Final.",
+    ConditionType.FAILED: "A stage failed and will not be tried again. Final.",
+    ConditionType.SUSPENDED: "spec.suspend holds: no pod runs and no deadline counts.",
+    ConditionType.DATA_READY: "The run's dataset has a snapshot, and the run pinned its digest.",
+    ConditionType.ADMITTED: "The cluster or its queue let the present Job start.",
+    ConditionType.RUNNING: "A pod of the present stage runs.",
+    ConditionType.GATE_PASSED: "Every gate holds. False keeps the version from being published.",
+    ConditionType.PUBLISHED: "The policy lists the run's artifact as a version.",
+}
+
+
 class Reason(StrEnum):
     """Every reason a condition or an event may carry."""
 

@@ -87,7 +87,7 @@ class Source(ApiModel):
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if (self.objects is None) == (self.inline is None):
-            raise ValueError("exactly one of objects and inline must be set")
+            raise ValueError("exactly one of objects and inline must be set; remove one or add the missing one")
         return self
 
 
@@ -165,7 +165,10 @@ class Filters(ApiModel):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min_text_chars > self.max_text_chars:
-            raise ValueError(f"minTextChars {self.min_text_chars} must not be above maxTextChars {self.max_text_chars}")
+            raise ValueError(
+                f"minTextChars {self.min_text_chars} must not be above maxTextChars {self.max_text_chars}; "
+                "lower it or raise maxTextChars"
+            )
         return self
 
 
@@ -214,6 +217,7 @@ class FeedbackDatasetSpec(ApiModel):
             strict=False,
             min_length=2,
             max_length=1000,
+            json_schema_extra={"uniqueItems": True},
             description="labels: the closed list of classes; a row with another label is rejected. If omitted, the classes found in the train split.",
         ),
     ]
@@ -253,11 +257,12 @@ class FeedbackDatasetSpec(ApiModel):
     @model_validator(mode="after")
     def _columns_for_filters(self) -> Self:
         if self.filters.max_age_days is not None and self.columns.timestamp is None:
-            raise ValueError("filters.maxAgeDays needs columns.timestamp")
+            raise ValueError("filters.maxAgeDays needs columns.timestamp; name the column that holds each row's time")
         if self.filters.max_subject_share_percent is not None and self.columns.subject is None:
-            raise ValueError("filters.maxSubjectSharePercent needs columns.subject")
+            raise ValueError("filters.maxSubjectSharePercent needs columns.subject; name the column that holds the person")
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels must not repeat a class")
+            twice = next(label for place, label in enumerate(self.labels) if label in self.labels[:place])
+            raise ValueError(f"labels must not repeat a class: {twice!r} stands there twice; remove one")
         return self
 
 

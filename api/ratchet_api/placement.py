@@ -6,9 +6,9 @@ checks class names and images against its own allow-lists when it renders.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ratchet_api.base import ApiModel
 
@@ -21,6 +21,9 @@ LabelKey = Annotated[
     ),
 ]
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+
+ClassName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+QueueName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 
 
 class Resources(ApiModel):
@@ -55,6 +58,12 @@ class Toleration(ApiModel):
         Field(default=None, description="effect: the taint's effect. If omitted, every effect."),
     ]
 
+    @model_validator(mode="after")
+    def _value_for_equal(self) -> Self:
+        if self.operator == "Exists" and self.value:
+            raise ValueError("value is only for operator Equal; remove it or set operator: Equal")
+        return self
+
 
 class Placement(ApiModel):
     """Where pods may run and in which queue their Jobs wait."""
@@ -68,20 +77,16 @@ class Placement(ApiModel):
         Field(default=(), strict=False, max_length=16, description="tolerations: taints that the pods accept."),
     ]
     priority_class_name: Annotated[
-        str | None,
+        ClassName | None,
         Field(
             default=None,
-            min_length=1,
-            max_length=253,
             description="priorityClassName: must be on the operator's allow-list. If omitted, the cluster's default.",
         ),
     ]
     queue_name: Annotated[
-        str | None,
+        QueueName | None,
         Field(
             default=None,
-            min_length=1,
-            max_length=63,
             description="queueName: Kueue LocalQueue; the Jobs then start suspended and the queue admits them. If omitted, Jobs start at once.",
         ),
     ]

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ratchet_api.base import ApiModel, StatusModel, Timestamp
+from ratchet_api.base import ApiModel, MetricValue, StatusModel, Timestamp
 from ratchet_api.conditions import Condition
 from ratchet_api.training_run import RunTemplate
 
@@ -54,7 +54,7 @@ class PolicyVersion(StatusModel):
         str, Field(min_length=64, max_length=64, description="datasetDigest: the snapshot it was trained on.")
     ]
     metrics: Annotated[
-        dict[Annotated[str, Field(max_length=64)], float],
+        dict[Annotated[str, Field(max_length=64)], MetricValue],
         Field(default_factory=dict, max_length=16, description="metrics: measured on the test split."),
     ]
     published: Annotated[Timestamp, Field(description="published: when it was registered.")]

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ratchet_api.attempts import Artifact, StageAttempt
-from ratchet_api.base import ApiModel, LabelName, ObjectName, Sha256, StatusModel, StoreUri, Timestamp
+from ratchet_api.base import ApiModel, LabelName, MetricValue, ObjectName, Sha256, StatusModel, StoreUri, Timestamp
 from ratchet_api.conditions import Condition
 from ratchet_api.placement import Placement, Resources
 
@@ -152,11 +152,11 @@ class Gate(ApiModel):
     @model_validator(mode="after")
     def _bounded(self) -> Self:
         if self.minimum is None and self.maximum is None:
-            raise ValueError("a gate needs minimum or maximum")
+            raise ValueError("a gate needs minimum or maximum; set at least one of them")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            raise ValueError(f"minimum {self.minimum} must not be above maximum {self.maximum}")
+            raise ValueError(f"minimum {self.minimum} must not be above maximum {self.maximum}; no value could pass")
         if self.label is not None and self.metric != "macro_f1":
-            raise ValueError("label is only for metric macro_f1")
+            raise ValueError("label is only for metric macro_f1; remove it or change metric")
         return self
 
 
@@ -296,7 +296,7 @@ class StageStatus(StatusModel):
     attempt: Annotated[StageAttempt | None, Field(default=None, description="attempt: the running or last attempt.")]
     artifact: Annotated[Artifact | None, Field(default=None, description="artifact: what the stage committed.")]
     metrics: Annotated[
-        dict[Annotated[str, Field(max_length=64)], float],
+        dict[Annotated[str, Field(max_length=64)], MetricValue],
         Field(default_factory=dict, max_length=32, description="metrics: the stage's numbers."),
     ]
     finished: Annotated[Timestamp | None, Field(default=None, description="finished: when the result was recorded.")]
@@ -402,7 +402,7 @@ class RLTrainingRunStatus(StatusModel):
     ]
     progress: Annotated[RunProgress | None, Field(default=None, description="progress: of the running stage.")]
     metrics: Annotated[
-        dict[Annotated[str, Field(max_length=64)], float],
+        dict[Annotated[str, Field(max_length=64)], MetricValue],
         Field(default_factory=dict, max_length=32, description="metrics: measured on the test split."),
     ]
     gates: Annotated[

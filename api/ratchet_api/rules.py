@@ -1,0 +1,131 @@
+"""Rules across fields as CEL, the API server's half of what the models' validators check.
+
+Decides which rule stands on which model and what its refusal says. Each rule here has a validator of the same
+meaning in the model (immutability aside, which only a server that knows the old object can judge); one table of
+cases runs through both. Pure data, called by `schema` and `crdgen`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from ratchet_api.feedback_dataset import FeedbackDatasetSpec, Filters, Source, Split
+from ratchet_api.placement import Toleration
+from ratchet_api.training_run import Gate, RLTrainingRunSpec
+
+MUTABLE_ONCE_STARTED = ("suspend", "ttlSecondsAfterFinished")
+"""Fields of a started run's spec that may still change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One CEL rule. `shown` is a CEL expression for a message with the values seen; `message` is its plain form."""
+
+    cel: str
+    message: str
+    field_path: str | None = None
+    shown: str | None = None
+    reason: str | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the rule as `x-kubernetes-validations` has it."""
+        wire = {
+            "rule": self.cel,
+            "message": self.message,
+            "messageExpression": self.shown,
+            "fieldPath": self.field_path,
+            "reason": self.reason,
+        }
+        return {key: value for key, value in wire.items() if value is not None}
+
+
+RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
+    Source: (
+        Rule(
+            "has(self.objects) != has(self.inline)",
+            "exactly one of objects and inline must be set; remove one or add the missing one",
+        ),
+    ),
+    Filters: (
+        Rule(
+            "self.minTextChars <= self.maxTextChars",
+            "minTextChars must not be above maxTextChars; lower it or raise maxTextChars",
+            field_path=".minTextChars",
+            shown="'minTextChars ' + string(self.minTextChars) + ' must not be above maxTextChars ' + string(self.maxTextChars) + '; lower it or raise maxTextChars'",
+        ),
+    ),
+    Split: (
+        Rule(
+            "self.trainPercent + self.validationPercent + self.testPercent == 100",
+            "trainPercent, validationPercent and testPercent must add up to 100",
+            shown="'trainPercent, validationPercent and testPercent must add up to 100, not ' + string(self.trainPercent + self.validationPercent + self.testPercent)",
+        ),
+    ),
+    FeedbackDatasetSpec: (
+        Rule(
+            "!has(self.filters.maxAgeDays) || has(self.columns.timestamp)",
+            "filters.maxAgeDays needs columns.timestamp; name the column that holds each row's time",
+            field_path=".filters.maxAgeDays",
+        ),
+        Rule(
+            "!has(self.filters.maxSubjectSharePercent) || has(self.columns.subject)",
+            "filters.maxSubjectSharePercent needs columns.subject; name the column that holds the person",
+            field_path=".filters.maxSubjectSharePercent",
+        ),
+    ),
+    Toleration: (
+        Rule(
+            "self.operator != 'Exists' || !has(self.value) || self.value == ''",
+            "value is only for operator Equal; remove it or set operator: Equal",
+            field_path=".value",
+        ),
+    ),
+    Gate: (
+        Rule(
+            "has(self.minimum) || has(self.maximum)",
+            "a gate needs minimum or maximum; set at least one of them",
+        ),
+        Rule(
+            "!has(self.minimum) || !has(self.maximum) || self.minimum <= self.maximum",
+            "minimum must not be above maximum; no value could pass",
+            field_path=".minimum",
+            shown="'minimum ' + string(self.minimum) + ' must not be above maximum ' + string(self.maximum) + '; no value could pass'",
+        ),
+        Rule(
+            "!has(self.label) || self.metric == 'macro_f1'",
+            "label is only for metric macro_f1; remove it or change metric",
+            field_path=".label",
+        ),
+    ),
+}
+
+
+def immutable_once_started(spec: type[BaseModel], mutable: tuple[str, ...]) -> tuple[Rule, ...]:
+    """Return one transition rule per field of the spec that may not change after status.startTime is set.
+
+    They stand at the root of the object, because only there a rule sees both spec and status. A field that is added
+    to the model is immutable from its first day unless it is named in `mutable`.
+    """
+    names = [field.alias or name for name, field in spec.model_fields.items()]
+    if unknown := set(mutable) - set(names):
+        raise ValueError(f"{spec.__name__} has no field {sorted(unknown)}")
+    return tuple(
+        Rule(
+            f"!has(oldSelf.status) || !has(oldSelf.status.startTime) || self.spec.?{name} == oldSelf.spec.?{name}",
+            f"spec.{name} cannot change once the run has started; revert it and make a new run for new settings",
+            field_path=f".spec.{name}",
+            reason="FieldValueForbidden",
+        )
+        for name in names
+        if name not in mutable
+    )
+
+
+ROOT_RULES: Mapping[str, tuple[Rule, ...]] = {
+    "RLTrainingRun": immutable_once_started(RLTrainingRunSpec, MUTABLE_ONCE_STARTED),
+}
+"""Rules at the root of an object, by kind."""

@@ -65,7 +65,7 @@ class SpecError(ValueError):
     """A manifest's spec cannot be accepted; the text says which field, which value and why."""
 
 
-def explain(error: ValidationError) -> str:
+def findings(error: ValidationError) -> list[str]:
     """Turn pydantic's findings into one line per wrong field: path as in YAML, value seen, what is wanted."""
     lines = []
     for finding in error.errors():
@@ -81,7 +81,12 @@ def explain(error: ValidationError) -> str:
         else:
             seen = repr(finding["input"])
             lines.append(f"{path}: {finding['msg']} (seen: {seen if len(seen) <= 80 else seen[:79] + '…'})")
-    return "; ".join(lines)
+    return lines
+
+
+def explain(error: ValidationError) -> str:
+    """Return all findings on one line, as a condition's message carries them."""
+    return "; ".join(findings(error))
 
 
 FEEDBACK_DATASET = Kind(

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from ratchet_cli.kubeyaml import ManifestSyntaxError, load_documents
 
+from ratchet_cli.kubeyaml import ManifestSyntaxError, load_documents
 from tests.unit.yaml_cases import HEAD, REFUSED, SCALARS, SPECS, STREAMS
 
 

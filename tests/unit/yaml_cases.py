@@ -1,5 +1,7 @@
 """One table of YAML readings: run through our loader (unit) and through a real kubectl (cluster tier)."""
 
+# ruff: noqa: E501  (a table reads better unbroken)
+
 from __future__ import annotations
 
 from typing import Any

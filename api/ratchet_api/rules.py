@@ -23,12 +23,11 @@ MUTABLE_ONCE_STARTED = ("suspend", "ttlSecondsAfterFinished")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One CEL rule. `shown` is a CEL expression for a message with the values seen; `message` is its plain form."""
+    """One CEL rule. Its message is fixed text: the server cannot bound the cost of one with the values in it."""
 
     cel: str
     message: str
     field_path: str | None = None
-    shown: str | None = None
     reason: str | None = None
 
     def to_wire(self) -> dict[str, Any]:
@@ -36,7 +35,6 @@ class Rule:
         wire = {
             "rule": self.cel,
             "message": self.message,
-            "messageExpression": self.shown,
             "fieldPath": self.field_path,
             "reason": self.reason,
         }
@@ -55,14 +53,12 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "self.minTextChars <= self.maxTextChars",
             "minTextChars must not be above maxTextChars; lower it or raise maxTextChars",
             field_path=".minTextChars",
-            shown="'minTextChars ' + string(self.minTextChars) + ' must not be above maxTextChars ' + string(self.maxTextChars) + '; lower it or raise maxTextChars'",
         ),
     ),
     Split: (
         Rule(
             "self.trainPercent + self.validationPercent + self.testPercent == 100",
             "trainPercent, validationPercent and testPercent must add up to 100",
-            shown="'trainPercent, validationPercent and testPercent must add up to 100, not ' + string(self.trainPercent + self.validationPercent + self.testPercent)",
         ),
     ),
     FeedbackDatasetSpec: (
@@ -93,7 +89,6 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "!has(self.minimum) || !has(self.maximum) || self.minimum <= self.maximum",
             "minimum must not be above maximum; no value could pass",
             field_path=".minimum",
-            shown="'minimum ' + string(self.minimum) + ' must not be above maximum ' + string(self.maximum) + '; no value could pass'",
         ),
         Rule(
             "!has(self.label) || self.metric == 'macro_f1'",
@@ -110,19 +105,27 @@ def immutable_once_started(spec: type[BaseModel], mutable: tuple[str, ...]) -> t
     They stand at the root of the object, because only there a rule sees both spec and status. A field that is added
     to the model is immutable from its first day unless it is named in `mutable`.
     """
-    names = [field.alias or name for name, field in spec.model_fields.items()]
+    names = {field.alias or name: field.default is not None for name, field in spec.model_fields.items()}
     if unknown := set(mutable) - set(names):
         raise ValueError(f"{spec.__name__} has no field {sorted(unknown)}")
     return tuple(
         Rule(
-            f"!has(oldSelf.status) || !has(oldSelf.status.startTime) || self.spec.?{name} == oldSelf.spec.?{name}",
+            f"!has(oldSelf.status) || !has(oldSelf.status.startTime) || {_unchanged(name, always=always)}",
             f"spec.{name} cannot change once the run has started; revert it and make a new run for new settings",
             field_path=f".spec.{name}",
             reason="FieldValueForbidden",
         )
-        for name in names
+        for name, always in names.items()
         if name not in mutable
     )
+
+
+def _unchanged(name: str, *, always: bool) -> str:
+    """CEL for "the field is as it was". Not `.?name`: the server cannot bound the cost of comparing optionals."""
+    same = f"self.spec.{name} == oldSelf.spec.{name}"
+    if always:  # required or with a default, which the server fills in before it asks
+        return same
+    return f"has(self.spec.{name}) == has(oldSelf.spec.{name}) && (!has(self.spec.{name}) || {same})"
 
 
 ROOT_RULES: Mapping[str, tuple[Rule, ...]] = {

@@ -80,7 +80,10 @@ class _StructuralSchema(GenerateJsonSchema):
         if default is None:
             return made
         if isinstance(default, BaseModel):
-            return made | {"default": default.model_dump(mode="json", by_alias=True, exclude_defaults=True)}
+            # the server judges a default by the model's rules before it fills in the nested defaults
+            whole = type(default) in RULES
+            wire = default.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=not whole)
+            return made | {"default": wire}
         return made | {"default": list(default) if isinstance(default, tuple) else default}
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:

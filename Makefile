@@ -53,7 +53,7 @@ lint: ## ruff, format, import layers, spelling, repository hygiene
 	$(SETUP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/codespell
 	@$(PY) -m pytest -q tests/unit/test_repository.py
 

@@ -103,11 +103,12 @@ make_venv() {
 }
 
 install_extras() {
-  local extras=$1 uv=("$VENV/bin/uv" pip install --python "$VENV/bin/python" -c constraints.txt)
+  local extras=$1 size='' uv=("$VENV/bin/uv" pip install --python "$VENV/bin/python" -c constraints.txt)
+  [[ ",$extras," == *,jobs,* ]] && size=' (torch among them: about 3 GiB to download the first time)'
   # The build backend first, from the lock too: the editable install then builds without fetching
   # an unpinned one. --only-binary keeps any source distribution from running its setup code.
   with_progress "installing the build backend" "${uv[@]}" --only-binary :all: hatchling editables
-  with_progress "installing extras $extras (first time: up to 3 GiB to download)" \
+  with_progress "installing extras $extras$size" \
     "${uv[@]}" --only-binary :all: -r pyproject.toml $(printf -- '--extra %s ' ${extras//,/ })
   with_progress "installing ratchet itself, editable" \
     "${uv[@]}" --no-deps --no-build-isolation --offline -e .

@@ -33,10 +33,10 @@ BIN = Path(sys.executable).parent
 
 CHECKS: Mapping[str, tuple[str, ...]] = {
     "generated files": (sys.executable, "-m", "ratchet_api.crdgen", "--check"),
-    "ruff check": (str(BIN / "ruff"), "check", "."),
-    "ruff format": (str(BIN / "ruff"), "format", "--check", "."),
+    "ruff check": (str(BIN / "ruff"), "check", "--output-format=concise", "."),
+    "ruff format": (str(BIN / "ruff"), "format", "--check", "--output-format=concise", "."),
     "mypy": (str(BIN / "mypy"),),
-    "import layers": (str(BIN / "lint-imports"),),
+    "import layers": (str(BIN / "lint-imports"), "--no-logo"),
     "spelling": (str(BIN / "codespell"),),
 }
 

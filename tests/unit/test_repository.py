@@ -53,7 +53,7 @@ FAULTS = [
     ("an index host in a script", hygiene.forbidden_text, file("a.sh", "curl https://py" + "pi.org/simple"), "package index"),
     ("an index option in a lock", hygiene.forbidden_text, file("c.txt", "--index" + "-url https://x/"), "package index"),
     ("a find-links option", hygiene.forbidden_text, file("c.txt", "--find" + "-links /wheels"), "package index"),
-    ("a home directory of the machine", hygiene.forbidden_text, file("a.py", "open('/ro" + "ot/x')"), "machine path"),
+    ("a home directory of the machine", hygiene.forbidden_text, file("a.py", "open('/r" + "oot/x')"), "machine path"),
     ("a work directory of the machine", hygiene.forbidden_text, file("a.md", "see /wo" + "rk/x"), "machine path"),
     ("a private key", hygiene.forbidden_text, file("k.pem", "-----BEGI" + "N RSA PRIVATE KEY-----"), "credential"),
     ("an access key", hygiene.forbidden_text, file("k", "AK" + "IA" + "A" * 16), "credential"),

@@ -1,7 +1,7 @@
 """`make generate` and `make verify`: the files that follow from the models, and whether they still do.
 
 Decides what a CustomResourceDefinition of ours looks like around its schema and which files are generated: `crds/`,
-the chart's byte-identical copy, and the reference pages. Never edits a file that it does not own whole. Run as
+the chart's byte-identical copy and README, and the reference pages. Never edits a file that it does not own whole. Run as
 `python -m ratchet_api.crdgen [--check]` from the repository's root; needs PyYAML (extra `dev`), which nothing else in
 this package may import.
 """
@@ -18,6 +18,7 @@ import yaml
 
 from ratchet_api import apidocs
 from ratchet_api.base import GROUP, VERSION
+from ratchet_api.crdgen_chart import chart_readme
 from ratchet_api.kinds import KINDS, Kind, PrinterColumn
 from ratchet_api.rules import ROOT_RULES
 from ratchet_api.schema import structural_schema
@@ -100,14 +101,22 @@ def to_yaml(manifest: Mapping[str, Any]) -> str:
     return HEADER + yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
-def outputs() -> dict[str, str]:
-    """Return every generated file: path relative to the repository's root -> content."""
+def outputs(root: Path) -> dict[str, str]:
+    """Return every generated file: path relative to the repository's root -> content.
+
+    Args:
+        root: the repository; only the chart's values.yaml and Chart.yaml are read from it.
+    """
     crds = {kind.kind: crd_manifest(kind) for kind in KINDS.values()}
     files: dict[str, str] = {}
     for kind in KINDS.values():
         content = to_yaml(crds[kind.kind])
         files |= {f"{folder}/{GROUP}_{kind.plural}.yaml": content for folder in CRD_DIRS}
     files["crds/README.md"] = apidocs.crd_readme(list(KINDS.values()))
+    chart = root / "charts/ratchet"
+    files["charts/ratchet/README.md"] = chart_readme(
+        (chart / "values.yaml").read_text(), (chart / "Chart.yaml").read_text()
+    )
     files["docs/reference/api.md"] = apidocs.api_reference(crds)
     files["docs/reference/reasons.md"] = apidocs.reasons_reference()
     return files
@@ -161,7 +170,7 @@ def parser(what: str) -> argparse.ArgumentParser:
 def main() -> int:
     """Entry point of `python -m ratchet_api.crdgen`."""
     arguments = parser("Generate CRDs and reference pages from the models.").parse_args()
-    return run(outputs(), arguments.root, check=arguments.check)
+    return run(outputs(arguments.root), arguments.root, check=arguments.check)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,54 @@
+{{/* Name of the chart in labels. */}}
+{{- define "ratchet.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Name of the operator's objects: at most 52 characters, so that suffixes fit. */}}
+{{- define "ratchet.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else if contains (include "ratchet.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "ratchet.name" .) | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels of every object. */}}
+{{- define "ratchet.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{ include "ratchet.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: ratchet
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels by which the operator's pod is found; they never change. */}}
+{{- define "ratchet.selector" -}}
+app.kubernetes.io/name: {{ include "ratchet.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{- define "ratchet.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "ratchet.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "ratchet.stageServiceAccount" -}}
+{{- default (ternary "ratchet-stage" "default" .Values.stages.serviceAccount.create) .Values.stages.serviceAccount.name -}}
+{{- end -}}
+
+{{- define "ratchet.operatorImage" -}}
+{{- default (printf "ghcr.io/ratchet/operator:%s" .Chart.AppVersion) .Values.images.operator -}}
+{{- end -}}
+
+{{- define "ratchet.jobsImage" -}}
+{{- default (printf "ghcr.io/ratchet/jobs:%s" .Chart.AppVersion) .Values.images.jobs -}}
+{{- end -}}

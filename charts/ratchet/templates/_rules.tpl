@@ -1,0 +1,35 @@
+{{/*
+What the operator may do, in each namespace that it watches. A contract test compares this with the calls that the
+operator's code really makes: a verb more or less fails it. It may not read Secrets, and it may not touch Pods beyond
+looking: what runs in a namespace is decided by Jobs alone.
+*/}}
+{{- define "ratchet.rules" -}}
+# Datasets and policies: watched and read; what they ask for is never written by the operator.
+- apiGroups: [ratchet.dev]
+  resources: [feedbackdatasets, rlpolicies]
+  verbs: [get, list, watch]
+# Runs: watched and read; a policy's template stamps new ones (server-side apply), and the time-to-live deletes old ones.
+- apiGroups: [ratchet.dev]
+  resources: [rltrainingruns]
+  verbs: [get, list, watch, create, patch, delete]
+# The one status write per pass.
+- apiGroups: [ratchet.dev]
+  resources: [feedbackdatasets/status, rltrainingruns/status, rlpolicies/status]
+  verbs: [update]
+# One Job per attempt at a stage: applied once, watched, deleted on suspension or when a human changed it.
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, patch, delete]
+# stage.json of each attempt, and the optional ConfigMap ratchet-store of a namespace.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, create, patch]
+# Why a Job's pod does not run, how it ended, and where its /progress is.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+# What happened, for `kubectl describe`.
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end -}}

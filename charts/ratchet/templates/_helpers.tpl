@@ -3,7 +3,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Name of the operator's objects: at most 52 characters, so that suffixes fit. */}}
+{{/* Stem of all names: at most 52 characters, so that suffixes fit. */}}
 {{- define "ratchet.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
@@ -12,6 +12,11 @@
 {{- else -}}
 {{- printf "%s-%s" .Release.Name (include "ratchet.name" .) | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Name of the operator's own objects. */}}
+{{- define "ratchet.operatorName" -}}
+{{- printf "%s-operator" (include "ratchet.fullname" .) -}}
 {{- end -}}
 
 {{/* Labels of every object. */}}
@@ -35,7 +40,7 @@ app.kubernetes.io/component: operator
 
 {{- define "ratchet.serviceAccount" -}}
 {{- if .Values.serviceAccount.create -}}
-{{- default (include "ratchet.fullname" .) .Values.serviceAccount.name -}}
+{{- default (include "ratchet.operatorName" .) .Values.serviceAccount.name -}}
 {{- else -}}
 {{- default "default" .Values.serviceAccount.name -}}
 {{- end -}}

@@ -60,24 +60,13 @@ def test_every_tier_of_the_runner_has_a_folder() -> None:
     assert [tier for tier in suite.TIERS if not (ROOT / "tests" / tier).is_dir()] == []
 
 
-@pytest.fixture
-def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A scratch project under our conftest, without the plugins that take seconds to load."""
+def inner_project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *, why_no_cluster: str | None) -> None:
+    """A scratch project under our conftest, on a machine that has or lacks a cluster, without slow plugins."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeini("[pytest]\nmarkers = cluster\n    gpu\n    timed")
-    pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text())
-    return pytester
-
-
-@pytest.mark.parametrize(
-    ("ci", "want"),
-    [pytest.param("true", {"failed": 1, "skipped": 1}, id="CI"), pytest.param("", {"skipped": 2}, id="elsewhere")],
-)
-def test_a_skipped_cluster_test_fails_in_ci_and_only_there(
-    inner: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ci: str, want: dict[str, int]
-) -> None:
-    monkeypatch.setenv("CI", ci)
-    inner.makepyfile(
+    conftest = (ROOT / "tests" / "conftest.py").read_text()
+    pytester.makeconftest(f"{conftest}\n\ndef cluster_unavailable():\n    return {why_no_cluster!r}\n")
+    pytester.makepyfile(
         """
         import pytest
 
@@ -87,13 +76,37 @@ def test_a_skipped_cluster_test_fails_in_ci_and_only_there(
 
         def test_needs_something_else():
             pytest.skip("not installed")
+
+        def test_waits(time_scale):
+            assert time_scale == 0.05
         """
     )
-    result = inner.runpytest_inprocess()
+
+
+@pytest.mark.parametrize(
+    ("ci", "why_no_cluster", "want"),
+    [
+        pytest.param("", None, {"passed": 1, "skipped": 2}, id="skips are fine elsewhere"),
+        pytest.param("", "no root", {"passed": 1, "skipped": 2}, id="a machine without root skips"),
+        pytest.param("true", None, {"passed": 1, "failed": 1, "skipped": 1}, id="a test that skips itself fails in CI"),
+        pytest.param("true", "no root", {"passed": 1, "errors": 1, "skipped": 1}, id="a CI machine without root fails"),
+    ],
+)
+def test_a_skipped_cluster_test_fails_in_ci_and_only_there(
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    ci: str,
+    why_no_cluster: str | None,
+    want: dict[str, int],
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    inner_project(pytester, monkeypatch, why_no_cluster=why_no_cluster)
+    result = pytester.runpytest_inprocess()
     result.assert_outcomes(**want)
     assert ("may not be skipped in CI" in result.stdout.str()) == bool(ci)
+    assert (why_no_cluster or "no lab here") in result.stdout.str() or not ci
 
 
-def test_users_of_time_scale_are_found_by_make_soak(inner: pytest.Pytester) -> None:
-    inner.makepyfile("def test_a(time_scale): assert time_scale == 0.05\ndef test_b(): pass")
-    inner.runpytest_inprocess("-m", "timed").assert_outcomes(passed=1, deselected=1)
+def test_users_of_time_scale_are_found_by_make_soak(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner_project(pytester, monkeypatch, why_no_cluster=None)
+    pytester.runpytest_inprocess("-m", "timed").assert_outcomes(passed=1, deselected=2)

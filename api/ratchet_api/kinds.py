@@ -65,6 +65,15 @@ class SpecError(ValueError):
     """A manifest's spec cannot be accepted; the text says which field, which value and why."""
 
 
+_YAML_WORDS = {
+    "tuple_type": "Input should be a list",
+    "model_type": "Input should be an object",
+    "dict_type": "Input should be an object",
+    "bool_type": "Input should be true or false",
+}
+"""What pydantic names in Python's words, in YAML's."""
+
+
 def findings(error: ValidationError) -> list[str]:
     """Turn pydantic's findings into one line per wrong field: path as in YAML, value seen, what is wanted."""
     lines = []
@@ -80,7 +89,8 @@ def findings(error: ValidationError) -> list[str]:
             lines.append(f"{path}: {finding['ctx']['error']}")
         else:
             seen = repr(finding["input"])
-            lines.append(f"{path}: {finding['msg']} (seen: {seen if len(seen) <= 80 else seen[:79] + '…'})")
+            wanted = _YAML_WORDS.get(finding["type"], finding["msg"])
+            lines.append(f"{path}: {wanted} (seen: {seen if len(seen) <= 80 else seen[:79] + '…'})")
     return lines
 
 
@@ -136,7 +146,7 @@ RL_POLICY = Kind(
     columns=(
         PrinterColumn("State", ".status.state"),
         PrinterColumn("Champion", ".status.champion", "integer"),
-        PrinterColumn("Versions", ".status.versions[*].version"),
+        PrinterColumn("Latest", ".status.versions[-1:].version", "integer"),
         PrinterColumn("Latest-Run", ".status.latestRun", priority=1),
         PrinterColumn("Digest", ".status.championDigest", priority=1),
         PrinterColumn("Age", ".metadata.creationTimestamp", "date"),

@@ -1,0 +1,161 @@
+# ruff: noqa: E501 -- a table is read row by row
+"""One table of specs, good and bad, for pydantic and for a real API server (the first half of promise P16).
+
+A case changes one thing of a valid spec. `field` must stand in either refusal, `pydantic` and `server` are what each
+says besides; a case without `field` is accepted by both.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+DIGEST = "0" * 64
+REMOVE = object()
+
+VALID: Mapping[str, Mapping[str, Any]] = {
+    "FeedbackDataset": {
+        "type": "classification",
+        "source": {"objects": [{"uri": "store://data/train.csv"}]},
+    },
+    "RLTrainingRun": {
+        "policyType": "classifier",
+        "baseModel": {"uri": "store://models/encoder", "sha256": DIGEST},
+        "datasetRef": {"name": "tickets"},
+    },
+    "RLPolicy": {
+        "type": "classifier",
+        "training": {
+            "template": {
+                "baseModel": {"uri": "store://models/encoder", "sha256": DIGEST},
+                "datasetRef": {"name": "tickets"},
+            }
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One change to a valid spec and what becomes of it."""
+
+    rule: str
+    kind: str
+    change: Mapping[str, Any] = field(default_factory=dict)
+    field: str = ""
+    pydantic: str = ""
+    server: str = ""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The valid spec with the change made."""
+        return changed(VALID[self.kind], self.change)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether both must take it."""
+        return not self.field
+
+
+def changed(spec: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy with dotted paths set, or removed where the value is REMOVE."""
+    made = copy.deepcopy(dict(spec))
+    for path, value in change.items():
+        *parents, last = path.split(".")
+        here = made
+        for name in parents:
+            here = here.setdefault(name, {})
+        if value is REMOVE:
+            del here[last]
+        else:
+            here[last] = copy.deepcopy(value)
+    return made
+
+
+FBD, RUN, RLP = VALID
+
+ACCEPTED = (
+    Case("the smallest dataset", FBD),
+    Case("the smallest run", RUN),
+    Case("the smallest policy with a template", RLP),
+    Case("a policy without a template", RLP, {"training": REMOVE}),
+    Case("inline rows instead of objects", FBD, {"source": {"inline": [{"text": "hello", "label": "greeting"}]}}),
+    Case("a nested column path", FBD, {"columns.text": "message.body"}),
+    Case("an age filter with its column", FBD, {"filters.maxAgeDays": 30, "columns.timestamp": "at"}),
+    Case("a subject cap with its column", FBD, {"filters.maxSubjectSharePercent": 2.5, "columns.subject": "user"}),
+    Case("shares that add up to 100", FBD, {"split": {"trainPercent": 70, "validationPercent": 10, "testPercent": 20}}),
+    Case(
+        "a file put whole into one split", FBD, {"source.objects": [{"uri": "s3://bucket/a.parquet", "split": "test"}]}
+    ),
+    Case("labels in any script", FBD, {"labels": ["Rückfrage", "返品", "other stuff, with: signs"]}),
+    Case("a whole number where a fraction may stand", RUN, {"stages.supervised.epochs": 3}),
+    Case("a fraction of an epoch", RUN, {"stages.supervised.epochs": 0.25}),
+    Case("a rate just above zero", RUN, {"stages.supervised.learningRate": 1e-9}),
+    Case("a gate with one bound", RUN, {"evaluation.gates": [{"metric": "accuracy", "minimum": 0.8}]}),
+    Case("a gate with equal bounds", RUN, {"evaluation.gates": [{"metric": "ece", "minimum": 0, "maximum": 0}]}),
+    Case("a gate on one class", RUN, {"evaluation.gates": [{"metric": "macro_f1", "label": "refund", "minimum": 0.5}]}),
+    Case("a dataset name of 253 characters", RUN, {"datasetRef.name": "a" * 253}),
+    Case("a node selector", RUN, {"placement.nodeSelector": {"kubernetes.io/arch": "amd64", "gpu.model": ""}}),
+    Case("a toleration of every value", RUN, {"placement.tolerations": [{"key": "gpu", "operator": "Exists"}]}),
+    Case("an explicit null means omitted", RUN, {"publishTo": None, "lora.targetModules": None}),
+    Case("the largest seed", RUN, {"seed": 2**31 - 1}),
+)
+
+REFUSED = (
+    # shape
+    Case("unknown field", RUN, {"epochs": 3}, "epochs", "unknown field", "unknown field"),
+    Case("unknown field deep inside", RUN, {"stages.supervised.learning_rte": 1}, "learning_rte", "unknown field", "unknown field"),
+    Case("stage that does not exist", RUN, {"stages.rl": {}}, "stages.rl", "unknown field", "unknown field"),
+    Case("missing field", RUN, {"datasetRef": REMOVE}, "spec.datasetRef", "required", "Required"),
+    Case("text for a number", RUN, {"seed": "7"}, "spec.seed", "valid integer", "must be of type integer"),
+    Case("fraction for a whole number", RUN, {"stages.supervised.batchSize": 1.5}, "spec.stages.supervised.batchSize", "valid integer", "must be of type integer"),
+    Case("number for text", RUN, {"datasetRef.name": 7}, "spec.datasetRef.name", "valid string", "must be of type string"),
+    Case("text for a switch", RUN, {"suspend": "yes"}, "spec.suspend", "true or false", "must be of type boolean"),
+    Case("list for an object", RUN, {"lora": []}, "spec.lora", "an object", "must be of type object"),
+    Case("object for a list", RUN, {"evaluation.gates": {"metric": "ece"}}, "spec.evaluation.gates", "a list", "unknown field"),
+    Case("word outside the list", RUN, {"mode": "rl_only"}, "spec.mode", "supervised", "Unsupported value"),
+    Case("generator policies are not accepted before they act", RLP, {"type": "generator"}, "spec.type", "classifier", "Unsupported value"),
+    # bounds
+    Case("rate of zero", RUN, {"stages.supervised.learningRate": 0}, "spec.stages.supervised.learningRate", "greater than 0", "should be greater than 0"),
+    Case("rate above one", RUN, {"stages.supervised.learningRate": 1.1}, "spec.stages.supervised.learningRate", "less than or equal to 1", "should be less than or equal to 1"),
+    Case("smoothing of everything", RUN, {"stages.supervised.labelSmoothing": 1}, "spec.stages.supervised.labelSmoothing", "less than 1", "should be less than 1"),
+    Case("negative seed", RUN, {"seed": -1}, "spec.seed", "greater than or equal to 0", "should be greater than or equal to 0"),
+    Case("deadline of a second", RUN, {"activeDeadlineSeconds": 1}, "spec.activeDeadlineSeconds", "greater than or equal to 10", "should be greater than or equal to 10"),
+    Case("more GPUs than a node has", RUN, {"stages.supervised.resources.gpus": 17}, "spec.stages.supervised.resources.gpus", "less than or equal to 16", "should be less than or equal to 16"),
+    Case("too many gates", RUN, {"evaluation.gates": [{"metric": "ece", "maximum": 1}] * 33}, "spec.evaluation.gates", "at most 32", "at most 32"),
+    Case("empty label", FBD, {"labels": ["", "b"]}, "spec.labels[0]", "at least 1 character", "at least 1 char"),
+    Case("one class only", FBD, {"labels": ["a"]}, "spec.labels", "at least 2", "at least 2"),
+    Case("inline text of a megabyte", FBD, {"source": {"inline": [{"text": "x" * 1_000_000, "label": "a"}]}}, "spec.source.inline[0].text", "at most 8192", "may not be more than 8192"),
+    Case("empty inline text", FBD, {"source": {"inline": [{"text": "", "label": "a"}]}}, "spec.source.inline[0].text", "at least 1 character", "at least 1 char"),
+    # names and addresses
+    Case("dataset in another namespace", RUN, {"datasetRef": {"name": "tickets", "namespace": "other"}}, "namespace", "unknown field", "unknown field"),
+    Case("namespace smuggled into a name", RUN, {"datasetRef.name": "other/tickets"}, "spec.datasetRef.name", "match pattern", "should match"),
+    Case("name of 254 characters", RUN, {"datasetRef.name": "a" * 254}, "spec.datasetRef.name", "at most 253", "may not be more than 253"),
+    Case("upper case in a name", RUN, {"publishTo": {"name": "Router"}}, "spec.publishTo.name", "match pattern", "should match"),
+    Case("local path as model", RUN, {"baseModel.uri": "/models/encoder"}, "spec.baseModel.uri", "match pattern", "should match"),
+    Case("web address as model", RUN, {"baseModel.uri": "https://example.org/m"}, "spec.baseModel.uri", "match pattern", "should match"),
+    Case("query in an address", RUN, {"baseModel.uri": "s3://bucket/m?versionId=1"}, "spec.baseModel.uri", "match pattern", "should match"),
+    Case("shortened digest", RUN, {"baseModel.sha256": "abc123"}, "spec.baseModel.sha256", "at least 64", "at least 64"),
+    Case("upper-case digest", RUN, {"baseModel.sha256": "A" * 64}, "spec.baseModel.sha256", "match pattern", "should match"),
+    Case("blank in a column path", FBD, {"columns.text": "my text"}, "spec.columns.text", "match pattern", "should match"),
+    Case("label key that no node can have", RUN, {"placement.nodeSelector": {"a b": "c"}}, "spec.placement.nodeSelector", "match pattern", "each key must"),
+    Case("label value that no node can have", RUN, {"placement.nodeSelector": {"a": "b c"}}, "spec.placement.nodeSelector.a", "match pattern", "should match"),
+    Case("queue name that is no label value", RUN, {"placement.queueName": "a b"}, "spec.placement.queueName", "match pattern", "should match"),
+    # across fields
+    Case("two sources", FBD, {"source.inline": [{"text": "a", "label": "b"}]}, "spec.source", "exactly one of objects and inline", "exactly one of objects and inline"),
+    Case("no source", FBD, {"source": {}}, "spec.source", "exactly one of objects and inline", "exactly one of objects and inline"),
+    Case("shares that miss 100", FBD, {"split.trainPercent": 70}, "spec.split", "must add up to 100", "must add up to 100"),
+    Case("texts shorter than the shortest", FBD, {"filters": {"minTextChars": 10, "maxTextChars": 9}}, "spec.filters", "must not be above maxTextChars", "must not be above maxTextChars"),
+    Case("age filter without its column", FBD, {"filters.maxAgeDays": 30}, "filters.maxAgeDays", "needs columns.timestamp", "needs columns.timestamp"),
+    Case("subject cap without its column", FBD, {"filters.maxSubjectSharePercent": 5}, "filters.maxSubjectSharePercent", "needs columns.subject", "needs columns.subject"),
+    Case("a class twice", FBD, {"labels": ["a", "b", "a"]}, "labels", "must not repeat", "Duplicate value"),
+    Case("gate without a bound", RUN, {"evaluation.gates": [{"metric": "ece"}]}, "spec.evaluation.gates[0]", "needs minimum or maximum", "needs minimum or maximum"),
+    Case("gate that nothing passes", RUN, {"evaluation.gates": [{"metric": "ece", "minimum": 0.9, "maximum": 0.1}]}, "spec.evaluation.gates[0]", "must not be above maximum", "must not be above maximum"),
+    Case("class gate on another metric", RUN, {"evaluation.gates": [{"metric": "accuracy", "label": "a", "minimum": 0.5}]}, "spec.evaluation.gates[0]", "only for metric macro_f1", "only for metric macro_f1"),
+    Case("the same rule inside a policy's template", RLP, {"training.template.evaluation.gates": [{"metric": "ece"}]}, "spec.training.template.evaluation.gates[0]", "needs minimum or maximum", "needs minimum or maximum"),
+    Case("toleration with a value that cannot matter", RUN, {"placement.tolerations": [{"key": "gpu", "operator": "Exists", "value": "a"}]}, "spec.placement.tolerations[0]", "only for operator Equal", "only for operator Equal"),
+)  # fmt: skip
+
+CASES = (*ACCEPTED, *REFUSED)

@@ -30,15 +30,16 @@ class Health:
     Attributes:
         now: seconds of a monotonic clock.
         limit_seconds: a stored beat that is not seen for this long ends the process.
-        ready: the first lists are in and the queue works.
+        listed: every object was listed and marked once.
         stopping: the process was asked to end.
         unseen_since: when the oldest beat was stored that the watch has not shown yet; None = all seen.
-        watching: what watches died, by name; any makes the probe red.
+        last_seen: when the watch showed a beat last; None = never.
+        dead: why the watches ended for good; empty = they run.
     """
 
     now: Callable[[], float]
     limit_seconds: float
-    ready: bool = False
+    listed: bool = False
     stopping: bool = False
     unseen_since: float | None = None
     last_seen: float | None = None
@@ -80,8 +81,10 @@ class Health:
         """Say why /readyz is red, or None."""
         if self.stopping:
             return "stopping"
-        if not self.ready:
-            return "the first lists are not in yet"
+        if not self.listed:
+            return "the objects have not been listed yet"
+        if self.last_seen is None:
+            return "the first heartbeat has not come back yet"
         return self.sick()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -32,7 +32,7 @@ from ratchet_operator.cluster.refusals import classify
 CallObserver = Callable[[str, str, str, float], None]
 """Hears verb, resource, status code (or `error`) and seconds of every request."""
 
-_PAGE = 250
+_PAGE = 100  # a page of runs with full statuses stays below a few MB once parsed
 _MAX_ANSWER_BYTES = 64 * 2**20
 _PROGRESS_MAX_BYTES = 16 * 1024
 _PROGRESS_SECONDS = 2.0
@@ -106,12 +106,11 @@ class HttpCluster:
         self, resource: Resource, namespace: str | None, *, labels: Mapping[str, str] | None = None
     ) -> Sequence[KubeObject]:
         """Return all objects with these labels, read page by page; namespace None = every watched namespace."""
-        if namespace is None and self._namespaces:
-            found: list[KubeObject] = []
-            for one in self._namespaces:
-                found.extend(await self._list_whole(resource, one, labels))
-            return found
-        return await self._list_whole(resource, namespace, labels)
+        found: dict[tuple[str, str], KubeObject] = {}
+        async for page in self.pages(resource, namespace, labels=labels):
+            for item in page:
+                found[item["metadata"]["namespace"], item["metadata"]["name"]] = item
+        return tuple(found.values())
 
     async def create(self, resource: Resource, manifest: KubeObject) -> KubeObject:
         """Create the object; Conflict if it exists."""
@@ -174,6 +173,13 @@ class HttpCluster:
         """Queue a Kubernetes Event about the object; it is sent beside the passes, and never raises."""
         self._events.put(obj, type=type, reason=reason, message=message)
 
+    async def events(self, obj: KubeObject) -> Sequence[KubeObject]:
+        """Return the Events about exactly this object (by uid), at most 50."""
+        query = {"limit": "50"} | _selector("fieldSelector", {"regarding.uid": str(obj["metadata"]["uid"])})
+        page = await self._page("events", obj["metadata"]["namespace"], query, "")
+        found: Sequence[KubeObject] = page["items"]
+        return found
+
     async def progress(self, pod: KubeObject) -> Mapping[str, Any] | None:
         """Ask the pod's /progress; None if it has no address yet or gives no proper answer within two seconds."""
         address = pod.get("status", {}).get("podIP")
@@ -207,34 +213,46 @@ class HttpCluster:
         namespace = event["metadata"]["namespace"]
         await self._call("create", "events", namespace, event["metadata"]["name"], body=_whole("events", event))
 
-    async def _list_whole(
-        self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | None
-    ) -> Sequence[KubeObject]:
+    async def pages(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Sequence[KubeObject]]:
+        """Yield the objects page by page; a list that the server lost its place in begins anew, once.
+
+        A reader may then see an object twice, as it may see one that is gone by the end of the list.
+        """
+        scopes = self._namespaces if namespace is None and self._namespaces else (namespace,)
+        query = {"limit": str(_PAGE)} | _selector("labelSelector", labels) | _selector("fieldSelector", fields)
+        for scope in scopes:
+            token, restarted = "", False
+            while True:
+                try:
+                    page = await self._page(resource, scope, query, token)
+                except Unavailable as error:
+                    if error.status != 410 or not token or restarted:
+                        raise
+                    token, restarted = "", True
+                    continue
+                yield page["items"]
+                token = page["metadata"].get("continue") or ""
+                if not token:
+                    break
+
+    async def _page(self, resource: str, namespace: str | None, query: Mapping[str, str], token: str) -> KubeObject:
+        page_query = {**query, "continue": token} if token else query
+        status, page = await self._call("list", resource, namespace, "", query=page_query)
+        if status == 404:
+            raise Unavailable(
+                f"list {resource}: the API server does not know them; are the CRDs installed?", status=404
+            )
         _, api_version, kind = _PATHS[resource]
-        query = {"limit": str(_PAGE)}
-        if labels:
-            query["labelSelector"] = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-        found: list[KubeObject] = []
-        token = ""
-        restarted = False
-        while True:
-            try:
-                page_query = query | ({"continue": token} if token else {})
-                status, page = await self._call("list", resource, namespace, "", query=page_query)
-            except Unavailable as error:
-                # The server forgot the place in the list: begin again, once, or it never ends.
-                if error.status != 410 or not token or restarted:
-                    raise
-                restarted, token = True, ""
-                found.clear()
-                continue
-            if status == 404:
-                raise Unavailable(f"list {resource}: the API server does not know them; are the CRDs installed?")
-            # Items of a list come without these two.
-            found.extend({"apiVersion": api_version, "kind": kind} | item for item in page.get("items", ()))
-            token = page.get("metadata", {}).get("continue") or ""
-            if not token:
-                return found
+        # Items of a list come without these two.
+        items = [{"apiVersion": api_version, "kind": kind} | item for item in page.get("items") or ()]
+        return {"items": items, "metadata": page.get("metadata") or {}}
 
     async def _call(
         self,
@@ -310,6 +328,10 @@ _METHODS: dict[str, tuple[str, str]] = {
     "delete": ("DELETE", "application/json"),
     "update-status": ("PUT", "application/json"),
 }
+
+
+def _selector(name: str, wanted: Mapping[str, str] | None) -> dict[str, str]:
+    return {name: ",".join(f"{key}={value}" for key, value in sorted(wanted.items()))} if wanted else {}
 
 
 def _whole(resource: str, manifest: KubeObject) -> KubeObject:

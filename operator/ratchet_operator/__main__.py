@@ -1,0 +1,41 @@
+"""`ratchet-operator`: reads the settings, then runs the service until it is told to stop or can no longer work.
+
+Exit codes: 0 after SIGTERM or SIGINT, 70 when the operator stopped seeing the cluster (the kubelet starts it anew),
+78 when its settings or its login cannot be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import structlog
+
+from ratchet_operator import logs
+from ratchet_operator.cluster.connect import LoginError, connect
+from ratchet_operator.service import Service
+from ratchet_operator.settings import Settings, SettingsError
+
+EXIT_CONFIG = 78
+_log = structlog.get_logger(__name__)
+
+
+def main() -> None:
+    """Run the operator; the console script."""
+    try:
+        settings = Settings.from_env(os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"ratchet-operator: {error}\n")
+        sys.exit(EXIT_CONFIG)
+    logs.configure(settings.log_level)
+    try:
+        service = Service(settings, connect)
+    except LoginError as error:
+        _log.error("cannot_log_in", error=str(error))
+        sys.exit(EXIT_CONFIG)
+    sys.exit(asyncio.run(service.run()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""What observe and apply may rely on, whatever stands behind the `Cluster` protocol."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from ratchet_operator.cluster.connect import Connection
+from ratchet_operator.cluster.http import HttpCluster
+from ratchet_operator.cluster.memory import MemoryCluster
+from ratchet_operator.cluster.protocol import Cluster, Conflict
+from tests.contract.objects import config_map, job, run
+from tests.controlplane import ControlPlane
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(params=["memory", pytest.param("http", marks=pytest.mark.cluster)])
+async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
+    if request.param == "memory":
+        yield MemoryCluster()
+        return
+    plane: ControlPlane = request.getfixturevalue("control_plane")
+    async with HttpCluster(connection_to(plane)) as real:
+        yield real
+
+
+@pytest.fixture
+def namespace(request: pytest.FixtureRequest) -> str:
+    name = f"contract-{next(_numbers)}"
+    if "http" in request.node.callspec.params.values():
+        plane: ControlPlane = request.getfixturevalue("control_plane")
+        plane.namespace(name)
+    return name
+
+
+def connection_to(plane: ControlPlane, user: str = "admin") -> Connection:
+    return plane.connection(user)
+
+
+def without(obj: dict[str, Any] | None, *keys: str) -> dict[str, Any]:
+    assert obj is not None
+    return {key: value for key, value in obj["metadata"].items() if key not in keys}
+
+
+async def test_an_absent_object_is_none(cluster: Cluster, namespace: str) -> None:
+    assert await cluster.get("jobs", namespace, "absent") is None
+
+
+async def test_what_was_created_is_read_back_with_kind_uid_and_generation(cluster: Cluster, namespace: str) -> None:
+    made = await cluster.create("jobs", job(namespace, "a"))
+    read = await cluster.get("jobs", namespace, "a")
+    assert read is not None
+    assert read["kind"] == "Job"
+    assert read["apiVersion"] == "batch/v1"
+    assert read["metadata"]["uid"] == made["metadata"]["uid"]
+    assert read["metadata"]["generation"] == 1
+    assert read["metadata"]["creationTimestamp"]
+    assert read["metadata"]["labels"]["ratchet.dev/owner"] == "r"
+
+
+async def test_creating_a_name_twice_is_a_conflict(cluster: Cluster, namespace: str) -> None:
+    await cluster.create("configmaps", config_map(namespace, "a"))
+    with pytest.raises(Conflict):
+        await cluster.create("configmaps", config_map(namespace, "a"))
+
+
+async def test_the_same_name_in_another_namespace_or_resource_is_another_object(
+    cluster: Cluster, namespace: str
+) -> None:
+    first = await cluster.create("configmaps", config_map(namespace, "a"))
+    second = await cluster.create("jobs", job(namespace, "a"))
+    assert first["metadata"]["uid"] != second["metadata"]["uid"]
+
+
+async def test_applying_creates_and_applying_the_same_again_changes_nothing(cluster: Cluster, namespace: str) -> None:
+    first = await cluster.apply("configmaps", config_map(namespace, "a", text="1"))
+    second = await cluster.apply("configmaps", config_map(namespace, "a", text="1"))
+    assert first["metadata"]["resourceVersion"] == second["metadata"]["resourceVersion"]
+    third = await cluster.apply("configmaps", config_map(namespace, "a", text="2"))
+    assert third["metadata"]["uid"] == first["metadata"]["uid"]
+    assert third["metadata"]["resourceVersion"] != first["metadata"]["resourceVersion"]
+    assert third["data"] == {"text": "2"}
+
+
+async def test_a_list_holds_the_namespaces_objects_with_all_the_labels_and_their_kind(
+    cluster: Cluster, namespace: str
+) -> None:
+    await cluster.create("jobs", job(namespace, "a", labels={"stage": "x"}))
+    await cluster.create("jobs", job(namespace, "b", labels={"stage": "y"}))
+    await cluster.create("jobs", job(namespace, "c", labels={"stage": "x", "more": "z"}))
+    found = await cluster.list("jobs", namespace, labels={"stage": "x"})
+    assert sorted(item["metadata"]["name"] for item in found) == ["a", "c"]
+    assert {item["kind"] for item in found} == {"Job"}
+    both = await cluster.list("jobs", namespace, labels={"stage": "x", "more": "z"})
+    assert [item["metadata"]["name"] for item in both] == ["c"]
+    assert len(await cluster.list("jobs", namespace)) == 3
+
+
+async def test_a_list_longer_than_a_page_is_whole(cluster: Cluster, namespace: str) -> None:
+    for number in range(230):
+        await cluster.create("configmaps", config_map(namespace, f"c{number:03}"))
+    found = await cluster.list("configmaps", namespace)
+    assert sorted(item["metadata"]["name"] for item in found) == [f"c{number:03}" for number in range(230)]
+
+
+async def test_a_list_over_all_namespaces_holds_this_one(cluster: Cluster, namespace: str) -> None:
+    await cluster.create("rltrainingruns", run(namespace, "a"))
+    found = await cluster.list("rltrainingruns", None)
+    assert (namespace, "a") in {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in found}
+
+
+async def test_deleting_needs_the_uid_so_a_recreated_name_survives(cluster: Cluster, namespace: str) -> None:
+    old = await cluster.create("configmaps", config_map(namespace, "a"))
+    await cluster.delete("configmaps", namespace, "a", uid=old["metadata"]["uid"])
+    assert await cluster.get("configmaps", namespace, "a") is None
+    new = await cluster.create("configmaps", config_map(namespace, "a"))
+    await cluster.delete("configmaps", namespace, "a", uid=old["metadata"]["uid"])
+    survivor = await cluster.get("configmaps", namespace, "a")
+    assert survivor is not None
+    assert survivor["metadata"]["uid"] == new["metadata"]["uid"]
+
+
+async def test_deleting_what_is_gone_is_success(cluster: Cluster, namespace: str) -> None:
+    await cluster.delete("jobs", namespace, "absent", uid="00000000-0000-0000-0000-000000000000")
+
+
+async def test_a_status_write_replaces_the_whole_status_and_nothing_else(cluster: Cluster, namespace: str) -> None:
+    made = await cluster.create("rltrainingruns", run(namespace, "a"))
+    first = await cluster.patch_status("rltrainingruns", made, {"state": "Running", "stage": "resolve"})
+    second = await cluster.patch_status("rltrainingruns", first, {"state": "Complete"})
+    assert second["status"] == {"state": "Complete"}
+    read = await cluster.get("rltrainingruns", namespace, "a")
+    assert read is not None
+    assert read["status"] == {"state": "Complete"}
+    assert read["spec"] == made["spec"]
+    assert read["metadata"]["generation"] == made["metadata"]["generation"] == 1
+    assert read["metadata"]["resourceVersion"] == second["metadata"]["resourceVersion"]
+    assert read["metadata"]["resourceVersion"] != made["metadata"]["resourceVersion"]
+
+
+async def test_a_status_write_on_an_old_reading_is_a_conflict_and_writes_nothing(
+    cluster: Cluster, namespace: str
+) -> None:
+    """P9."""
+    old = await cluster.create("rltrainingruns", run(namespace, "a"))
+    await cluster.patch_status("rltrainingruns", old, {"state": "Running"})
+    with pytest.raises(Conflict):
+        await cluster.patch_status("rltrainingruns", old, {"state": "Failed"})
+    read = await cluster.get("rltrainingruns", namespace, "a")
+    assert read is not None
+    assert read["status"] == {"state": "Running"}
+
+
+async def test_a_status_write_to_a_deleted_object_is_a_conflict(cluster: Cluster, namespace: str) -> None:
+    old = await cluster.create("rltrainingruns", run(namespace, "a"))
+    await cluster.delete("rltrainingruns", namespace, "a", uid=old["metadata"]["uid"])
+    with pytest.raises(Conflict):
+        await cluster.patch_status("rltrainingruns", old, {"state": "Failed"})
+
+
+async def test_a_status_write_never_reaches_a_recreated_object(cluster: Cluster, namespace: str) -> None:
+    old = await cluster.create("rltrainingruns", run(namespace, "a"))
+    await cluster.delete("rltrainingruns", namespace, "a", uid=old["metadata"]["uid"])
+    await cluster.create("rltrainingruns", run(namespace, "a"))
+    with pytest.raises(Conflict):
+        await cluster.patch_status("rltrainingruns", old, {"state": "Failed"})
+    read = await cluster.get("rltrainingruns", namespace, "a")
+    assert read is not None
+    assert "status" not in read
+
+
+async def test_a_status_in_a_created_manifest_is_ignored(cluster: Cluster, namespace: str) -> None:
+    made = await cluster.create("rltrainingruns", run(namespace, "a") | {"status": {"state": "Complete"}})
+    assert "status" not in made
+
+
+async def test_an_event_never_raises(cluster: Cluster, namespace: str) -> None:
+    made = await cluster.create("rltrainingruns", run(namespace, "a"))
+    await cluster.emit(made, type="Warning", reason="Preempted", message="x" * 5000)
+    await cluster.emit(without_metadata(made), type="Normal", reason="Accepted", message="gone already")
+
+
+def without_metadata(obj: dict[str, Any]) -> dict[str, Any]:
+    return obj | {"metadata": {"name": "gone", "namespace": "no-such-namespace", "uid": "none"}}
+
+
+async def test_a_pod_without_an_address_reports_no_progress(cluster: Cluster, namespace: str) -> None:
+    pod = {"metadata": {"name": "p", "namespace": namespace, "uid": "u"}, "status": {"phase": "Pending"}}
+    assert await cluster.progress(pod) is None

@@ -259,7 +259,9 @@ class FeedbackDatasetSpec(ApiModel):
         if self.filters.max_age_days is not None and self.columns.timestamp is None:
             raise ValueError("filters.maxAgeDays needs columns.timestamp; name the column that holds each row's time")
         if self.filters.max_subject_share_percent is not None and self.columns.subject is None:
-            raise ValueError("filters.maxSubjectSharePercent needs columns.subject; name the column that holds the person")
+            raise ValueError(
+                "filters.maxSubjectSharePercent needs columns.subject; name the column that holds the person"
+            )
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             twice = next(label for place, label in enumerate(self.labels) if label in self.labels[:place])
             raise ValueError(f"labels must not repeat a class: {twice!r} stands there twice; remove one")
@@ -370,6 +372,26 @@ class FeedbackDatasetStatus(StatusModel):
             default="",
             max_length=256,
             description="observedRefresh: value of the ratchet.dev/refresh annotation that the newest snapshot answers.",
+        ),
+    ]
+    target: Annotated[
+        str,
+        Field(
+            default="",
+            max_length=64,
+            description="target: digest of the sources, rules and refresh value that the recorded attempt works for.",
+        ),
+    ]
+    snapshot_target: Annotated[
+        str,
+        Field(default="", max_length=64, description="snapshotTarget: the target that the newest snapshot answers."),
+    ]
+    failed_target: Annotated[
+        str,
+        Field(
+            default="",
+            max_length=64,
+            description="failedTarget: digest of the spec whose snapshot failed for good; a change of spec or a new refresh value tries again.",
         ),
     ]
     attempt: Annotated[StageAttempt | None, Field(default=None, description="attempt: the running or last attempt.")]

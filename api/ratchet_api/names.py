@@ -24,6 +24,8 @@ LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 
 ANNOTATION_SPEC_HASH = "ratchet.dev/spec-hash"
 """Hash of the manifest as we rendered it; tells an adopted child from a foreign one."""
+ANNOTATION_OWNER_NAME = "ratchet.dev/owner-name"
+"""Whole name of a child's owner; its label may hold a cut form."""
 ANNOTATION_PROMOTE = "ratchet.dev/promote"
 """On an RLPolicy: the version number that shall become champion (set by `ratchet promote`)."""
 ANNOTATION_REFRESH = "ratchet.dev/refresh"
@@ -33,6 +35,8 @@ STORE_CONFIGMAP = "ratchet-store"
 """Name of the optional ConfigMap that gives a namespace its own store (keys uri, endpoint, region, secretName)."""
 STAGE_FILE = "stage.json"
 STAGE_DIR = "/etc/ratchet"
+STAGE_CONTAINER = "stage"
+"""Name of the one container of a stage's pod."""
 PROGRESS_PORT = 9402
 
 _CHILD_LIMIT = 52  # a Job's pod name adds "-" and 5 characters; label values and host names end at 63

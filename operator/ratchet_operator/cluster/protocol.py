@@ -96,5 +96,12 @@ class Cluster(Protocol):
     async def emit(self, obj: KubeObject, *, type: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         """Record a Kubernetes Event about the object; failure is logged and never raised."""
 
+    async def events(self, obj: KubeObject) -> Sequence[KubeObject]:
+        """Return the Events about exactly this object (by uid), at most 50.
+
+        Asked only when a Job has no pod: the Job controller says nowhere else that a quota or an admission rule
+        refuses the pod.
+        """
+
     async def progress(self, pod: KubeObject) -> Mapping[str, Any] | None:
         """Ask the pod's /progress; None if it does not answer within two seconds."""

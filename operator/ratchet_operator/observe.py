@@ -1,0 +1,255 @@
+"""Read everything that a pass's decision needs, and nothing else, through the `Cluster` protocol.
+
+`Observer` builds the worlds that `plan` reads. It never decides and never writes. What is read depends only on what
+the stored status says the run is waiting for, so that a pass stays cheap: the Job of the recorded attempt by name,
+its pods only while the Job can tell something, the dataset until the run has fixed its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from ratchet_api.attempts import StageAttempt
+from ratchet_api.conditions import Condition, ConditionType, Reason, is_true
+from ratchet_api.feedback_dataset import FeedbackDatasetSpec, FeedbackDatasetStatus
+from ratchet_api.kinds import FEEDBACK_DATASET, RL_POLICY, RL_TRAINING_RUN, SpecError
+from ratchet_api.names import LABEL_ATTEMPT, LABEL_OWNER_UID, LABEL_STAGE, STORE_CONFIGMAP, child_name
+from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
+from ratchet_api.stage import Progress, Stage
+from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus
+from ratchet_operator.cluster.protocol import Cluster, KubeObject
+from ratchet_operator.plan.runs.finished import ended
+from ratchet_operator.plan.runs.progress import progress_due
+from ratchet_operator.plan.runs.state import current_stage
+from ratchet_operator.plan.sights import (
+    dataset_sight,
+    job_sight,
+    meta_of,
+    pod_sight,
+    policy_sight,
+    publishable_run,
+    refused_pods,
+    rows_of,
+    table_of,
+    text_of,
+)
+from ratchet_operator.plan.world import (
+    DatasetSight,
+    DatasetWorld,
+    JobSight,
+    Meta,
+    PodSight,
+    PolicySight,
+    PolicyWorld,
+    RunWorld,
+    StageSight,
+)
+from ratchet_operator.settings import Settings, StoreSettings
+
+Clock = Callable[[], datetime]
+_UNPUBLISHED = frozenset({Reason.WAITING_FOR_POLICY.value, Reason.POLICY_NOT_FOUND.value})
+
+
+class Observer:
+    """Builds the world of one object."""
+
+    def __init__(self, cluster: Cluster, settings: Settings, clock: Clock) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._clock = clock
+
+    async def run(self, obj: KubeObject) -> RunWorld:
+        """Read what an RLTrainingRun's decision needs."""
+        meta = meta_of(RL_TRAINING_RUN.kind, "rltrainingruns", obj)
+        spec, problem = _run_spec(obj)
+        status, readable = _run_status(obj)
+        frozen = not readable and _says_ended(obj)
+        world = RunWorld(
+            now=self._clock(),
+            settings=self._settings,
+            meta=meta,
+            spec=spec,
+            spec_error=problem,
+            status=status,
+            frozen=frozen,
+        )
+        if meta.deleting or spec is None or frozen or ended(status):
+            return world
+        row = current_stage(status)
+        sight = StageSight()
+        if row is not None and row.attempt is not None:
+            sight = await self._stage(meta, row.name, row.attempt)
+        dataset = policy = None
+        if status.resolved is None:
+            dataset = await self._dataset(meta.namespace, spec.dataset_ref.name)
+        elif status.stages and row is None and spec.publish_to is not None:
+            policy = await self._policy(meta.namespace, spec.publish_to.name)
+        store = await self._store(meta.namespace) if status.resolved is None or sight.job is None else None
+        world = replace(world, sight=sight, dataset=dataset, policy=policy, store=store)
+        if self._running_pod(sight) is not None and progress_due(world):
+            return replace(world, sight=replace(sight, progress=await self._progress(sight)))
+        return world
+
+    async def dataset(self, obj: KubeObject) -> DatasetWorld:
+        """Read what a FeedbackDataset's decision needs."""
+        meta = meta_of(FEEDBACK_DATASET.kind, "feedbackdatasets", obj)
+        spec, problem = _dataset_spec(obj)
+        try:
+            status = FeedbackDatasetStatus.model_validate(obj.get("status") or {})
+        except ValidationError:
+            status = FeedbackDatasetStatus()
+        sight, store = StageSight(), None
+        if not meta.deleting and spec is not None:
+            if status.attempt is not None:
+                sight = await self._stage(meta, Stage.SNAPSHOT.value, status.attempt)
+            store = await self._store(meta.namespace) if sight.job is None else None
+        return DatasetWorld(
+            now=self._clock(),
+            settings=self._settings,
+            meta=meta,
+            spec=spec,
+            spec_error=problem,
+            status=status,
+            store=store,
+            sight=sight,
+        )
+
+    async def policy(self, obj: KubeObject) -> PolicyWorld:
+        """Read what an RLPolicy's decision needs."""
+        meta = meta_of(RL_POLICY.kind, "rlpolicies", obj)
+        spec, problem = _policy_spec(obj)
+        try:
+            status = RLPolicyStatus.model_validate(obj.get("status") or {})
+        except ValidationError:
+            status = _rescued_policy_status(obj)
+        world = PolicyWorld(
+            now=self._clock(), settings=self._settings, meta=meta, spec=spec, spec_error=problem, status=status
+        )
+        if meta.deleting or spec is None:
+            return world
+        listed = await self._cluster.list("rltrainingruns", meta.namespace)
+        runs = tuple(publishable_run(run, _UNPUBLISHED) for run in listed if _publishes_to(run, meta.name, spec.type))
+        dataset = None
+        if spec.training is not None and not spec.training.suspend:
+            dataset = await self._dataset(meta.namespace, spec.training.template.dataset_ref.name)
+        return replace(world, runs=runs, dataset=dataset)
+
+    async def _stage(self, meta: Meta, stage: str, attempt: StageAttempt) -> StageSight:
+        """Read the recorded attempt: its Job, and of its pods no more than the Job can tell something about."""
+        found = await self._cluster.get("jobs", meta.namespace, attempt.job)
+        if found is None:
+            return StageSight(previous=await self._previous(meta, stage, attempt))
+        job = job_sight(found)
+        if job.owner_uid != meta.uid or (job.suspended and not job.over and not job.active):
+            return StageSight(job=job)
+        labels = {LABEL_OWNER_UID: meta.uid, LABEL_STAGE: stage, LABEL_ATTEMPT: str(attempt.number)}
+        pods = tuple(pod_sight(pod) for pod in await self._cluster.list("pods", meta.namespace, labels=labels))
+        refused = ""
+        if not pods and not job.over:
+            refused = refused_pods(await self._cluster.events(found))
+        return StageSight(job=job, pods=pods, refused_pods=refused)
+
+    async def _previous(self, meta: Meta, stage: str, attempt: StageAttempt) -> JobSight | None:
+        """The Job of the attempt before: it must not live when the next one is created."""
+        if attempt.number == 1:
+            return None
+        found = await self._cluster.get("jobs", meta.namespace, child_name(meta.name, stage, attempt.number - 1))
+        before = job_sight(found) if found is not None else None
+        return before if before is not None and before.owner_uid == meta.uid else None
+
+    def _running_pod(self, sight: StageSight) -> PodSight | None:
+        pod = sight.pod
+        return pod if pod is not None and pod.started and not pod.over and not pod.deleting else None
+
+    async def _progress(self, sight: StageSight) -> Progress | None:
+        pod = self._running_pod(sight)
+        told = await self._cluster.progress(pod.manifest) if pod is not None else None
+        try:
+            return Progress.model_validate(told) if told is not None else None
+        except ValidationError:
+            return None
+
+    async def _dataset(self, namespace: str, name: str) -> DatasetSight | None:
+        found = await self._cluster.get("feedbackdatasets", namespace, name)
+        return dataset_sight(found) if found is not None else None
+
+    async def _policy(self, namespace: str, name: str) -> PolicySight | None:
+        found = await self._cluster.get("rlpolicies", namespace, name)
+        return policy_sight(found) if found is not None else None
+
+    async def _store(self, namespace: str) -> StoreSettings | None:
+        """The namespace's own store if its ConfigMap names one, else the operator's default."""
+        found = await self._cluster.get("configmaps", namespace, STORE_CONFIGMAP)
+        data = table_of(found.get("data")) if found is not None else {}
+        uri = text_of(data.get("uri")).strip()
+        if not uri:
+            return self._settings.store
+        return StoreSettings(
+            uri=uri,
+            endpoint=text_of(data.get("endpoint")).strip() or None,
+            region=text_of(data.get("region")).strip() or "us-east-1",
+            secret_name=text_of(data.get("secretName")).strip() or None,
+        )
+
+
+def _run_spec(obj: KubeObject) -> tuple[RLTrainingRunSpec | None, str]:
+    try:
+        return RL_TRAINING_RUN.parse_spec(obj), ""
+    except SpecError as error:
+        return None, str(error)
+
+
+def _dataset_spec(obj: KubeObject) -> tuple[FeedbackDatasetSpec | None, str]:
+    try:
+        return FEEDBACK_DATASET.parse_spec(obj), ""
+    except SpecError as error:
+        return None, str(error)
+
+
+def _policy_spec(obj: KubeObject) -> tuple[RLPolicySpec | None, str]:
+    try:
+        return RL_POLICY.parse_spec(obj), ""
+    except SpecError as error:
+        return None, str(error)
+
+
+def _run_status(obj: KubeObject) -> tuple[RLTrainingRunStatus, bool]:
+    """Return the stored status and whether it could be read; one that cannot be read counts as empty."""
+    try:
+        return RLTrainingRunStatus.model_validate(obj.get("status") or {}), True
+    except ValidationError:
+        return RLTrainingRunStatus(), False
+
+
+def _says_ended(obj: KubeObject) -> bool:
+    """Whether an unreadable status still says Complete or Failed: such a run must never start again."""
+    conditions = []
+    for row in rows_of(table_of(obj.get("status")).get("conditions")):
+        try:
+            conditions.append(Condition.model_validate(row))
+        except ValidationError:
+            if row.get("status") == "True" and row.get("type") in (ConditionType.COMPLETE, ConditionType.FAILED):
+                return True
+    return is_true(conditions, ConditionType.COMPLETE) or is_true(conditions, ConditionType.FAILED)
+
+
+def _rescued_policy_status(obj: KubeObject) -> RLPolicyStatus:
+    """Of an unreadable status keep what must never be lost: the next number rises, whatever else is broken."""
+    raw = table_of(obj.get("status"))
+    numbers = [raw.get("nextVersion"), *(_plus_one(row.get("version")) for row in rows_of(raw.get("versions")))]
+    highest = max((n for n in numbers if isinstance(n, int) and 1 <= n <= 2**31), default=1)
+    return RLPolicyStatus(next_version=highest)
+
+
+def _plus_one(value: Any) -> int | None:
+    return value + 1 if isinstance(value, int) else None
+
+
+def _publishes_to(run: Mapping[str, Any], policy: str, policy_type: str) -> bool:
+    spec = table_of(run.get("spec"))
+    return table_of(spec.get("publishTo")).get("name") == policy and spec.get("policyType") == policy_type

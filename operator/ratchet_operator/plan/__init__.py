@@ -1,0 +1,1 @@
+"""The pure decisions: worlds in, plans out. Never reads a clock, a cluster or a random number."""

@@ -1,0 +1,240 @@
+"""The rules of a policy: register versions, set the champion that was asked for, stamp runs from the template. Pure.
+
+Numbers rise and are never used again. The champion changes only when somebody asks for a registered version. Called
+once per pass by `reconcile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from ratchet_api.base import API_VERSION, digest_of
+from ratchet_api.conditions import ConditionType, Reason
+from ratchet_api.names import (
+    ANNOTATION_PROMOTE,
+    LABEL_MANAGED_BY,
+    LABEL_OWNER_KIND,
+    LABEL_OWNER_NAME,
+    LABEL_OWNER_UID,
+    LABEL_POLICY,
+    MANAGED_BY,
+    label_value,
+    run_name_for_template,
+)
+from ratchet_api.policy import LedgerRow, PolicyVersion, RLPolicySpec, RLPolicyStatus
+from ratchet_operator.desired.child import owner_reference, with_hash
+from ratchet_operator.plan.say import Said, at_rest, progressing, settle, stalled, with_remedy
+from ratchet_operator.plan.world import (
+    NOW,
+    CreateObject,
+    Event,
+    Meta,
+    Plan,
+    PolicyWorld,
+    PublishableRun,
+    Refusal,
+)
+
+PolicyPlan = Plan[RLPolicyStatus]
+VERSIONS_LIMIT = 20
+LEDGER_LIMIT = 20
+_METRICS_LIMIT = 16
+_REFUSED_SECONDS = 120.0
+_BACKLOG_SECONDS = 30.0
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def plan_policy(world: PolicyWorld) -> PolicyPlan:
+    """Decide what a pass does for a policy. Equal worlds give equal plans."""
+    for rule in RULES:
+        decided = rule(world)
+        if decided is not None:
+            return decided
+    return _report(world)
+
+
+def refused_policy(world: PolicyWorld, refusal: Refusal) -> PolicyPlan:
+    """Record that the cluster refused to create the stamped run; tried again later."""
+    message = with_remedy(refusal.reason, f"{world.meta.title}: {refusal.message}")
+    said = (Said(ConditionType.READY, False, refusal.reason, message), *stalled(refusal.reason, message))
+    return settle(world, world.status, "Stalled", said, requeue_after=world.settings.pause(_REFUSED_SECONDS))
+
+
+def template_digest(spec: RLPolicySpec, dataset_digest: str) -> str:
+    """Digest of a run template and the snapshot it is stamped for; the run's name is a function of it."""
+    if spec.training is None:
+        raise ValueError("a policy without spec.training stamps nothing")
+    template = spec.training.template.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    return digest_of({"template": template, "dataset": dataset_digest})
+
+
+def render_run(meta: Meta, spec: RLPolicySpec, name: str) -> dict[str, Any]:
+    """Render the run that the policy stamps from its template."""
+    if spec.training is None:
+        raise ValueError(f"{meta.title}: there is no spec.training to stamp from")
+    template = spec.training.template.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    labels = {
+        LABEL_MANAGED_BY: MANAGED_BY,
+        LABEL_OWNER_KIND: meta.kind,
+        LABEL_OWNER_NAME: label_value(meta.name),
+        LABEL_OWNER_UID: meta.uid,
+        LABEL_POLICY: label_value(meta.name),
+    }
+    metadata = {
+        "name": name,
+        "namespace": meta.namespace,
+        "labels": labels,
+        "ownerReferences": [owner_reference(meta)],
+    }
+    run_spec = {**template, "policyType": spec.type, "publishTo": {"name": meta.name}}
+    return with_hash({"apiVersion": API_VERSION, "kind": "RLTrainingRun", "metadata": metadata, "spec": run_spec})
+
+
+def _leave_deleted(world: PolicyWorld) -> PolicyPlan | None:
+    return Plan() if world.meta.deleting else None
+
+
+def _refuse_invalid(world: PolicyWorld) -> PolicyPlan | None:
+    if world.spec is not None:
+        return None
+    message = with_remedy(Reason.INVALID_SPEC, world.spec_error)
+    said = (Said(ConditionType.READY, False, Reason.INVALID_SPEC, message), *stalled(Reason.INVALID_SPEC, message))
+    return settle(world, world.status, "Invalid", said)
+
+
+def _register(world: PolicyWorld) -> PolicyPlan | None:
+    """Give numbers to runs that passed their gates, oldest first; one that still waits for its number is kept."""
+    status = world.status
+    known = {v.run_uid for v in status.versions}
+    waiting = sorted(
+        (run for run in world.runs if run.waiting and run.uid not in known),
+        key=lambda run: (run.finished or _LONG_AGO, run.name, run.uid),
+    )
+    if not waiting:
+        return None
+    taken = {run.uid for run in world.runs if not run.numbered}
+    versions, number, events = list(status.versions), status.next_version, []
+    for run in waiting:
+        room = _make_room(versions, champion=status.champion, taken=taken)
+        if room is None:
+            break
+        versions = [*room, _version(run, number, world.now)]
+        events.append(Event(Reason.VERSION_REGISTERED, f"Run {run.name!r} is version {number}."))
+        number += 1
+    if not events:
+        # every row is the champion or waits to be read by its run: look again when those have read theirs
+        return None
+    status = status.model_copy(update={"versions": tuple(versions), "next_version": number})
+    said = progressing(Reason.VERSION_REGISTERED, events[-1].message)
+    return settle(world, status, world.status.state or "Ready", said, events=events, requeue_after=NOW)
+
+
+def _make_room(
+    versions: Sequence[PolicyVersion], *, champion: int | None, taken: set[str]
+) -> list[PolicyVersion] | None:
+    """Return the versions with place for one more; None if each is champion or not yet read by its run."""
+    kept = list(versions)
+    while len(kept) >= VERSIONS_LIMIT:
+        idle = next((v for v in kept if v.version != champion and v.run_uid not in taken), None)
+        if idle is None:
+            return None
+        kept.remove(idle)
+    return kept
+
+
+def _version(run: PublishableRun, number: int, now: datetime) -> PolicyVersion:
+    return PolicyVersion(
+        version=number,
+        run=run.name,
+        run_uid=run.uid,
+        uri=run.uri,
+        digest=run.digest,
+        dataset_digest=run.dataset_digest,
+        metrics=dict(list(run.metrics.items())[:_METRICS_LIMIT]),
+        published=now,
+    )
+
+
+def _promote(world: PolicyWorld) -> PolicyPlan | None:
+    """Act once on a new value of the promote annotation."""
+    asked = world.meta.annotations.get(ANNOTATION_PROMOTE, "")[:64]
+    status = world.status
+    if asked == status.observed_promote:
+        return None
+    seen = status.model_copy(update={"observed_promote": asked})
+    version = _asked_version(world, asked)
+    if version is None or version.version == status.champion:
+        return settle(world, seen, world.status.state or "Pending", (), requeue_after=NOW)
+    why = f"asked for by {ANNOTATION_PROMOTE}"
+    row = LedgerRow(version=version.version, since=world.now, why=why)
+    seen = seen.model_copy(
+        update={
+            "champion": version.version,
+            "champion_digest": version.digest,
+            "ledger": (*status.ledger, row)[-LEDGER_LIMIT:],
+        }
+    )
+    event = Event(Reason.CHAMPION_SET, f"Version {version.version} is champion ({why}).")
+    return settle(world, seen, "Ready", (), events=(event,), requeue_after=NOW)
+
+
+def _asked_version(world: PolicyWorld, asked: str) -> PolicyVersion | None:
+    if not asked.isascii() or not asked.isdecimal():
+        return None
+    return next((v for v in world.status.versions if v.version == int(asked)), None)
+
+
+def _stamp(world: PolicyWorld) -> PolicyPlan | None:
+    """Create the template's run for the dataset's present snapshot, once."""
+    spec, dataset = world.spec, world.dataset
+    if spec is None or spec.training is None or spec.training.suspend or dataset is None:
+        return None
+    if not dataset.ready or dataset.snapshot is None:
+        return None
+    name = run_name_for_template(world.meta.name, template_digest(spec, dataset.snapshot.digest))
+    if world.status.latest_run == name:
+        return None
+    run = CreateObject("rltrainingruns", render_run(world.meta, spec, name))
+    status = world.status.model_copy(update={"latest_run": name})
+    text = f"Run {name!r} is stamped for snapshot {dataset.snapshot.digest[:12]}."
+    event = Event(Reason.RUN_STAMPED, text)
+    said = progressing(Reason.RUN_STAMPED, text)
+    state = world.status.state or "Pending"
+    return settle(world, status, state, said, actions=(run,), events=(event,), requeue_after=NOW)
+
+
+RULES: tuple[Callable[[PolicyWorld], PolicyPlan | None], ...] = (
+    _leave_deleted,  # the garbage collector works
+    _refuse_invalid,  # a spec that the models refuse
+    _register,  # runs that passed their gates get the next numbers
+    _promote,  # a new value of the promote annotation is acted upon once
+    _stamp,  # the template's run for the present snapshot
+)
+
+
+def _report(world: PolicyWorld) -> PolicyPlan:
+    """The last rule: say which version is champion, or why none is, or what the annotation asks for in vain."""
+    status = world.status
+    asked = status.observed_promote
+    backlog = any(run.waiting for run in world.runs) and len(status.versions) >= VERSIONS_LIMIT
+    requeue = world.settings.pause(_BACKLOG_SECONDS) if backlog else None
+    if asked and not (asked.isdecimal() and int(asked) == status.champion):
+        newest = max((v.version for v in status.versions), default=None)
+        text = f"{ANNOTATION_PROMOTE}: {asked!r} was no version of {world.meta.title} when it was asked for"
+        text += f" (the newest is {newest})" if newest else " (it has none yet)"
+        text += "; the champion stays. Take the annotation away or set another number"
+        message = with_remedy(Reason.VERSION_NOT_FOUND, text)
+        said = Said(ConditionType.READY, False, Reason.VERSION_NOT_FOUND, message)
+        kstatus = stalled(Reason.VERSION_NOT_FOUND, message)
+        return settle(world, status, "VersionNotFound", (said, *kstatus), requeue_after=requeue)
+    if status.champion is None:
+        message = with_remedy(
+            Reason.NO_VERSION, f"{world.meta.title} has {len(status.versions)} version(s) and no champion"
+        )
+        said = Said(ConditionType.READY, False, Reason.NO_VERSION, message)
+        return settle(world, status, "NoChampion", (said, *at_rest(Reason.NO_VERSION)), requeue_after=requeue)
+    text = f"Version {status.champion} is champion."
+    said = Said(ConditionType.READY, True, Reason.CHAMPION_SET, text)
+    return settle(world, status, "Ready", (said, *at_rest(Reason.CHAMPION_SET)), requeue_after=requeue)

@@ -1,0 +1,57 @@
+"""Rules that refuse a run which cannot or may not start: invalid, not allowed, changed after the start, no store. Pure.
+
+Each refusal is a condition with the remedy and heals by itself when the cause is gone.
+"""
+
+from __future__ import annotations
+
+from ratchet_api.conditions import ConditionType, Reason
+from ratchet_api.training_run import RLTrainingRunStatus
+from ratchet_operator.plan.runs.state import image_of, immutable_digest, spec_of
+from ratchet_operator.plan.say import Said, settle, stalled, with_remedy
+from ratchet_operator.plan.world import Plan, RunWorld
+
+RunPlan = Plan[RLTrainingRunStatus]
+_STORE_RECHECK_SECONDS = 60.0
+
+
+def refuse_invalid_spec(world: RunWorld) -> RunPlan | None:
+    """A spec that the models or the allow-lists refuse starts nothing (the API server's schema may be older or off)."""
+    if world.spec is None:
+        return _refuse(world, "Invalid", Reason.INVALID_SPEC, world.spec_error)
+    image = image_of(world)
+    if not world.settings.image_allowed(image):
+        text = f"{world.meta.title}: spec.image {image!r} is not on the operator's allow-list"
+        return _refuse(world, "Invalid", Reason.IMAGE_NOT_ALLOWED, text)
+    wanted = world.spec.placement.priority_class_name
+    if wanted is not None and wanted not in world.settings.allowed_priority_classes:
+        text = f"{world.meta.title}: spec.placement.priorityClassName {wanted!r} is not on the operator's allow-list"
+        return _refuse(world, "Invalid", Reason.PRIORITY_CLASS_NOT_ALLOWED, text)
+    return None
+
+
+def refuse_changed_spec(world: RunWorld) -> RunPlan | None:
+    """A started run whose immutable part changed starts nothing new until the change is reverted."""
+    resolved = world.status.resolved
+    if resolved is None or resolved.spec_digest == immutable_digest(spec_of(world)):
+        return None
+    text = f"{world.meta.title}: spec was changed after the run started (only suspend and ttlSecondsAfterFinished may)"
+    return _refuse(world, "Invalid", Reason.SPEC_CHANGED, text)
+
+
+def require_store(world: RunWorld) -> RunPlan | None:
+    """Without a store nothing can be read or committed."""
+    needed = world.status.resolved is None or world.sight.job is None
+    if world.store is not None or not needed:
+        return None
+    text = f"{world.meta.title}: namespace {world.meta.namespace!r} has no store"
+    return _refuse(world, "Pending", Reason.STORE_NOT_CONFIGURED, text, recheck=_STORE_RECHECK_SECONDS)
+
+
+def _refuse(world: RunWorld, state: str, reason: Reason, detail: str, *, recheck: float | None = None) -> RunPlan:
+    message = with_remedy(reason, detail)
+    said = list(stalled(reason, message))
+    if any(c.type == ConditionType.RUNNING for c in world.status.conditions) and world.sight.job is None:
+        said.append(Said(ConditionType.RUNNING, False, reason))
+    requeue = None if recheck is None else world.settings.pause(recheck)
+    return settle(world, world.status, state, said, requeue_after=requeue)

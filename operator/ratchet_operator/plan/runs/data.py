@@ -1,0 +1,108 @@
+"""Rules before the first Job: wait for the dataset's snapshot, then fix every input of the run. Pure.
+
+After `await_data` spoke for the last time, no later change of the dataset, the operator's image or its version
+reaches the run: digest, image, code version and store stand in status.resolved.
+"""
+
+from __future__ import annotations
+
+from ratchet_api.conditions import ConditionType, Reason
+from ratchet_api.feedback_dataset import SnapshotSummary
+from ratchet_api.stage import Stage
+from ratchet_api.training_run import Estimate, ResolvedRun, RLTrainingRunStatus, StageStatus
+from ratchet_operator.plan.attempts import first_attempt
+from ratchet_operator.plan.runs.contents import stage_input_digest
+from ratchet_operator.plan.runs.state import (
+    STAGE_ORDER,
+    image_of,
+    immutable_digest,
+    spec_of,
+    stage_resources,
+    training_steps,
+)
+from ratchet_operator.plan.say import Said, at_rest, progressing, settle, with_remedy
+from ratchet_operator.plan.world import NOW, Event, Plan, RunWorld
+from ratchet_operator.settings import StoreSettings
+
+RunPlan = Plan[RLTrainingRunStatus]
+
+
+def report_dry_run(world: RunWorld) -> RunPlan | None:
+    """A dry run ends with the estimate as soon as the dataset is ready; it starts nothing."""
+    spec = spec_of(world)
+    if not spec.dry_run:
+        return None
+    snapshot = _ready_snapshot(world)
+    if snapshot is None:
+        return _wait(world)
+    stages = tuple(stage.value for stage in STAGE_ORDER)
+    steps, gpus = training_steps(spec, snapshot.counts.train), max(stage_resources(spec, s).gpus for s in stages)
+    estimate = Estimate(stages=stages, train_rows=snapshot.counts.train, steps=steps, gpus=gpus)
+    text = f"Would run {', '.join(stages)} on {snapshot.counts.train} rows: {steps} steps, at most {gpus} GPUs."
+    said = (
+        Said(ConditionType.DATA_READY, True, Reason.SNAPSHOT_READY, f"Snapshot {snapshot.digest}."),
+        Said(ConditionType.COMPLETE, True, Reason.DRY_RUN, with_remedy(Reason.DRY_RUN, text)),
+        *at_rest(Reason.DRY_RUN),
+    )
+    status = world.status.model_copy(update={"estimate": estimate, "completion_time": world.now})
+    return settle(world, status, "DryRun", said, events=(Event(Reason.DRY_RUN, text),))
+
+
+def await_data(world: RunWorld) -> RunPlan | None:
+    """Wait for the dataset; once it is ready, fix the inputs and record the first attempt."""
+    if world.status.resolved is not None and world.status.stages:
+        return None
+    snapshot = _ready_snapshot(world)
+    if snapshot is None or world.store is None:
+        return _wait(world)
+    return _start(world, snapshot, world.store)
+
+
+def _ready_snapshot(world: RunWorld) -> SnapshotSummary | None:
+    return world.dataset.snapshot if world.dataset is not None and world.dataset.ready else None
+
+
+def _wait(world: RunWorld) -> RunPlan:
+    name, seen = spec_of(world).dataset_ref.name, world.dataset
+    if seen is None:
+        reason = Reason.DATASET_NOT_FOUND
+        detail = f"spec.datasetRef.name {name!r}: no such FeedbackDataset in namespace {world.meta.namespace!r}"
+    elif seen.stalled:
+        reason = Reason.DATASET_FAILED
+        detail = f"FeedbackDataset {name!r} cannot be used ({seen.reason}): {seen.message}"
+    else:
+        reason = Reason.WAITING_FOR_DATASET
+        detail = f"FeedbackDataset {name!r} has no snapshot of its present spec yet"
+    message = with_remedy(reason, detail)
+    said = (Said(ConditionType.DATA_READY, False, reason, message), *progressing(reason, message))
+    return settle(world, world.status, "WaitingForData", said)
+
+
+def _start(world: RunWorld, snapshot: SnapshotSummary, store: StoreSettings) -> RunPlan:
+    spec, image = spec_of(world), image_of(world)
+    resolved = ResolvedRun(
+        spec_digest=immutable_digest(spec),
+        image=image,
+        code_version=world.settings.code_version(image),
+        dataset_digest=snapshot.digest,
+        dataset_uri=snapshot.uri,
+        train_rows=snapshot.counts.train,
+        store_uri=store.uri,
+    )
+    rows = tuple(
+        StageStatus(name=stage.value, input_digest=stage_input_digest(spec, resolved, stage)) for stage in STAGE_ORDER
+    )
+    first = rows[0].model_copy(update={"attempt": first_attempt(world.meta.name, Stage.RESOLVE)})
+    status = world.status.model_copy(
+        update={
+            "resolved": resolved,
+            "stages": (first, *rows[1:]),
+            "stage": Stage.RESOLVE.value,
+            "start_time": world.now,
+        }
+    )
+    said = (
+        Said(ConditionType.DATA_READY, True, Reason.SNAPSHOT_READY, f"Snapshot {snapshot.digest}."),
+        *progressing(Reason.ACCEPTED, "Inputs are fixed; the run starts."),
+    )
+    return settle(world, status, "Starting", said, requeue_after=NOW)

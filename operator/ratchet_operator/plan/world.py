@@ -1,0 +1,271 @@
+"""What a pass sees (`…World`) and what it decides (`Plan`): plain frozen data, the same for every body.
+
+`observe` builds the worlds, the rules of `plan` turn them into a `Plan`, `apply` carries it out. Nothing here
+reads or writes anything. All times are aware UTC; `now` is the only clock a rule may use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Generic, Literal, TypeVar
+
+from ratchet_api.base import StatusModel
+from ratchet_api.conditions import Reason
+from ratchet_api.feedback_dataset import FeedbackDatasetSpec, FeedbackDatasetStatus, SnapshotSummary
+from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
+from ratchet_api.stage import Progress, TerminationMessage
+from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus
+from ratchet_operator.cluster.protocol import KubeObject, Resource
+from ratchet_operator.settings import Settings, StoreSettings
+
+StatusT = TypeVar("StatusT", bound=StatusModel)
+
+NOW = timedelta(0)
+"""`requeue_after` of a plan whose next step is known and must only wait for this one to be stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """The metadata that decisions depend on."""
+
+    kind: str
+    resource: Resource
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    deleting: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Kind and name, as messages call the object."""
+        return f"{self.kind} {self.name!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class PodSight:
+    """One pod of a Job, as far as decisions need it."""
+
+    name: str
+    uid: str
+    created: datetime
+    phase: str
+    node: str = ""
+    deleting: bool = False
+    started: bool = False
+    """Whether the stage's container runs or ran."""
+    exit_code: int | None = None
+    exit_reason: str = ""
+    """The kubelet's word, such as OOMKilled; or the pod's own reason, such as Evicted."""
+    said: TerminationMessage | None = None
+    raw_message: str = ""
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    unschedulable: str = ""
+    disrupted: bool = False
+    manifest: KubeObject = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def over(self) -> bool:
+        """Whether the pod ended."""
+        return self.phase in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, slots=True)
+class JobSight:
+    """One Job, as far as decisions need it."""
+
+    name: str
+    uid: str
+    owner_uid: str = ""
+    """uid of the controlling owner; empty = nobody controls it."""
+    owner_text: str = ""
+    """Who controls it, for messages."""
+    created: datetime | None = None
+    deleted_at: datetime | None = None
+    suspended: bool = False
+    started: datetime | None = None
+    """When it was admitted: status.startTime, the server's clock."""
+    ended: datetime | None = None
+    complete: bool = False
+    failed_reason: str = ""
+    failed_message: str = ""
+    active: int = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether the Job reached its end."""
+        return self.complete or bool(self.failed_reason)
+
+    @property
+    def active_seconds(self) -> int:
+        """Active time by the servers' clocks alone; what no server recorded is not charged."""
+        end = self.ended or self.deleted_at
+        if self.started is None or end is None:
+            return 0
+        return max(0, int((end - self.started).total_seconds()))
+
+
+@dataclass(frozen=True, slots=True)
+class StageSight:
+    """What is seen of the recorded attempt."""
+
+    job: JobSight | None = None
+    pods: tuple[PodSight, ...] = ()
+    previous: JobSight | None = None
+    """Job of the attempt before, while it exists; read only when the recorded attempt has none."""
+    refused_pods: str = ""
+    """Why the Job controller cannot create a pod, from the Job's events; empty = it can."""
+    progress: Progress | None = None
+    """The pod's own word, if it was asked in this pass and answered."""
+
+    @property
+    def pod(self) -> PodSight | None:
+        """The newest pod; one that still lives before any that ended."""
+        return max(self.pods, key=lambda p: (not p.over, p.created, p.name), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSight:
+    """The dataset that a run or a template names."""
+
+    name: str
+    ready: bool = False
+    stalled: bool = False
+    reason: str = ""
+    message: str = ""
+    snapshot: SnapshotSummary | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySight:
+    """The policy that a run publishes to."""
+
+    name: str
+    type: str
+    versions: Mapping[str, int] = field(default_factory=dict)
+    """uid of a run -> version number."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunWorld:
+    """One reading of everything a run's decision needs."""
+
+    now: datetime
+    settings: Settings
+    meta: Meta
+    spec: RLTrainingRunSpec | None
+    spec_error: str
+    status: RLTrainingRunStatus
+    frozen: bool = False
+    """The stored status cannot be read in full but says that the run ended: leave it as it is."""
+    dataset: DatasetSight | None = None
+    policy: PolicySight | None = None
+    store: StoreSettings | None = None
+    sight: StageSight = field(default_factory=StageSight)
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetWorld:
+    """One reading of everything a dataset's decision needs."""
+
+    now: datetime
+    settings: Settings
+    meta: Meta
+    spec: FeedbackDatasetSpec | None
+    spec_error: str
+    status: FeedbackDatasetStatus
+    store: StoreSettings | None = None
+    sight: StageSight = field(default_factory=StageSight)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishableRun:
+    """A run that names the policy, as far as registering needs it."""
+
+    name: str
+    uid: str
+    waiting: bool
+    """It has passed its gates and waits for a number."""
+    numbered: bool
+    """It has taken its number into its own status."""
+    finished: datetime | None = None
+    uri: str = ""
+    digest: str = ""
+    dataset_digest: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyWorld:
+    """One reading of everything a policy's decision needs."""
+
+    now: datetime
+    settings: Settings
+    meta: Meta
+    spec: RLPolicySpec | None
+    spec_error: str
+    status: RLPolicyStatus
+    runs: tuple[PublishableRun, ...] = ()
+    dataset: DatasetSight | None = None
+    """The dataset of spec.training.template, if there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateObject:
+    """Create a child; if the name is taken, adopt it when it is ours, else fail loudly."""
+
+    resource: Resource
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteObject:
+    """Delete exactly the object of that uid."""
+
+    resource: Resource
+    namespace: str
+    name: str
+    uid: str
+    foreground: bool = False
+
+
+Action = CreateObject | DeleteObject
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A Kubernetes Event about the object, sent only after its status is stored."""
+
+    reason: Reason
+    message: str
+    type: Literal["Normal", "Warning"] = "Normal"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Generic[StatusT]):
+    """What a pass shall do, in this order: actions, one status write, events.
+
+    Attributes:
+        actions: deletes and creates, in order.
+        status: the whole next status; None = leave the stored one alone.
+        events: sent only after the status is stored.
+        requeue_after: look again after this long even if nothing is heard; None = only when something changes.
+    """
+
+    actions: tuple[Action, ...] = ()
+    status: StatusT | None = None
+    events: tuple[Event, ...] = ()
+    requeue_after: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The cluster refused one of a plan's actions; the next plan says so in status."""
+
+    reason: Reason
+    message: str

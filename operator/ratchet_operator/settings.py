@@ -1,0 +1,148 @@
+"""The operator's settings, read once from the environment that the chart sets.
+
+Decides names, defaults and bounds of every RATCHET_* variable of the operator. Never reads a cluster or a file;
+`from_env` is called once in `__main__`, tests build `Settings` directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from fnmatch import fnmatchcase
+
+from ratchet_api import __version__
+
+
+class SettingsError(ValueError):
+    """An environment variable has a value that cannot be used; the text names it, the value and what is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where the stages of a namespace keep their files.
+
+    Attributes:
+        uri: s3://BUCKET[/PREFIX] or file:///DIR.
+        endpoint: S3 endpoint URL; None = AWS.
+        region: S3 region.
+        secret_name: Secret in the run's namespace whose keys become the pod's environment; None = workload identity.
+    """
+
+    uri: str
+    endpoint: str | None = None
+    region: str = "us-east-1"
+    secret_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything an administrator may decide about the operator.
+
+    Attributes:
+        stage_image: image of stage pods where the spec names none; always allowed.
+        allowed_images: further images a spec may name; a pattern may use `*`.
+        allowed_priority_classes: priority classes a spec may name.
+        namespaces: namespaces to watch; empty = all.
+        stage_service_account: service account of stage pods (its token is never mounted).
+        store: the default store; None = each namespace must bring its own ConfigMap.
+        workers: how many keys are in work at once.
+        resync_seconds: how often every object is looked at again without an event.
+        time_scale: factor on the operator's own pauses and poll intervals; tests use 0.05.
+        http_port: /healthz, /readyz and /metrics.
+        log_level: of the operator and of the stages it starts.
+        image_pull_secrets: names of pull Secrets, expected in each run's namespace.
+        image_pull_policy: of stage pods.
+        stage_uid: user and group id that stage pods run as.
+    """
+
+    stage_image: str = f"ghcr.io/ratchet/jobs:{__version__}"
+    allowed_images: tuple[str, ...] = ()
+    allowed_priority_classes: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
+    stage_service_account: str = "default"
+    store: StoreSettings | None = None
+    workers: int = 8
+    resync_seconds: float = 300.0
+    time_scale: float = 1.0
+    http_port: int = 9400
+    log_level: str = "info"
+    image_pull_secrets: tuple[str, ...] = field(default=())
+    image_pull_policy: str = "IfNotPresent"
+    stage_uid: int = 65532
+
+    def pause(self, seconds: float) -> timedelta:
+        """Return one of the operator's own pauses, scaled by `time_scale`."""
+        return timedelta(seconds=seconds * self.time_scale)
+
+    def image_allowed(self, image: str) -> bool:
+        """Tell whether stage pods may run this image."""
+        return image == self.stage_image or any(fnmatchcase(image, pattern) for pattern in self.allowed_images)
+
+    def code_version(self, image: str) -> str:
+        """Version of the stage code in an image: ours for our own image, the image's name for any other."""
+        return __version__ if image == self.stage_image else image[:128]
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the settings from environment variables; an absent or empty one means the default.
+
+        Raises:
+            SettingsError: a value cannot be used.
+        """
+        read = _Reader(environ)
+        uri = read.text("RATCHET_STORE_URI", "")
+        store = None
+        if uri:
+            store = StoreSettings(
+                uri=uri,
+                endpoint=read.text("RATCHET_STORE_ENDPOINT", "") or None,
+                region=read.text("RATCHET_STORE_REGION", "us-east-1"),
+                secret_name=read.text("RATCHET_STORE_SECRET", "") or None,
+            )
+        return cls(
+            stage_image=read.text("RATCHET_STAGE_IMAGE", cls().stage_image),
+            allowed_images=read.words("RATCHET_ALLOWED_IMAGES"),
+            allowed_priority_classes=read.words("RATCHET_ALLOWED_PRIORITY_CLASSES"),
+            namespaces=read.words("RATCHET_WATCH_NAMESPACES"),
+            stage_service_account=read.text("RATCHET_STAGE_SERVICE_ACCOUNT", "default"),
+            store=store,
+            workers=int(read.number("RATCHET_WORKERS", 8, 1, 256)),
+            resync_seconds=read.number("RATCHET_RESYNC_SECONDS", 300, 1, 86_400),
+            time_scale=read.number("RATCHET_TIME_SCALE", 1, 0.001, 10),
+            http_port=int(read.number("RATCHET_HTTP_PORT", 9400, 0, 65_535)),
+            log_level=read.choice("RATCHET_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
+            image_pull_secrets=read.words("RATCHET_IMAGE_PULL_SECRETS"),
+            image_pull_policy=read.choice(
+                "RATCHET_IMAGE_PULL_POLICY", "IfNotPresent", ("Always", "IfNotPresent", "Never")
+            ),
+            stage_uid=int(read.number("RATCHET_STAGE_UID", 65532, 1, 2**31 - 1)),
+        )
+
+
+class _Reader:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def text(self, name: str, default: str) -> str:
+        return self._environ.get(name, "").strip() or default
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """Comma-separated list; blanks around an entry do not count."""
+        return tuple(word for part in self._environ.get(name, "").split(",") if (word := part.strip()))
+
+    def number(self, name: str, default: float, low: float, high: float) -> float:
+        text = self.text(name, str(default))
+        try:
+            value = float(text)
+        except ValueError:
+            raise SettingsError(f"{name}={text!r} is not a number; set one between {low:g} and {high:g}") from None
+        if not low <= value <= high:
+            raise SettingsError(f"{name}={text!r} is out of bounds; set a number between {low:g} and {high:g}")
+        return value
+
+    def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
+        text = self.text(name, default)
+        if text not in allowed:
+            raise SettingsError(f"{name}={text!r} is unknown; set one of {', '.join(allowed)}")
+        return text

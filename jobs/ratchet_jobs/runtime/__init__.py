@@ -1,0 +1,1 @@
+"""What surrounds a recipe: store, commit protocol, checkpoints, signals, progress, exit codes."""

@@ -1,0 +1,115 @@
+"""Checkpoints: a folder per step, every file first and its manifest last, so a half-written one does not exist.
+
+Each pod writes below its own directory; resuming takes the highest complete step of any attempt at the stage. What
+is in a checkpoint is the recipe's business (safetensors and JSON only). Torch-free.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from ratchet_jobs.runtime.errors import StoreCorrupt, StoreNotFound
+from ratchet_jobs.runtime.store import Store, download_verified, sha256_file
+
+MANIFEST = "MANIFEST.json"
+KEEP = 2
+_ALLOWED_SUFFIXES = {".safetensors", ".json"}
+
+log = structlog.get_logger(__name__)
+
+
+class Found(NamedTuple):
+    """A checkpoint that was read back whole."""
+
+    step: int
+    folder: Path
+
+
+class Checkpoints:
+    """The checkpoints of one stage, as one pod sees them."""
+
+    def __init__(self, store: Store, *, prefix: str, directory: str, scratch: Path) -> None:
+        """Remember where.
+
+        Args:
+            store: of the stage.
+            prefix: of the stage; every attempt's directory lies below.
+            directory: of this pod.
+            scratch: local folder for files on their way.
+        """
+        self._store = store
+        self._prefix = prefix
+        self._directory = f"{directory}/checkpoints"
+        self._scratch = scratch
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        """Let the recipe write its files into a folder, store them, and then say so in the manifest.
+
+        Raises:
+            StoreError: the store failed for longer than its patience; earlier checkpoints are untouched.
+        """
+        folder = self._fresh(f"save-{step}")
+        write(folder)
+        files = {}
+        for path in sorted(folder.iterdir()):
+            if path.suffix not in _ALLOWED_SUFFIXES:
+                raise ValueError(f"checkpoint file {path.name}: only {sorted(_ALLOWED_SUFFIXES)} are written")
+            self._store.upload(path, f"{self._directory}/step-{step}/{path.name}")
+            files[path.name] = sha256_file(path)
+        manifest = json.dumps({"step": step, "files": files}, sort_keys=True).encode()
+        self._store.write(f"{self._directory}/step-{step}/{MANIFEST}", manifest)
+        shutil.rmtree(folder)
+        self._prune()
+        log.info("checkpoint saved", step=step)
+
+    def latest(self) -> Found | None:
+        """Return the newest complete checkpoint of any attempt; damaged ones are passed over with a warning."""
+        for step, base in sorted(self._complete(self._prefix), reverse=True):
+            folder = self._fresh(f"load-{step}")
+            try:
+                manifest = json.loads(self._store.read(f"{base}/{MANIFEST}"))
+                for name, sha256 in manifest["files"].items():
+                    if Path(name).name != name:
+                        raise StoreCorrupt(f"checkpoint {base}: file name {name!r} is not plain; remove the checkpoint")
+                    download_verified(self._store, f"{base}/{name}", folder / name, sha256=sha256)
+            except (StoreCorrupt, StoreNotFound, ValueError, KeyError, TypeError, AttributeError) as error:
+                log.warning("checkpoint passed over", step=step, where=base, error=str(error))
+                continue
+            log.info("resuming", step=step, where=base)
+            return Found(step, folder)
+        return None
+
+    def clear(self) -> None:
+        """Delete every attempt's checkpoints: the stage is committed and nobody resumes it."""
+        self._delete([base for _, base in self._complete(self._prefix)])
+
+    def _prune(self) -> None:
+        mine = sorted(self._complete(self._directory), reverse=True)
+        self._delete([base for _, base in mine[KEEP:]])
+
+    def _delete(self, bases: list[str]) -> None:
+        for base in bases:
+            # the manifest first: from then on the rest is no checkpoint
+            self._store.delete([f"{base}/{MANIFEST}"])
+            self._store.delete([info.key for info in self._store.list(base)])
+
+    def _complete(self, below: str) -> list[tuple[int, str]]:
+        found = []
+        for info in self._store.list(below):
+            match = re.fullmatch(r"(.*/checkpoints/step-(\d+))/" + re.escape(MANIFEST), info.key)
+            if match:
+                found.append((int(match.group(2)), match.group(1)))
+        return found
+
+    def _fresh(self, name: str) -> Path:
+        folder = self._scratch / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder

@@ -1,0 +1,134 @@
+"""What a running stage tells the world: /progress as JSON for the operator, /metrics for Prometheus.
+
+One small WSGI server on a thread; the recipe calls `ProgressBoard.report`. The names here are API: dashboards and
+alerts use them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
+
+from ratchet_api.stage import Progress
+
+_LABELS = ("namespace", "run", "stage")
+_SMOOTHING = 0.9
+
+
+class StageMetrics:
+    """Gauges of one stage process, labelled with the object that it works for."""
+
+    def __init__(self, *, namespace: str, run: str, stage: str) -> None:
+        """Register the gauges in a registry of their own."""
+        self.registry = CollectorRegistry()
+        self._labels = {"namespace": namespace, "run": run, "stage": stage}
+        self._gauges = {
+            "step": self._gauge("ratchet_stage_step", "Optimizer steps or batches done."),
+            "steps": self._gauge("ratchet_stage_steps", "Optimizer steps or batches in all."),
+            "eta_seconds": self._gauge("ratchet_stage_eta_seconds", "Estimated seconds until the stage's loop ends."),
+            "loss": self._gauge("ratchet_stage_loss", "Smoothed training loss."),
+            "learning_rate": self._gauge("ratchet_stage_learning_rate", "Learning rate of the last step."),
+            "grad_norm": self._gauge("ratchet_stage_grad_norm", "Gradient norm of the last step, before clipping."),
+            "examples_per_second": self._gauge("ratchet_stage_examples_per_second", "Examples per second, smoothed."),
+        }
+
+    def set(self, name: str, value: float) -> None:
+        """Set one gauge.
+
+        Raises:
+            KeyError: no such gauge; add it above, with its help text.
+        """
+        self._gauges[name].labels(**self._labels).set(value)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, _LABELS, registry=self.registry)
+
+
+class ProgressBoard:
+    """The newest progress of the stage, and its smoothed loss, speed and time left."""
+
+    def __init__(self, stage: str, metrics: StageMetrics, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start at step 0 of 0."""
+        self._stage = stage
+        self._metrics = metrics
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._now = Progress(stage=stage, step=0, steps=0)
+        self._first: tuple[float, int] | None = None
+        self._last: tuple[float, int] | None = None
+        self._loss: float | None = None
+        self._speed: float | None = None
+
+    def report(
+        self, step: int, steps: int, *, loss: float | None = None, examples: int | None = None, **gauges: float
+    ) -> None:
+        """Tell how far the loop is.
+
+        Args:
+            step: steps done.
+            steps: steps in all.
+            loss: of this step; shown smoothed.
+            examples: examples of this step, for the speed.
+            gauges: further gauges of StageMetrics by name.
+        """
+        now = self._clock()
+        if self._first is None or step < self._first[1]:
+            self._first = (now, step)
+        if loss is not None:
+            self._loss = loss if self._loss is None else _SMOOTHING * self._loss + (1 - _SMOOTHING) * loss
+            gauges["loss"] = self._loss
+        if examples is not None and self._last is not None and now > self._last[0]:
+            speed = examples / (now - self._last[0])
+            self._speed = speed if self._speed is None else _SMOOTHING * self._speed + (1 - _SMOOTHING) * speed
+            gauges["examples_per_second"] = self._speed
+        self._last = (now, step)
+        done = step - self._first[1]
+        eta = round((now - self._first[0]) / done * (steps - step)) if done > 0 else None
+        if eta is not None:
+            gauges["eta_seconds"] = eta
+        for name, value in {"step": step, "steps": steps, **gauges}.items():
+            self._metrics.set(name, value)
+        with self._lock:
+            self._now = Progress(stage=self._stage, step=step, steps=steps, loss=self._loss, eta_seconds=eta)
+
+    def current(self) -> Progress:
+        """The newest progress."""
+        with self._lock:
+            return self._now
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Polls are not worth a log line each."""
+
+
+class ProgressServer:
+    """Serves the board and the metrics until closed."""
+
+    def __init__(self, board: ProgressBoard, metrics: StageMetrics, *, host: str, port: int) -> None:
+        """Bind and serve on a thread; port 0 takes any free one."""
+        prometheus = make_wsgi_app(metrics.registry)
+
+        def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            if environ["PATH_INFO"] == "/progress":
+                start_response("200 OK", [("Content-Type", "application/json")])
+                return [board.current().model_dump_json(by_alias=True, exclude_none=True).encode()]
+            if environ["PATH_INFO"] == "/metrics":
+                answer: Iterable[bytes] = prometheus(environ, start_response)
+                return answer
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"paths: /progress /metrics\n"]
+
+        self._server = make_server(host, port, app, server_class=WSGIServer, handler_class=_Quiet)
+        self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, name="progress", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()

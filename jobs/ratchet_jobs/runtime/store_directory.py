@@ -1,0 +1,116 @@
+"""A directory as a store: for laptops, tests and shared file systems with atomic rename and link.
+
+Writes go to a temporary file beside the target, are flushed to disk, and appear by rename (write) or link (create),
+so a reader or a crash never sees a part.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ratchet_jobs.runtime.errors import StoreAccessDenied, StoreNotFound, StoreUnavailable
+from ratchet_jobs.runtime.store import ObjectInfo, check_key
+
+_PARTIAL = ".partial-"
+
+
+class DirectoryStore:
+    """Objects are files below a root directory."""
+
+    def __init__(self, root: Path) -> None:
+        """Name the root; it is made on the first write."""
+        self._root = root
+
+    @property
+    def uri(self) -> str:
+        """The root as a file URI."""
+        return f"file://{self._root}"
+
+    def read(self, key: str) -> bytes:
+        """Return the object's bytes."""
+        with self._explained(key):
+            return self._path(key).read_bytes()
+
+    def write(self, key: str, data: bytes) -> None:
+        """Store the bytes by rename."""
+        with self._explained(key), self._partial(key) as partial:
+            partial.write_bytes(data)
+            self._settle(partial)
+            partial.replace(self._path(key))
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Store the bytes by link, which fails when the name exists."""
+        with self._explained(key), self._partial(key) as partial:
+            partial.write_bytes(data)
+            self._settle(partial)
+            with suppress(FileExistsError):
+                os.link(partial, self._path(key))
+            return self._path(key).read_bytes() == data
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy the object into a file."""
+        with self._explained(key):
+            shutil.copyfile(self._path(key), path)
+
+    def upload(self, path: Path, key: str) -> None:
+        """Copy a file into an object."""
+        with self._explained(key), self._partial(key) as partial:
+            shutil.copyfile(path, partial)
+            self._settle(partial)
+            partial.replace(self._path(key))
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """Return every object below the prefix."""
+        base = self._path(prefix)
+        with self._explained(prefix):
+            files = [p for p in base.rglob("*") if p.is_file() and not p.name.startswith(_PARTIAL)]
+            return sorted(ObjectInfo(p.relative_to(self._root).as_posix(), p.stat().st_size) for p in files)
+
+    def exists(self, key: str) -> bool:
+        """Tell whether the object exists."""
+        with self._explained(key):
+            return self._path(key).is_file()
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects."""
+        for key in keys:
+            with self._explained(key):
+                self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self._root / check_key(key)
+
+    @contextmanager
+    def _partial(self, key: str) -> Iterator[Path]:
+        folder = self._path(key).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=folder)
+        os.close(handle)
+        try:
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    @staticmethod
+    def _settle(path: Path) -> None:
+        path.chmod(0o644)
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+    @contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise StoreNotFound(f"object {self.uri}/{key}: does not exist; put it there or correct the URI") from error
+        except PermissionError as error:
+            raise StoreAccessDenied(f"object {self.uri}/{key}: {error.strerror}; give this user access") from error
+        except OSError as error:
+            raise StoreUnavailable(
+                f"object {self.uri}/{key}: {error.strerror or error}; free space or mend the disk"
+            ) from error

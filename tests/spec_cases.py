@@ -96,6 +96,7 @@ ACCEPTED = (
     Case("a gate with one bound", RUN, {"evaluation.gates": [{"metric": "accuracy", "minimum": 0.8}]}),
     Case("a gate with equal bounds", RUN, {"evaluation.gates": [{"metric": "ece", "minimum": 0, "maximum": 0}]}),
     Case("a gate on one class", RUN, {"evaluation.gates": [{"metric": "macro_f1", "label": "refund", "minimum": 0.5}]}),
+    Case("gates on a dozen long class names", RUN, {"evaluation.gates": [{"metric": "macro_f1", "minimum": 0.1, "label": f"{n:0>128}"} for n in range(12)]}),
     Case("a dataset name of 253 characters", RUN, {"datasetRef.name": "a" * 253}),
     Case("a node selector", RUN, {"placement.nodeSelector": {"kubernetes.io/arch": "amd64", "gpu.model": ""}}),
     Case("a toleration of every value", RUN, {"placement.tolerations": [{"key": "gpu", "operator": "Exists"}]}),
@@ -154,6 +155,7 @@ REFUSED = (
     Case("gate without a bound", RUN, {"evaluation.gates": [{"metric": "ece"}]}, "spec.evaluation.gates[0]", "needs minimum or maximum", "needs minimum or maximum"),
     Case("gate that nothing passes", RUN, {"evaluation.gates": [{"metric": "ece", "minimum": 0.9, "maximum": 0.1}]}, "spec.evaluation.gates[0]", "must not be above maximum", "must not be above maximum"),
     Case("class gate on another metric", RUN, {"evaluation.gates": [{"metric": "accuracy", "label": "a", "minimum": 0.5}]}, "spec.evaluation.gates[0]", "only for metric macro_f1", "only for metric macro_f1"),
+    Case("more class names in gates than a pod can report", RUN, {"evaluation.gates": [{"metric": "macro_f1", "minimum": 0.1, "label": "ж" * 99 + str(n)} for n in range(9)]}, "spec.evaluation", "at most 1600 bytes", "at most 1600 bytes"),
     Case("the same rule inside a policy's template", RLP, {"training.template.evaluation.gates": [{"metric": "ece"}]}, "spec.training.template.evaluation.gates[0]", "needs minimum or maximum", "needs minimum or maximum"),
     Case("toleration with a value that cannot matter", RUN, {"placement.tolerations": [{"key": "gpu", "operator": "Exists", "value": "a"}]}, "spec.placement.tolerations[0]", "only for operator Equal", "only for operator Equal"),
 )  # fmt: skip

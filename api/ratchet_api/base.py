@@ -86,6 +86,13 @@ ColumnPath = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\s.
 LabelName = Annotated[str, Field(min_length=1, max_length=128)]
 """Name of a class, as it stands in the data."""
 
+METRIC_KEY_LIMIT = 160
+METRICS_LIMIT = 64
+"""How many metrics a stage's status holds: the ten of the whole and one per gate on a class."""
+
+MetricKey = Annotated[str, Field(max_length=METRIC_KEY_LIMIT)]
+"""Name of a metric: a word, or `f1/` and the name of a class."""
+
 MetricValue = Annotated[float, Field(json_schema_extra={"x-unbounded": True})]
 """A measured number; a loss or a score has no bound by nature."""
 

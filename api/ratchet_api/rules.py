@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, Filters, Source, Split
 from ratchet_api.placement import Toleration
-from ratchet_api.training_run import Gate, RLTrainingRunSpec
+from ratchet_api.training_run import GATED_LABEL_BYTES, Evaluation, Gate, RLTrainingRunSpec
 
 MUTABLE_ONCE_STARTED = ("suspend", "ttlSecondsAfterFinished")
 """Fields of a started run's spec that may still change."""
@@ -78,6 +78,13 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "self.operator != 'Exists' || !has(self.value) || self.value == ''",
             "value is only for operator Equal; remove it or set operator: Equal",
             field_path=".value",
+        ),
+    ),
+    Evaluation: (
+        Rule(
+            "self.gates.map(gate, has(gate.label) ? bytes(gate.label).size() : 0).sum() <= " + str(GATED_LABEL_BYTES),
+            f"the labels of all gates together must have at most {GATED_LABEL_BYTES} bytes; gate fewer classes",
+            field_path=".gates",
         ),
     ),
     Gate: (

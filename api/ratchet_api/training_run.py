@@ -11,11 +11,26 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ratchet_api.attempts import Artifact, StageAttempt
-from ratchet_api.base import ApiModel, LabelName, MetricValue, ObjectName, Sha256, StatusModel, StoreUri, Timestamp
+from ratchet_api.base import (
+    METRICS_LIMIT,
+    ApiModel,
+    LabelName,
+    MetricKey,
+    MetricValue,
+    ObjectName,
+    Sha256,
+    StatusModel,
+    StoreUri,
+    Timestamp,
+)
 from ratchet_api.conditions import Condition
 from ratchet_api.placement import Placement, Resources
 
 MetricName = Literal["accuracy", "macro_f1", "ece", "brier", "coverage", "selective_accuracy"]
+
+
+GATED_LABEL_BYTES = 1600
+"""Each gated class has its F1 in the stage's termination message, which the kubelet cuts at 4 KiB."""
 
 
 class ObjectRef(ApiModel):
@@ -198,6 +213,16 @@ class Evaluation(ApiModel):
         ),
     ]
 
+    @model_validator(mode="after")
+    def _class_names_fit(self) -> Self:
+        used = sum(len(gate.label.encode()) for gate in self.gates if gate.label is not None)
+        if used > GATED_LABEL_BYTES:
+            raise ValueError(
+                f"the labels of all gates together must have at most {GATED_LABEL_BYTES} bytes, not {used}; "
+                "gate fewer classes"
+            )
+        return self
+
 
 class RunTemplate(ApiModel):
     """The part of a run's spec that a policy can stamp again and again."""
@@ -296,8 +321,8 @@ class StageStatus(StatusModel):
     attempt: Annotated[StageAttempt | None, Field(default=None, description="attempt: the running or last attempt.")]
     artifact: Annotated[Artifact | None, Field(default=None, description="artifact: what the stage committed.")]
     metrics: Annotated[
-        dict[Annotated[str, Field(max_length=64)], MetricValue],
-        Field(default_factory=dict, max_length=32, description="metrics: the stage's numbers."),
+        dict[MetricKey, MetricValue],
+        Field(default_factory=dict, max_length=METRICS_LIMIT, description="metrics: the stage's numbers."),
     ]
     finished: Annotated[Timestamp | None, Field(default=None, description="finished: when the result was recorded.")]
 
@@ -402,8 +427,8 @@ class RLTrainingRunStatus(StatusModel):
     ]
     progress: Annotated[RunProgress | None, Field(default=None, description="progress: of the running stage.")]
     metrics: Annotated[
-        dict[Annotated[str, Field(max_length=64)], MetricValue],
-        Field(default_factory=dict, max_length=32, description="metrics: measured on the test split."),
+        dict[MetricKey, MetricValue],
+        Field(default_factory=dict, max_length=METRICS_LIMIT, description="metrics: measured on the test split."),
     ]
     gates: Annotated[
         tuple[GateResult, ...],

@@ -93,6 +93,19 @@ def load(paths: Sequence[str], *, read_stdin: Callable[[], bytes] = lambda: sys.
     return good
 
 
+def check(source: str, body: dict[str, Any]) -> Manifest:
+    """Check one object that was built by code.
+
+    Raises:
+        BadManifests: carries every finding.
+    """
+    bad: list[Finding] = []
+    manifest = _check(source, body, bad)
+    if manifest is None:
+        raise BadManifests(bad)
+    return manifest
+
+
 def _texts(path: str, read_stdin: Callable[[], bytes], bad: list[Finding]) -> list[tuple[str, str]]:
     if path == "-":
         return _decoded([("standard input", read_stdin())], bad)

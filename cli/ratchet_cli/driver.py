@@ -1,0 +1,205 @@
+"""Hosts the operator's own reconciler in this process: the same passes as in a cluster, over a `LocalCluster`.
+
+Decides which objects a command is about (what it submitted, what those name, what their policies stamp) and when they
+have come to rest. Never decides about runs. Used by `ratchet run`, `ratchet demo` and the local verbs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ratchet_api.kinds import KINDS
+from ratchet_operator.cluster.local import LocalCluster
+from ratchet_operator.cluster.protocol import KubeObject, Resource
+from ratchet_operator.logs import pass_context
+from ratchet_operator.queue import KeyedQueue
+from ratchet_operator.reconcile import Reconciler
+from ratchet_operator.settings import Settings
+from ratchet_operator.wakes import OUR_RESOURCES, Key, dependents, key_of, keys_to_wake, references
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+RESYNC = timedelta(seconds=30)
+_KIND_OF = {kind.plural: kind.kind for kind in KINDS.values()}
+
+
+class Driver:
+    """Reconciles the wanted objects of a local cluster until they rest.
+
+    Args:
+        cluster: the local cluster; its lock is held.
+        settings: as of an operator.
+    """
+
+    def __init__(self, cluster: LocalCluster, settings: Settings) -> None:
+        self._cluster = cluster
+        self._rng = random.Random()
+        self._reconciler = Reconciler(cluster, settings, lambda: datetime.now(UTC), self._rng)
+        self._queue: KeyedQueue[Key] = KeyedQueue(self._pass, workers=4, rng=self._rng, observer=_Log())
+        self._wanted: set[Key] = set()
+        cluster.watch(self._changed)
+
+    def want(self, keys: Iterable[Key]) -> None:
+        """Add objects to those that are reconciled, with everything that they name."""
+        for key in keys:
+            if key not in self._wanted:
+                self._wanted.add(key)
+                self._queue.mark(key, after=timedelta(milliseconds=1))
+                found = self._cluster.objects.find(_resource(key), key.namespace, key.name)
+                if found is not None:
+                    self.want(references(key.plural, found))
+
+    def wants_job(self, job: KubeObject) -> bool:
+        """Tell whether a Job works for a wanted object."""
+        return any(key in self._wanted for key in keys_to_wake("jobs", job))
+
+    def wanted_objects(self) -> list[KubeObject]:
+        """Return the wanted objects that exist: datasets, then runs, then policies."""
+        ordered = sorted(self._wanted, key=lambda key: (OUR_RESOURCES.index(_resource(key)), key))
+        found = (self._cluster.objects.find(_resource(key), key.namespace, key.name) for key in ordered)
+        return [each for each in found if each is not None]
+
+    async def settle(self) -> None:
+        """Do the passes that are due now, without running any Job."""
+        queue = asyncio.create_task(self._queue.run())
+        try:
+            async with asyncio.timeout(30):
+                await asyncio.sleep(0.01)
+                await self._queue.settled()
+        finally:
+            self._queue.stop()
+            await queue
+
+    async def run_until_rest(self, stop: asyncio.Event, grace_seconds: float) -> bool:
+        """Reconcile and run Jobs until every wanted object rests.
+
+        Args:
+            stop: set it to checkpoint and leave early.
+            grace_seconds: how long stages may take to checkpoint.
+
+        Returns:
+            Whether they came to rest (False: stopped before).
+        """
+        queue = asyncio.create_task(self._queue.run())
+        self._cluster.start()
+        resync = asyncio.get_running_loop().time() + RESYNC.total_seconds()
+        try:
+            while not stop.is_set():
+                self._read_inbox()
+                if self._at_rest():
+                    return True
+                if asyncio.get_running_loop().time() > resync:
+                    resync += RESYNC.total_seconds()
+                    for key in self._wanted:
+                        self._queue.mark(key)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+            return False
+        finally:
+            self._queue.stop()
+            await self._cluster.stop(grace_seconds)
+            await queue
+
+    async def live_progress(self) -> dict[Key, dict[str, Any]]:
+        """Ask the running pods of wanted objects how far they are: owner -> stage -> progress document."""
+        found: dict[Key, dict[str, Any]] = {}
+        for pod in self._cluster.objects.find_all("pods"):
+            owners = [key for key in keys_to_wake("pods", pod) if key in self._wanted]
+            if owners and pod.get("status", {}).get("phase") == "Running":
+                seen = await self._cluster.progress(pod)
+                if seen is not None:
+                    found.setdefault(owners[0], {})[str(seen.get("stage"))] = dict(seen)
+        return found
+
+    def _at_rest(self) -> bool:
+        if self._queue.waiting or self._queue.in_work or self._cluster.runner.live:
+            return False
+        return all(at_rest(each) for each in self.wanted_objects())
+
+    def _changed(self, resource: Resource, obj: KubeObject, gone: bool) -> None:
+        keys = keys_to_wake(resource, obj)
+        if resource in OUR_RESOURCES:
+            known = [(r, each) for r in OUR_RESOURCES for each in self._cluster.objects.find_all(r)]
+            keys += dependents(key_of(resource, obj), known)
+            if not gone:
+                self._adopt_stamped(resource, obj)
+        for key in keys:
+            if key in self._wanted:
+                self._queue.mark(key)
+
+    def _adopt_stamped(self, resource: Resource, obj: KubeObject) -> None:
+        """A run that a wanted policy stamped from its template is wanted too."""
+        owners = obj["metadata"].get("ownerReferences", [])
+        namespace = obj["metadata"]["namespace"]
+        if any(Key("rlpolicies", namespace, owner["name"]) in self._wanted for owner in owners):
+            self.want([key_of(resource, obj)])
+
+    async def _pass(self, key: Key) -> timedelta | None:
+        with pass_context(kind=key.plural, namespace=key.namespace, name=key.name):
+            return await self._reconciler.reconcile(key)
+
+    def _read_inbox(self) -> None:
+        for path in sorted((self._cluster.home / "inbox").glob("*.json")):
+            try:
+                apply_edit(self._cluster, json.loads(path.read_text()))
+            except (OSError, ValueError, KeyError) as error:
+                log.error("edit %s cannot be used: %s", path.name, error)
+            path.unlink(missing_ok=True)
+
+
+class _Log:
+    """Says in the log what the queue met."""
+
+    def depth_changed(self, waiting: int, in_work: int) -> None:
+        """Nothing to say."""
+
+    def pass_ended(
+        self, key: Key, *, waited_seconds: float, took_seconds: float, error: Exception | None, retry_seconds: float
+    ) -> None:
+        """Log a failed pass with its traceback."""
+        if error is not None:
+            log.warning("pass over %s failed, again in %.1f s: %s", key, retry_seconds, error, exc_info=error)
+
+
+def at_rest(body: KubeObject) -> bool:
+    """Tell whether an object waits for nothing that this machine will do by itself."""
+    status = body.get("status", {})
+    if status.get("observedGeneration") != body["metadata"].get("generation"):
+        return False
+    true = {c["type"] for c in status.get("conditions", []) if c["status"] == "True"}
+    if body["kind"] == "RLTrainingRun":
+        return bool(true & {"Complete", "Failed", "Suspended", "Stalled"}) or status.get("state") == "DryRun"
+    return body["kind"] == "RLPolicy" or bool(true & {"Ready", "Stalled", "Suspended"})
+
+
+def apply_edit(cluster: LocalCluster, edit: dict[str, Any]) -> None:
+    """Carry out one change that a local verb asked for.
+
+    Raises:
+        KeyError: the edit lacks a field.
+    """
+    resource, namespace, name = edit["resource"], edit["namespace"], edit["name"]
+    if edit["op"] == "delete":
+        found = cluster.objects.find(resource, namespace, name)
+        if found is not None:
+            cluster.objects.end(resource, found)
+        return
+    cluster.objects.patch(resource, namespace, name, edit["patch"])
+
+
+def inbox_path(home: Path) -> Path:
+    """Return where edits for a running driver are put."""
+    return home / "inbox"
+
+
+def _resource(key: Key) -> Resource:
+    return next(resource for resource in OUR_RESOURCES if resource == key.plural)

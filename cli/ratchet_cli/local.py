@@ -1,0 +1,120 @@
+"""Backend for the state directory of this machine: reads its files, changes them itself or through a running command.
+
+Decides how a change reaches a directory that is in use: it is put into its inbox, which `ratchet run` reads twice a
+second; otherwise it is made at once, followed by the passes that it asks for. Used by the local verbs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ratchet_api.kinds import Kind
+from ratchet_api.names import LABEL_OWNER_KIND, LABEL_OWNER_NAME, LABEL_STAGE, label_value
+from ratchet_cli.backend import Body
+from ratchet_cli.embedded import local_settings
+from ratchet_cli.errors import CliError, NotFound
+from ratchet_cli.home import Home
+from ratchet_operator.cluster.disk import read_objects
+from ratchet_operator.cluster.local import HomeBusy, LocalCluster
+from ratchet_operator.wakes import Key
+
+_FOLLOW_SECONDS = 0.3
+
+
+class LocalBackend:
+    """Objects of our kinds below one state directory.
+
+    Raises:
+        NotFound: nothing was ever run there.
+    """
+
+    def __init__(self, home: Home, namespace: str) -> None:
+        if not home.exists:
+            raise NotFound(f"nothing was run in {home.path} yet; run `ratchet run -f …` there, or set RATCHET_HOME")
+        self._home = home
+        self.namespace = namespace
+        self.where = str(home.path)
+
+    def get(self, kind: Kind[Any, Any], name: str) -> Body | None:
+        """Return the object or None."""
+        return next((each for each in self.list(kind) if each["metadata"]["name"] == name), None)
+
+    def list(self, kind: Kind[Any, Any]) -> Sequence[Body]:
+        """Return all objects of the kind, sorted by name."""
+        return read_objects(self._home.path, kind.plural, self.namespace)
+
+    def apply(self, kind: Kind[Any, Any], body: Body) -> str:
+        """Refuse: manifests are applied by `ratchet run`, which also runs them."""
+        raise CliError(f"{kind.kind} {body['metadata']['name']!r}: on this machine, use `ratchet run -f`")
+
+    def patch(self, kind: Kind[Any, Any], name: str, patch: Mapping[str, Any]) -> None:
+        """Merge a patch into the object."""
+        self._edit({"op": "patch", "resource": kind.plural, "namespace": self.namespace, "name": name, "patch": patch})
+
+    def delete(self, kind: Kind[Any, Any], name: str) -> None:
+        """Delete the object; its processes are asked to leave."""
+        self._edit({"op": "delete", "resource": kind.plural, "namespace": self.namespace, "name": name})
+
+    def pods(self, kind: Kind[Any, Any], name: str, stage: str | None) -> Sequence[Body]:
+        """Return the pods that worked for the object, oldest first."""
+        wanted = {LABEL_OWNER_KIND: kind.kind, LABEL_OWNER_NAME: label_value(name)} | (
+            {LABEL_STAGE: stage} if stage else {}
+        )
+        found = [
+            p
+            for p in read_objects(self._home.path, "pods", self.namespace)
+            if wanted.items() <= p["metadata"].get("labels", {}).items()
+        ]
+        return sorted(
+            found, key=lambda pod: (str(pod["metadata"]["creationTimestamp"]), int(pod["metadata"]["resourceVersion"]))
+        )
+
+    def logs(self, pod: Body, *, follow: bool) -> Iterator[str]:
+        """Yield the pod's output line by line."""
+        name = pod["metadata"]["name"]
+        path = self._home.path / "logs" / self.namespace / f"{name}.log"
+        if not path.exists():
+            raise NotFound(f"pod {name} has written nothing yet")
+        with path.open(encoding="utf-8", errors="replace") as file:
+            while True:
+                for line in file:
+                    yield line.rstrip("\n")
+                if not (follow and self._runs(name)):
+                    return
+                time.sleep(_FOLLOW_SECONDS)
+
+    def _runs(self, pod: str) -> bool:
+        found = (p for p in read_objects(self._home.path, "pods", self.namespace) if p["metadata"]["name"] == pod)
+        return any(p.get("status", {}).get("phase") in ("Pending", "Running") for p in found)
+
+    def _edit(self, edit: dict[str, Any]) -> None:
+        try:
+            with LocalCluster(self._home.path) as cluster:
+                asyncio.run(_edit_and_settle(cluster, edit, self._home))
+        except HomeBusy:
+            inbox = self._home.path / "inbox"
+            inbox.mkdir(exist_ok=True)
+            _put(inbox / f"{time.time_ns()}-{secrets.token_hex(2)}.json", edit)
+
+
+async def _edit_and_settle(cluster: LocalCluster, edit: dict[str, Any], home: Home) -> None:
+    from ratchet_cli.driver import Driver, apply_edit
+
+    driver = Driver(cluster, local_settings(home, "warning"))
+    driver.want([Key(edit["resource"], edit["namespace"], edit["name"])])
+    apply_edit(cluster, edit)
+    for job in cluster.objects.find_all("jobs"):
+        cluster.runner.wake(job) if "deletionTimestamp" in job["metadata"] else None
+    await driver.settle()
+
+
+def _put(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(value))
+    temporary.replace(path)

@@ -1,0 +1,228 @@
+"""How one object looks in full: a run with its stages, gates and numbers; a dataset; a policy.
+
+Pure functions from an object (as the API server serves it) to a rich renderable. Used by status, watch and run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ratchet_api.conditions import Condition, ConditionType, find_condition
+from ratchet_api.feedback_dataset import FeedbackDatasetStatus
+from ratchet_api.policy import RLPolicyStatus
+from ratchet_api.training_run import RLTrainingRunStatus, StageStatus
+from ratchet_cli.screen import age, duration, metric, state_text
+
+BAR_WIDTH = 30
+Body = Mapping[str, Any]
+Live = Mapping[str, Mapping[str, Any]]
+"""Progress documents of the pods that run now, by stage."""
+
+
+def title(body: Body, state: str, *more: str) -> Text:
+    """Return the headline of an object."""
+    line = Text.assemble((body["kind"], "faint"), " ", (body["metadata"]["name"], "name"), "  ", state_text(state))
+    for each in more:
+        line.append(f"  {each}")
+    return line
+
+
+def view(body: Body, live: Live | None = None, *, now: datetime) -> RenderableType:
+    """Return the full view of an object of any of our kinds."""
+    views: dict[str, Callable[[Body, Live, datetime], RenderableType]] = {
+        "RLTrainingRun": run_view,
+        "FeedbackDataset": dataset_view,
+        "RLPolicy": policy_view,
+    }
+    return views[body["kind"]](body, live or {}, now)
+
+
+def run_view(body: Body, live: Live, now: datetime) -> RenderableType:
+    """A run: headline, stages with bars, the numbers once there are some, and what is wrong."""
+    status = RLTrainingRunStatus.model_validate(body.get("status", {}))
+    more = [f"version {status.version}"] if status.version else []
+    parts: list[RenderableType] = [title(body, status.state, *more)]
+    if status.resolved is not None:
+        name, fixed = body["spec"]["datasetRef"]["name"], status.resolved
+        fact = f"{name} {fixed.dataset_digest[:12]}…, {fixed.train_rows:,} rows to train on"
+        parts.append(Text(f"  dataset {fact}", style="faint"))
+    if status.stages:
+        parts.append(Padding(_stages(status, live, now), (0, 0, 0, 2)))
+    if status.metrics:
+        parts.append(Padding(metrics_table(status), (1, 0, 0, 2)))
+    parts += problems(status.conditions)
+    if status.estimate is not None:
+        foreseen = status.estimate
+        parts.append(
+            Text(
+                f"  would run {', '.join(foreseen.stages)}: {foreseen.steps:,} steps "
+                f"on {foreseen.train_rows:,} rows, {foreseen.gpus} GPUs"
+            )
+        )
+    return Group(*parts)
+
+
+def _stages(status: RLTrainingRunStatus, live: Live, now: datetime) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    for stage in status.stages:
+        table.add_row(*_stage_row(stage, status, live, now))
+    return table
+
+
+def _stage_row(
+    stage: StageStatus, status: RLTrainingRunStatus, live: Live, now: datetime
+) -> tuple[RenderableType, ...]:
+    step, steps, note = 0, 0, ""
+    seen = live.get(stage.name)
+    if seen is None and status.progress is not None and status.progress.stage == stage.name:
+        seen = {
+            "step": status.progress.step,
+            "steps": status.progress.steps,
+            "loss": status.progress.loss,
+            "etaSeconds": status.progress.eta_seconds,
+        }
+    if stage.state == "Running" and seen is not None:
+        step, steps = int(seen.get("step") or 0), int(seen.get("steps") or 0)
+        note = progress_note(seen)
+    elif stage.state in ("Succeeded", "Cached"):
+        step = steps = 1
+    elapsed = ""
+    if stage.attempt is not None and stage.attempt.started is not None and stage.state != "Cached":
+        elapsed = age(stage.attempt.started, stage.finished or now)
+    if stage.attempt is not None and stage.attempt.number > 1:
+        note = f"attempt {stage.attempt.number}  {note}"
+    return Text(stage.name), state_text(stage.state), bar(step, steps), Text(elapsed, style="faint"), Text(note)
+
+
+def bar(step: int, steps: int) -> ProgressBar:
+    """Return a bar of fixed width."""
+    return ProgressBar(total=max(steps, 1), completed=step, width=BAR_WIDTH)
+
+
+def progress_note(seen: Mapping[str, Any]) -> str:
+    """Word a progress document: percent, step, loss, time left."""
+    step, steps = int(seen.get("step") or 0), int(seen.get("steps") or 0)
+    parts = [f"{100 * step // steps}%  {step:,}/{steps:,}"] if steps else []
+    if seen.get("loss") is not None:
+        parts.append(f"loss {float(seen['loss']):.3f}")
+    if seen.get("etaSeconds") is not None:
+        parts.append(f"{duration(float(seen['etaSeconds']))} left")
+    return "  ".join(parts)
+
+
+def metrics_table(status: RLTrainingRunStatus) -> Table:
+    """Numbers on the test split with the gates that judge them."""
+    table = Table(box=None, pad_edge=False, header_style="faint", padding=(0, 3, 0, 0))
+    table.add_column("on the test split")
+    table.add_column("", justify="right")
+    table.add_column("gate")
+    gates = {("f1/" + g.label if g.label else g.metric): g for g in status.gates}
+    for name in [*dict.fromkeys([*_ORDER, *sorted(status.metrics)])]:
+        if name not in status.metrics:
+            continue
+        gate = gates.get(name)
+        verdict = (
+            Text(f"{gate.bound}  {'passed' if gate.passed else 'failed'}", style="good" if gate.passed else "bad")
+            if gate
+            else Text("")
+        )
+        table.add_row(name, Text(metric(name, status.metrics[name]), style="number"), verdict)
+    return table
+
+
+_ORDER = (
+    "accuracy",
+    "macro_f1",
+    "ece",
+    "brier",
+    "coverage",
+    "selective_accuracy",
+    "threshold",
+    "temperature",
+    "loss",
+    "n_test",
+)
+
+
+def problems(conditions: tuple[Condition, ...]) -> list[RenderableType]:
+    """Return the messages of what went wrong or is waited for, worst first."""
+    for kind, style in (
+        (ConditionType.FAILED, "bad"),
+        (ConditionType.STALLED, "bad"),
+        (ConditionType.RECONCILING, "idle"),
+    ):
+        found = find_condition(conditions, kind)
+        if found is not None and found.status == "True" and found.message:
+            return [Text(f"  {found.reason}: {found.message}", style=style)]
+    failed = next(
+        (c for c in conditions if c.status == "False" and c.type in ("GatePassed", "Published", "Ready") and c.message),
+        None,
+    )
+    return [Text(f"  {failed.reason}: {failed.message}", style="idle")] if failed else []
+
+
+def dataset_view(body: Body, live: Live, now: datetime) -> RenderableType:
+    """A dataset: headline, rows per split, what was removed, the smallest classes."""
+    status = FeedbackDatasetStatus.model_validate(body.get("status", {}))
+    parts: list[RenderableType] = [title(body, status.state)]
+    snapshot = status.snapshot
+    running = live.get("snapshot")
+    if running is not None and status.state != "Ready":
+        row = Table.grid(padding=(0, 2))
+        row.add_row(
+            "  snapshot", bar(int(running.get("step") or 0), int(running.get("steps") or 0)), progress_note(running)
+        )
+        parts.append(row)
+    if snapshot is not None:
+        counts = snapshot.counts
+        splits = f"train {counts.train:,}, validation {counts.validation:,}, test {counts.test:,}"
+        parts.append(
+            Text(
+                f"  {counts.kept:,} of {counts.read:,} rows kept ({splits}), "
+                f"{snapshot.classes} classes, digest {snapshot.digest[:12]}…",
+                style="faint",
+            )
+        )
+        parts += (
+            Text(
+                f"  removed {each.count:,}: {each.rule}" + (f" (first: {each.example})" if each.example else ""),
+                style="faint",
+            )
+            for each in snapshot.removed
+        )
+    parts += problems(status.conditions)
+    return Group(*parts)
+
+
+def policy_view(body: Body, live: Live, now: datetime) -> RenderableType:
+    """A policy: headline, its versions with their numbers, who is champion and since when."""
+    status = RLPolicyStatus.model_validate(body.get("status", {}))
+    champion = f"champion {status.champion}" if status.champion else "no champion yet"
+    parts: list[RenderableType] = [title(body, status.state, champion)]
+    if status.versions:
+        table = Table(box=None, pad_edge=False, header_style="faint", padding=(0, 3, 0, 0))
+        for column in ("version", "run", "accuracy", "macro_f1", "ece", "digest", "age", ""):
+            table.add_column(column)
+        for each in status.versions:
+            numbers = (
+                metric(name, each.metrics[name]) if name in each.metrics else "-"
+                for name in ("accuracy", "macro_f1", "ece")
+            )
+            mark = Text("champion", style="good") if each.version == status.champion else Text("")
+            table.add_row(str(each.version), each.run, *numbers, each.digest[:12], age(each.published, now), mark)
+        parts.append(Padding(table, (0, 0, 0, 2)))
+    if status.ledger:
+        last = status.ledger[-1]
+        parts.append(
+            Text(f"  version {last.version} is champion since {age(last.since, now)}: {last.why}", style="faint")
+        )
+    parts += problems(status.conditions)
+    return Group(*parts)

@@ -1,0 +1,63 @@
+"""A stage that keeps the contract without training: run as a process by the tests of the embedded runner.
+
+FAKE_STAGE names a JSON file {stage: [act, …]}; each start of a stage takes its next act, the last one repeats.
+Acts: commit, preempted, wait (until SIGTERM, then 75), ignore (SIGTERM is ignored), or a number (exit with it).
+Each start is noted in FAKE_STAGE + ".starts", so that a test can count them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+DIGEST = "d" * 64
+METRICS = {"accuracy": 0.9, "macro_f1": 0.85, "ece": 0.02, "n_test": 100.0}
+
+
+def result(stage: str) -> dict[str, Any]:
+    if stage == "snapshot":
+        counts = {"read": 100, "kept": 100, "train": 80, "validation": 10, "test": 10}
+        return {"snapshot": {"digest": DIGEST, "uri": "file:///snapshot", "counts": counts, "classes": 2}}
+    return {"metrics": METRICS if stage == "evaluate" else {}, "hits": {}}
+
+
+def main() -> int:
+    stage_input = json.loads(Path(os.environ["RATCHET_STAGE_FILE"]).read_text())
+    stage = stage_input["config"]["stage"]
+    plan_file = Path(os.environ["FAKE_STAGE"])
+    starts = Path(f"{plan_file}.starts")
+    earlier = starts.read_text().split() if starts.exists() else []
+    with starts.open("a") as file:
+        file.write(f"{stage}\n")
+    acts = json.loads(plan_file.read_text()).get(stage, ["commit"])
+    act = acts[min(earlier.count(stage), len(acts) - 1)]
+    print(f"{stage}: {act}", file=sys.stderr)
+    asked = threading.Event()
+    if act in ("wait", "ignore"):
+        signal.signal(signal.SIGTERM, (lambda *_: asked.set()) if act == "wait" else signal.SIG_IGN)
+        with Path(f"{plan_file}.waiting").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        asked.wait(120)
+        act = "preempted"
+    says: dict[str, Any] = {"contract": "ratchet.dev/stage-v1"}
+    if act == "commit":
+        says |= {
+            "state": "Committed",
+            "artifact": {"uri": f"file:///{stage}", "digest": DIGEST},
+            "result": result(stage),
+        }
+        code = 0
+    else:
+        code = 75 if act == "preempted" else int(act)
+        says |= {"state": "Preempted" if code == 75 else "Failed", "reason": "", "message": f"{stage} said {act}"}
+    Path(os.environ["RATCHET_TERMINATION_PATH"]).write_text(json.dumps(says))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -161,7 +161,10 @@ class FaultProxy:
             key: value for key, value in request.headers.items() if key.lower() not in {"host", "content-length"}
         }
         return self._session.request(
-            request.method, f"{self._upstream}{request.path_qs}", headers=headers, data=request.content
+            request.method,
+            f"{self._upstream}{request.path_qs}",
+            headers=headers,
+            data=request.content if request.can_read_body else None,
         )
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:

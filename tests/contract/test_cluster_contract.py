@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from ratchet_operator.cluster.connect import Connection
 from ratchet_operator.cluster.http import HttpCluster
 from ratchet_operator.cluster.memory import MemoryCluster
-from ratchet_operator.cluster.protocol import Cluster, Conflict
+from ratchet_operator.cluster.protocol import Cluster, Conflict, Rejected
 from tests.contract.objects import config_map, job, run
 from tests.controlplane import ControlPlane
 
@@ -21,7 +22,7 @@ _numbers = itertools.count(1)
 @pytest.fixture(params=["memory", pytest.param("http", marks=pytest.mark.cluster)])
 async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
     if request.param == "memory":
-        yield MemoryCluster()
+        yield MemoryCluster(clock=lambda: datetime.now(UTC))
         return
     plane: ControlPlane = request.getfixturevalue("control_plane")
     async with HttpCluster(connection_to(plane)) as real:
@@ -155,11 +156,12 @@ async def test_a_status_write_on_an_old_reading_is_a_conflict_and_writes_nothing
     assert read["status"] == {"state": "Running"}
 
 
-async def test_a_status_write_to_a_deleted_object_is_a_conflict(cluster: Cluster, namespace: str) -> None:
+async def test_a_status_write_to_a_deleted_object_is_rejected_as_not_found(cluster: Cluster, namespace: str) -> None:
     old = await cluster.create("rltrainingruns", run(namespace, "a"))
     await cluster.delete("rltrainingruns", namespace, "a", uid=old["metadata"]["uid"])
-    with pytest.raises(Conflict):
+    with pytest.raises(Rejected) as caught:
         await cluster.patch_status("rltrainingruns", old, {"state": "Failed"})
+    assert caught.value.status == 404
 
 
 async def test_a_status_write_never_reaches_a_recreated_object(cluster: Cluster, namespace: str) -> None:
@@ -186,6 +188,11 @@ async def test_an_event_never_raises(cluster: Cluster, namespace: str) -> None:
 
 def without_metadata(obj: dict[str, Any]) -> dict[str, Any]:
     return obj | {"metadata": {"name": "gone", "namespace": "no-such-namespace", "uid": "none"}}
+
+
+async def test_an_object_without_events_has_none(cluster: Cluster, namespace: str) -> None:
+    made = await cluster.create("jobs", job(namespace, "a"))
+    assert list(await cluster.events(made)) == []
 
 
 async def test_a_pod_without_an_address_reports_no_progress(cluster: Cluster, namespace: str) -> None:

@@ -190,6 +190,9 @@ async def test_events_are_stored_once_and_a_refusal_is_swallowed(
     assert event["reason"] == "Preempted"
     assert event["regarding"]["uid"] == made["metadata"]["uid"]
     assert event["note"] == "the pod was asked to leave"
+    other = await cluster.create("rltrainingruns", run(namespace, "b"))
+    assert [item["note"] for item in await cluster.events(made)] == ["the pod was asked to leave"]
+    assert list(await cluster.events(other)) == []
     proxy.add(Fault(status=403, message="no"))
     await cluster.emit(made, type="Normal", reason="Accepted", message="refused")
     await cluster.flush_events()

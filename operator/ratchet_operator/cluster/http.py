@@ -24,6 +24,7 @@ from ratchet_operator.cluster.protocol import (
     Conflict,
     Denied,
     KubeObject,
+    Rejected,
     Resource,
     Unavailable,
 )
@@ -151,7 +152,7 @@ class HttpCluster:
             return
 
     async def patch_status(self, resource: Resource, obj: KubeObject, status: Mapping[str, Any]) -> KubeObject:
-        """Replace the whole status under obj's resourceVersion; Conflict if it changed or is gone."""
+        """Replace the whole status under obj's resourceVersion; Conflict if it changed, Rejected 404 if it is gone."""
         metadata = obj["metadata"]
         _, api_version, kind = _PATHS[resource]
         body = {
@@ -166,7 +167,7 @@ class HttpCluster:
             "update-status", resource, metadata["namespace"], metadata["name"], query=query, body=body
         )
         if code == 404:
-            raise Conflict(f"{resource} {metadata['namespace']}/{metadata['name']} is gone", status=404)
+            raise Rejected(f"{resource} {metadata['namespace']}/{metadata['name']} is gone", status=404)
         return answer
 
     async def emit(self, obj: KubeObject, *, type: Literal["Normal", "Warning"], reason: str, message: str) -> None:

@@ -95,7 +95,7 @@ class ObjectStore:
         )
         meta.pop("deletionTimestamp", None)
         self._store("ADDED", key, obj)
-        return copy.deepcopy(obj)
+        return copy.deepcopy(self._objects[key])
 
     def update(self, resource: str, namespace: str, name: str, patch: Mapping[str, Any]) -> KubeObject:
         """Merge-patch everything but status; generation rises when the spec changed.

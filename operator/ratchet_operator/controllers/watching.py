@@ -148,7 +148,7 @@ def make_settings(*, time_scale: float = 1.0) -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.scanning.disabled = True  # namespaces and kinds are fixed at start; needs no right to watch either
-    settings.process.ultimate_exiting_timeout = 30.0
+    settings.process.ultimate_exiting_timeout = None  # it would kill the whole process, whoever hosts us
     return settings
 
 

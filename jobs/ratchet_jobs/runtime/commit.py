@@ -160,5 +160,5 @@ def _parsed(model: type[ModelT], data: bytes, where: str) -> ModelT:
         return model.model_validate_json(data)
     except ValidationError as error:
         raise StoreCorrupt(
-            f"object {where}: is no {model.__name__} ({error.error_count()} findings); something else wrote it: remove it"
+            f"object {where}: is no {model.__name__} ({error.error_count()} findings); remove what somebody put there"
         ) from error

@@ -126,7 +126,7 @@ class ProgressServer:
 
         self._server = make_server(host, port, app, server_class=WSGIServer, handler_class=_Quiet)
         self.port = self._server.server_port
-        threading.Thread(target=self._server.serve_forever, name="progress", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), name="progress", daemon=True).start()
 
     def close(self) -> None:
         """Stop serving."""

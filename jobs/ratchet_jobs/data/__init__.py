@@ -1,0 +1,1 @@
+"""Reading examples, keeping splits apart, and snapshots: everything between a file and a batch."""

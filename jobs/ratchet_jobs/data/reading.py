@@ -1,0 +1,210 @@
+"""Rows out of CSV, JSONL and Parquet files, one at a time, each with the place it stands.
+
+Decides what counts as unreadable. A row that cannot be used becomes a `Refused` with its rule, so that the caller can
+count it; a file that cannot be read at all raises. Memory does not grow with the file. Torch-free.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ratchet_api.base import parse_time
+from ratchet_api.feedback_dataset import Columns
+from ratchet_jobs.runtime.errors import BadDataError
+
+Format = Literal["csv", "jsonl", "parquet"]
+_SUFFIXES: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_BATCH_ROWS = 1024
+
+
+class RawRow(NamedTuple):
+    """One readable row: its fields, and its number in the file (the first row of data is 1)."""
+
+    number: int
+    fields: Mapping[str, Any]
+
+
+class Refused(NamedTuple):
+    """A row that cannot be used: which rule says so, and where it stands (never its text)."""
+
+    rule: str
+    where: str
+
+
+class Example(NamedTuple):
+    """One usable row."""
+
+    text: str
+    label: str
+    group: str | None
+    subject: str | None
+    time: datetime | None
+
+
+def format_of(name: str, wanted: Format | None) -> Format:
+    """Return the file's format: as wanted, else by its suffix.
+
+    Raises:
+        BadDataError: the suffix tells nothing.
+    """
+    if wanted is not None:
+        return wanted
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise BadDataError(
+            f"source file {name}: suffix {suffix!r} names no format; set format to csv, jsonl or parquet"
+        )
+    return _SUFFIXES[suffix]
+
+
+def read_rows(path: Path, fmt: Format, *, name: str) -> Iterator[RawRow | Refused]:
+    """Yield every row of a file.
+
+    Args:
+        path: the local file.
+        fmt: its format.
+        name: how messages call it.
+
+    Raises:
+        BadDataError: the file as a whole cannot be read (truncated, no header, another format).
+    """
+    reader = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet}[fmt]
+    yield from reader(path, name)
+
+
+def _read_csv(path: Path, name: str) -> Iterator[RawRow | Refused]:
+    csv.field_size_limit(min(sys.maxsize, 1 << 30))
+    # broken bytes become lone surrogates, which the row check below finds again
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+        reader = csv.reader(handle, strict=True)
+        try:
+            header = next(reader, None)
+            if not header:
+                raise BadDataError(f"source file {name}: is empty; the first line must name the columns")
+            if len(set(header)) != len(header):
+                raise BadDataError(f"source file {name}: the header repeats a column: {', '.join(header)}")
+            for number, values in enumerate(reader, 1):
+                if not values:
+                    continue
+                if len(values) != len(header):
+                    yield Refused("WrongFieldCount", f"{name} row {number}")
+                elif any(_broken(value) for value in values):
+                    yield Refused("InvalidUtf8", f"{name} row {number}")
+                else:
+                    yield RawRow(number, dict(zip(header, values, strict=True)))
+        except csv.Error as error:
+            raise BadDataError(
+                f"source file {name}: line {reader.line_num} is no CSV ({error}); quote fields with quotes or newlines"
+            ) from error
+
+
+def _read_jsonl(path: Path, name: str) -> Iterator[RawRow | Refused]:
+    with path.open("rb") as handle:
+        for number, line in enumerate(handle, 1):
+            line = line.removeprefix(b"\xef\xbb\xbf").strip()
+            if not line:
+                continue
+            try:
+                fields = json.loads(line.decode())
+            except UnicodeDecodeError:
+                yield Refused("InvalidUtf8", f"{name} line {number}")
+                continue
+            except ValueError:
+                yield Refused("InvalidJson", f"{name} line {number}")
+                continue
+            if isinstance(fields, dict):
+                yield RawRow(number, fields)
+            else:
+                yield Refused("NotAnObject", f"{name} line {number}")
+
+
+def _read_parquet(path: Path, name: str) -> Iterator[RawRow | Refused]:
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield RawRow(number, fields)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise BadDataError(
+            f"source file {name}: is no whole Parquet file: {error}, after row {number}; write it again"
+        ) from error
+
+
+def _broken(text: str) -> bool:
+    return any("\ud800" <= c <= "\udfff" for c in text)
+
+
+_MISSING = object()
+
+
+def pick(fields: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a column path: the column of that very name, else step by step into nested objects.
+
+    Returns `_MISSING` where there is no such place.
+    """
+    if path in fields:
+        return fields[path]
+    here: Any = fields
+    for step in path.split("."):
+        if not isinstance(here, Mapping) or step not in here:
+            return _MISSING
+        here = here[step]
+    return here
+
+
+def check_columns(fields: Mapping[str, Any], columns: Columns, *, name: str) -> None:
+    """Check that a file's first row has every mapped column.
+
+    Raises:
+        BadDataError: lists the columns that are there.
+    """
+    for field, path in columns.to_wire().items():
+        if pick(fields, path) is _MISSING:
+            found = ", ".join(sorted(map(str, fields))[:30])
+            raise BadDataError(
+                f"source file {name}: no column {path!r} (spec.columns.{field}); it has: {found}. Correct spec.columns"
+            )
+
+
+def to_example(fields: Mapping[str, Any], columns: Columns) -> Example | str:
+    """Turn a row into an example, or return the rule that refuses it."""
+    text, label = pick(fields, columns.text), pick(fields, columns.label)
+    if text is _MISSING or text is None:
+        return "MissingText"
+    if not isinstance(text, str):
+        return "TextNotString"
+    if "\0" in text or _broken(text):
+        return "ControlCharacter"
+    if label is _MISSING or label is None or (isinstance(label, str) and not label.strip()):
+        return "MissingLabel"
+    if not isinstance(label, str | int) or len(name := str(label).strip()) > 128:
+        return "InvalidLabel"
+    try:
+        time = _time(pick(fields, columns.timestamp)) if columns.timestamp else None
+    except (ValueError, TypeError, OverflowError, OSError):
+        return "InvalidTimestamp"
+    return Example(text.strip(), name, _text_of(fields, columns.group), _text_of(fields, columns.subject), time)
+
+
+def _text_of(fields: Mapping[str, Any], path: str | None) -> str | None:
+    value = pick(fields, path) if path else None
+    return None if value is None or value is _MISSING or value == "" else str(value)
+
+
+def _time(value: Any) -> datetime:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    if isinstance(value, str) and not value.replace(".", "", 1).lstrip("-").isdigit():
+        return parse_time(value)
+    return datetime.fromtimestamp(float(value), UTC)

@@ -1,0 +1,146 @@
+"""Snapshots in the store: Parquet per split and a MANIFEST.json, below the digest of their content.
+
+Decides the layout, writes it once, and reads it back with every checksum verified. Equal digest, equal bytes: the
+digest is taken of the Parquet files themselves. Torch-free. Called by `snapshot` (write), `resolve` (look) and the
+training stages (read).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, ValidationError
+
+from ratchet_api.base import StatusModel, digest_of
+from ratchet_api.feedback_dataset import LabelCount, Removed, SnapshotCounts, SplitName
+from ratchet_api.names import snapshot_prefix
+from ratchet_api.stage import DatasetRef
+from ratchet_jobs.runtime.errors import StoreCorrupt
+from ratchet_jobs.runtime.store import Store, download_verified, sha256_file
+
+MANIFEST = "MANIFEST.json"
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+SCHEMA = pa.schema(
+    [
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("component", pa.uint64(), nullable=False),
+        pa.field("subject", pa.string()),
+        pa.field("time", pa.timestamp("s", tz="UTC")),
+    ]
+)
+
+
+class SnapshotFile(StatusModel):
+    """One Parquet file of a snapshot."""
+
+    path: str
+    sha256: str
+    rows: int
+
+
+class SourceRead(StatusModel):
+    """One source as it was read."""
+
+    uri: str
+    sha256: str
+    rows: int
+
+
+class Manifest(StatusModel):
+    """MANIFEST.json: what a snapshot holds and where it came from."""
+
+    format: Literal["ratchet.dev/snapshot-v1"] = "ratchet.dev/snapshot-v1"
+    type: str
+    digest: str
+    files: dict[str, SnapshotFile]
+    labels: tuple[LabelCount, ...]
+    """Every class with its rows per split; the order is the label map."""
+    counts: SnapshotCounts
+    removed: tuple[Removed, ...] = ()
+    sources: tuple[SourceRead, ...] = ()
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """columns, filters and split as they were."""
+
+
+class Snapshot(NamedTuple):
+    """A snapshot on the local disk."""
+
+    manifest: Manifest
+    folder: Path
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the label map."""
+        return tuple(entry.label for entry in self.manifest.labels)
+
+    def table(self, split: SplitName) -> pa.Table:
+        """Read one split: columns text, label, component, subject, time."""
+        return pq.read_table(self.folder / self.manifest.files[split].path, memory_map=True)
+
+
+def content_digest(kind: str, labels: tuple[str, ...], files: Mapping[str, SnapshotFile]) -> str:
+    """Digest of a snapshot: its type, its label map and its files' bytes."""
+    return digest_of(
+        {"type": kind, "labels": list(labels), "files": {name: file.sha256 for name, file in files.items()}}
+    )
+
+
+def write_split(rows: list[dict[str, Any]], path: Path) -> SnapshotFile:
+    """Write one split's rows as Parquet with settings that give equal bytes for equal rows."""
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    pq.write_table(table, path, compression="zstd", version="2.6", row_group_size=65_536, use_dictionary=["label"])
+    return SnapshotFile(path=path.name, sha256=sha256_file(path), rows=len(rows))
+
+
+def store_snapshot(store: Store, namespace: str, manifest: Manifest, folder: Path) -> str:
+    """Put a snapshot below its digest, the manifest last; an equal one that is there already stays as it is.
+
+    Returns:
+        The manifest's key.
+    """
+    prefix = snapshot_prefix(namespace, manifest.digest)
+    key = f"{prefix}/{MANIFEST}"
+    if not store.exists(key):
+        for file in manifest.files.values():
+            store.upload(folder / file.path, f"{prefix}/{file.path}")
+        store.create(key, manifest.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode())
+    return key
+
+
+def read_manifest(store: Store, ref: DatasetRef) -> Manifest:
+    """Read a pinned snapshot's manifest and check that it is the one pinned.
+
+    Raises:
+        StoreNotFound: the snapshot is gone.
+        StoreCorrupt: the manifest is not one, or of another snapshot.
+    """
+    key = f"{ref.prefix}/{MANIFEST}"
+    try:
+        manifest = Manifest.model_validate_json(store.read(key))
+    except ValidationError as error:
+        raise StoreCorrupt(
+            f"object {store.uri}/{key}: is no snapshot manifest; restore it or refresh the dataset"
+        ) from error
+    labels = tuple(entry.label for entry in manifest.labels)
+    if not manifest.digest == ref.digest == content_digest(manifest.type, labels, manifest.files):
+        raise StoreCorrupt(
+            f"object {store.uri}/{key}: describes snapshot {manifest.digest[:12]}…, the run pinned {ref.digest[:12]}…; "
+            "something else wrote it: refresh the dataset and make a new run"
+        )
+    return manifest
+
+
+def open_snapshot(store: Store, ref: DatasetRef, *, into: Path) -> Snapshot:
+    """Download a pinned snapshot, every file checked against its SHA-256."""
+    manifest = read_manifest(store, ref)
+    shutil.rmtree(into, ignore_errors=True)
+    into.mkdir(parents=True)
+    for file in manifest.files.values():
+        download_verified(store, f"{ref.prefix}/{file.path}", into / file.path, sha256=file.sha256)
+    return Snapshot(manifest, into)

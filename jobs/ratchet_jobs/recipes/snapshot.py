@@ -1,0 +1,312 @@
+"""Snapshot: source files to an immutable, content-addressed Parquet snapshot without leaks between splits.
+
+    1 read      every source row by row; rows that cannot be used are counted by rule, never silently lost
+    2 dedupe    equal text and label once; conflicting labels of one text stay and count as kept
+    3 join      rows that share a group or a normalised text into components, which never part across splits
+    4 filter    maxAgeDays, maxSubjectSharePercent, maxSamples; each choice by hash, so that a rebuild agrees
+    5 split     by the file's own split where it names one, else by the component's hash
+    6 check     two classes, every class has train rows, no split is empty
+    7 write     Parquet per split in hash order, MANIFEST.json last, below the digest of the content
+
+Raw subjects are never written: a salted hash stands for each. Torch-free: its pod starts in about a second.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from ratchet_api.base import digest_of
+from ratchet_api.feedback_dataset import Filters, LabelCount, Removed, SnapshotCounts, SnapshotSummary, SplitName
+from ratchet_api.stage import SnapshotConfig, StageResult
+from ratchet_jobs.data.reading import Example, Refused, check_columns, format_of, read_rows, to_example
+from ratchet_jobs.data.snapshots import (
+    SPLITS,
+    Manifest,
+    SnapshotFile,
+    SourceRead,
+    content_digest,
+    store_snapshot,
+    write_split,
+)
+from ratchet_jobs.data.splitting import PRIORITY, cap_of, components, hash64, normalised, split_of
+from ratchet_jobs.runtime.context import StageContext
+from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError, StoreCorrupt
+from ratchet_jobs.runtime.store import resolve_uri, sha256_file
+
+MIN_TRAIN_ROWS = 10
+
+
+@dataclass(slots=True)
+class Row:
+    """One kept row."""
+
+    text: str
+    label: str
+    text_hash: int
+    group_hash: int | None
+    subject: str | None
+    time: datetime | None
+    fixed: SplitName | None
+    where: str
+    order: int
+    component: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """Rows removed, by rule, with the place of the first one."""
+
+    count: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def remove(self, rule: str, where: str) -> None:
+        """Count one row."""
+        self.count[rule] += 1
+        self.first.setdefault(rule, where)
+
+    def as_status(self) -> tuple[Removed, ...]:
+        """The rules, most removals first."""
+        return tuple(
+            Removed(rule=rule, count=n, example=self.first[rule][:200]) for rule, n in self.count.most_common(16)
+        )
+
+    def sentence(self) -> str:
+        """One line for messages."""
+        return ", ".join(f"{rule} {n} (first: {self.first[rule]})" for rule, n in self.count.most_common(5)) or "none"
+
+
+def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
+    """Build the snapshot; see the module's docstring."""
+    tally = Tally()
+
+    # 1 read
+    sources: list[SourceRead] = []
+    rows = list(_read(ctx, config, tally, sources))
+    read = sum(source.rows for source in sources)
+    rows = _keep(rows, tally, "TextTooShort", lambda r: len(r.text) >= config.filters.min_text_chars)
+    rows = _keep(rows, tally, "TextTooLong", lambda r: len(r.text) <= config.filters.max_text_chars)
+    if config.labels is not None:
+        closed = set(config.labels)
+        rows = _keep(rows, tally, "UnknownLabel", lambda r: r.label in closed)
+
+    # 2 dedupe: of equal rows the one in the highest-priority split stays, so that held-out data are never thinned
+    rank = {name: place for place, name in enumerate(PRIORITY)}
+    rows.sort(key=lambda r: (rank[r.fixed] if r.fixed else 0, r.order))
+    first: dict[tuple[int, str], int] = {}
+    for row in rows:
+        first.setdefault((row.text_hash, row.label), row.order)
+    rows = _keep(rows, tally, "Duplicate", lambda r: first[r.text_hash, r.label] == r.order)
+
+    # 3 join
+    for row, component in zip(rows, components((r.text_hash, r.group_hash) for r in rows), strict=True):
+        row.component = component
+    best: dict[int, SplitName] = {}
+    for row in rows:
+        if row.fixed is not None:
+            best.setdefault(row.component, row.fixed)  # rows are in priority order
+    rows = _keep(rows, tally, "LeakAcrossSplits", lambda r: r.fixed in (None, best.get(r.component)))
+
+    # 4 filter
+    rows = _filtered(rows, tally, config.filters)
+
+    # 5 split
+    parts: dict[SplitName, list[Row]] = {name: [] for name in SPLITS}
+    for row in rows:
+        parts[row.fixed or best.get(row.component) or split_of(row.component, config.split)].append(row)
+
+    # 6 check
+    labels = _checked_labels(config, parts, tally, read)
+
+    # 7 write
+    files: dict[str, SnapshotFile] = {
+        name: write_split(
+            [_as_record(r, ctx.namespace) for r in parts[name]], ctx.folder("snapshot") / f"{name}.parquet"
+        )
+        for name in SPLITS
+    }
+    names = tuple(entry.label for entry in labels)
+    counts = SnapshotCounts(read=read, kept=len(rows), **{name: len(parts[name]) for name in SPLITS})
+    manifest = Manifest(
+        type=config.type,
+        digest=content_digest(config.type, names, files),
+        files=files,
+        labels=labels,
+        counts=counts,
+        removed=tally.as_status(),
+        sources=tuple(sources),
+        settings={
+            "columns": config.columns.to_wire(),
+            "filters": config.filters.to_wire(),
+            "split": config.split.to_wire(),
+        },
+    )
+    key = store_snapshot(ctx.store, ctx.namespace, manifest, ctx.folder("snapshot"))
+    times = [r.time for r in rows if r.time is not None]
+    summary = SnapshotSummary(
+        digest=manifest.digest,
+        uri=f"{ctx.store.uri}/{key}",
+        counts=counts,
+        classes=len(labels),
+        smallest_labels=tuple(sorted(labels, key=lambda entry: entry.train)[:10]),
+        removed=manifest.removed,
+        oldest=min(times, default=None),
+        newest=max(times, default=None),
+    )
+    (ctx.output / "summary.json").write_text(summary.model_dump_json(by_alias=True, exclude_none=True, indent=1))
+    return StageResult(metrics={"rows": float(len(rows)), "classes": float(len(labels))}, snapshot=summary)
+
+
+def _read(ctx: StageContext, config: SnapshotConfig, tally: Tally, sources: list[SourceRead]) -> Iterable[Row]:
+    """Yield usable rows of every source and record what was read."""
+    if config.source.inline is not None:
+        for number, entry in enumerate(config.source.inline, 1):
+            inline = Example(entry.text.strip(), entry.label, entry.group, None, None)
+            yield _row(inline, None, f"spec.source.inline row {number}", number)
+        sources.append(
+            SourceRead(
+                uri="inline",
+                sha256=digest_of([row.to_wire() for row in config.source.inline]),
+                rows=len(config.source.inline),
+            )
+        )
+        return
+    objects = config.source.objects or ()
+    order = 0
+    for place, source in enumerate(objects):
+        name = source.uri
+        key = resolve_uri(
+            source.uri, store=ctx.store, namespace=ctx.namespace, field=f"spec.source.objects[{place}].uri"
+        )
+        path = ctx.folder("sources") / str(place)
+        ctx.store.download(key, path)
+        sha256 = sha256_file(path)
+        if source.sha256 is not None and source.sha256 != sha256:
+            raise StoreCorrupt(
+                f"spec.source.objects[{place}].sha256 is {source.sha256}, but {name} has {sha256}; correct one of them"
+            )
+        first, number = True, 0
+        for raw in read_rows(path, format_of(name, source.format), name=name):
+            number += 1
+            if isinstance(raw, Refused):
+                tally.remove(raw.rule, raw.where)
+                continue
+            if first:
+                check_columns(raw.fields, config.columns, name=name)
+                first = False
+            example = to_example(raw.fields, config.columns)
+            order += 1
+            if isinstance(example, str):
+                tally.remove(example, f"{name} row {raw.number}")
+            else:
+                yield _row(example, source.split, f"{name} row {raw.number}", order)
+        path.unlink()
+        sources.append(SourceRead(uri=name, sha256=sha256, rows=number))
+        ctx.progress.report(place + 1, len(objects))
+
+
+def _row(example: Example, fixed: SplitName | None, where: str, order: int) -> Row:
+    return Row(
+        text=example.text,
+        label=example.label,
+        text_hash=hash64("text", normalised(example.text)),
+        group_hash=None if example.group is None else hash64("group", example.group),
+        subject=example.subject,
+        time=example.time,
+        fixed=fixed,
+        where=where,
+        order=order,
+    )
+
+
+def _keep(rows: list[Row], tally: Tally, rule: str, wanted: Callable[[Row], object]) -> list[Row]:
+    kept = []
+    for row in rows:
+        if wanted(row):
+            kept.append(row)
+        else:
+            tally.remove(rule, row.where)
+    return kept
+
+
+def _filtered(rows: list[Row], tally: Tally, filters: Filters) -> list[Row]:
+    """Apply the age, share and size filters in this order."""
+    if filters.max_age_days is not None:
+        rows = _keep(rows, tally, "MissingTimestamp", lambda r: r.time is not None)
+        newest = max((r.time for r in rows if r.time is not None), default=None)
+        if newest is not None:
+            oldest_kept = newest - timedelta(days=filters.max_age_days)
+            rows = _keep(rows, tally, "TooOld", lambda r: r.time is not None and r.time >= oldest_kept)
+    rows.sort(key=lambda r: (r.text_hash, r.label))
+    if filters.max_subject_share_percent is not None:
+        rows = _capped(rows, tally, filters.max_subject_share_percent)
+    if filters.max_samples is not None:
+        chosen = {
+            id(r)
+            for r in sorted(rows, key=lambda r: hash64("sample", str(r.text_hash), r.label))[: filters.max_samples]
+        }
+        rows = _keep(rows, tally, "MaxSamples", lambda r: id(r) in chosen)
+    return rows
+
+
+def _capped(rows: list[Row], tally: Tally, share_percent: float) -> list[Row]:
+    """Let no subject have more than its share; a row without a subject counts as a subject of its own."""
+    owner = [row.subject if row.subject is not None else f"\0{place}" for place, row in enumerate(rows)]
+    cap = cap_of(Counter(owner).values(), share_percent)
+    if cap == 0 and rows:
+        raise BadDataError(
+            f"spec.filters.maxSubjectSharePercent is {share_percent:g}, but there are only {len(set(owner))} subjects, "
+            f"so nobody could have that little; raise it to {100 / len(set(owner)):.3g} or more, or add data of more people"
+        )
+    given: Counter[str] = Counter()
+    kept = []
+    for row, subject in zip(rows, owner, strict=True):
+        given[subject] += 1
+        if given[subject] <= cap:
+            kept.append(row)
+        else:
+            tally.remove("SubjectShare", row.where)
+    return kept
+
+
+def _checked_labels(
+    config: SnapshotConfig, parts: dict[SplitName, list[Row]], tally: Tally, read: int
+) -> tuple[LabelCount, ...]:
+    """Count classes per split and refuse what cannot be trained on."""
+    count = {name: Counter(r.label for r in parts[name]) for name in SPLITS}
+    total = sum(len(rows) for rows in parts.values())
+    if len(parts["train"]) < MIN_TRAIN_ROWS:
+        raise BadDataError(
+            f"{len(parts['train'])} train rows are left of {read} read, at least {MIN_TRAIN_ROWS} are needed; "
+            f"removed: {tally.sentence()}"
+        )
+    names = config.labels if config.labels is not None else tuple(sorted(count["train"]))
+    if len(count["train"]) < 2:
+        only = next(iter(count["train"]))
+        raise BadLabelsError(
+            f"every train row has the label {only!r}; a classifier needs at least two classes in train"
+        )
+    for name in ("validation", "test"):
+        if not parts[name]:
+            raise BadDataError(
+                f"the {name} split is empty ({total} rows in all); add rows, raise spec.split.{name}Percent, "
+                "or mark a source file with its split"
+            )
+    for name in SPLITS:
+        for label in sorted(count[name]):
+            if label not in names:
+                raise BadLabelsError(
+                    f"label {label!r} has {count[name][label]} rows in {name} but none in train; add train rows of it, "
+                    "change spec.split.salt, or list spec.labels without it"
+                )
+    for label in names:
+        if count["train"][label] == 0:
+            raise BadLabelsError(f"label {label!r} of spec.labels has no train row; add rows of it or take it off")
+    return tuple(LabelCount(label=label, **{name: count[name][label] for name in SPLITS}) for label in names)
+
+
+def _as_record(row: Row, namespace: str) -> dict[str, object]:
+    subject = None if row.subject is None else f"{hash64('subject', namespace, row.subject):016x}"
+    return {"text": row.text, "label": row.label, "component": row.component, "subject": subject, "time": row.time}

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 TEMPERATURE_BOUNDS = (0.05, 20.0)
-"""A fit at a bound means that no finite temperature is best: every validation example is right (or hopelessly wrong)."""
+"""A fit at a bound: no finite temperature is best, since every validation example is right (or hopelessly wrong)."""
 
 ABSTAIN_ALWAYS = 1.0
 """Threshold when no confidence reaches the wanted accuracy: only a prediction that rounds to certainty is answered."""
@@ -41,6 +41,23 @@ def log_softmax(logits: Floats, *, temperature: float = 1.0) -> Floats:
     scaled = scaled - scaled.max(axis=1, keepdims=True)
     result: Floats = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
     return result
+
+
+class Prediction(NamedTuple):
+    """What a policy says about N examples."""
+
+    probs: Floats
+    """(N, C)."""
+    classes: Ints
+    """(N,) the likeliest class; of equal ones the first."""
+    confidence: Floats
+    """(N,) its probability."""
+
+
+def predict(logits: Floats, *, temperature: float) -> Prediction:
+    """Turn logits (N, C) into probabilities, classes and confidences; the temperature never changes a class."""
+    probs = np.exp(log_softmax(logits, temperature=temperature))
+    return Prediction(probs=probs, classes=logits.argmax(axis=1).astype(np.int64), confidence=probs.max(axis=1))
 
 
 def negative_log_likelihood(logits: Floats, labels: Ints, *, temperature: float = 1.0) -> float:

@@ -1,0 +1,295 @@
+"""The classifier policy: pretrained encoder, LoRA adapters, mean pooling, linear head; and its files.
+
+Decides how a policy is built from a base model's folder and which files it becomes. Never trains, never talks to a
+store, never unpickles and never runs code that came with a model. Called by the recipes and the policy server.
+
+Files of a policy: adapter_model.safetensors and adapter_config.json (peft's own format), head.safetensors,
+policy.json (`PolicyCard`) and the tokenizer's files.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from ratchet_api.training_run import Lora
+from ratchet_jobs.models.card import CARD_FILE, PolicyCard
+from ratchet_jobs.models.lora import fold_lora
+from ratchet_jobs.models.tokenizing import TOKENIZER_FILES, load_tokenizer
+from ratchet_jobs.runtime.errors import BadConfigError, BadModelError
+
+ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+HEAD_FILE = "head.safetensors"
+
+
+class Classifier(nn.Module):
+    """Encoder with adapters, mean pooling over real tokens, linear head.
+
+    Notation: B examples, T tokens, D hidden size, C classes.
+    """
+
+    def __init__(self, encoder: PeftModel, *, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.config.hidden_size, classes)
+        self.pad_id = int(encoder.config.pad_token_id or 0)
+
+    def pool(self, input_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """Mean of the last hidden states over real tokens.
+
+        Args:
+            input_ids: (B, T).
+            token_mask: (B, T), 1 = a real token; a row without any gives zeros.
+
+        Returns:
+            (B, D) float32.
+        """
+        hidden = self.encoder(input_ids=input_ids, attention_mask=token_mask).last_hidden_state  # (B, T, D)
+        weight = token_mask.to(torch.float32).unsqueeze(-1)  # (B, T, 1)
+        return (hidden.float() * weight).sum(1) / weight.sum(1).clamp(min=1.0)
+
+    def forward(self, input_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """Logits (B, C) float32."""
+        logits: Tensor = self.head(self.pool(input_ids, token_mask))
+        return logits
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Adapter and head parameters by name, in a fixed order: all that training changes."""
+        return {name: parameter for name, parameter in sorted(self.named_parameters()) if parameter.requires_grad}
+
+    def train_mode(self) -> None:
+        """Switch on the adapters' dropout and nothing else: the frozen encoder's own dropout stays off."""
+        self.eval()
+        for name, module in self.named_modules():
+            if "lora_dropout" in name:
+                module.train()
+
+
+class LoadedPolicy(NamedTuple):
+    """A policy ready to answer."""
+
+    classifier: Classifier
+    card: PolicyCard
+    tokenizer: Tokenizer
+
+
+def build_classifier(base: Path, *, classes: int, lora: Lora, max_tokens: int, seed: int) -> Classifier:
+    """Make an untrained policy: B of every adapter is 0, so the encoder computes what the base computes.
+
+    Args:
+        base: folder with config.json and *.safetensors.
+        classes: rows of the head.
+        lora: rank, alpha, dropout, layers.
+        max_tokens: longest input, checked against the encoder's positions.
+        seed: of the adapters' and the head's random start.
+
+    Raises:
+        BadModelError: the folder holds no usable encoder.
+        BadConfigError: maxTokens or targetModules do not fit the encoder.
+    """
+    encoder = load_encoder(base)
+    check_positions(encoder, max_tokens=max_tokens)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=find_targets(encoder, lora.target_modules),
+    )
+    return _assemble(encoder, config, classes=classes, seed=seed)
+
+
+def save_classifier(classifier: Classifier, folder: Path, *, card: PolicyCard, tokenizer_from: Path) -> None:
+    """Write the policy's files. Equal weights and card give equal bytes.
+
+    Args:
+        classifier: what `build_classifier` or `load_classifier` made.
+        folder: exists; files of the same names are replaced.
+        card: becomes policy.json.
+        tokenizer_from: folder whose tokenizer files are copied.
+    """
+    adapter = {name: _plain(tensor) for name, tensor in get_peft_model_state_dict(classifier.encoder).items()}
+    save_file(adapter, folder / ADAPTER_FILE)
+    save_file({name: _plain(tensor) for name, tensor in classifier.head.state_dict().items()}, folder / HEAD_FILE)
+    # peft notes the local folder that the base was read from; an artifact names its base by digest, in policy.json.
+    config = classifier.encoder.peft_config["default"].to_dict() | {"base_model_name_or_path": None}
+    config["inference_mode"] = True
+    config = {key: sorted(value) if isinstance(value, set | frozenset) else value for key, value in config.items()}
+    config["target_modules"] = sorted(config["target_modules"])
+    (folder / ADAPTER_CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_card(folder, card)
+    for name in TOKENIZER_FILES:
+        if (source := tokenizer_from / name).is_file() and source.resolve() != (folder / name).resolve():
+            shutil.copyfile(source, folder / name)
+
+
+def write_card(folder: Path, card: PolicyCard) -> None:
+    """Write policy.json."""
+    text = json.dumps(card.to_wire(), indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_card(folder: Path) -> PolicyCard:
+    """Read policy.json.
+
+    Raises:
+        BadModelError: it is missing or not a policy card.
+    """
+    try:
+        return PolicyCard.model_validate_json((folder / CARD_FILE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BadModelError(f"policy: {CARD_FILE} cannot be read: {error}; take a committed policy folder") from error
+
+
+def load_classifier(folder: Path, base: Path) -> LoadedPolicy:
+    """Read a policy's files and put them onto their base.
+
+    Args:
+        folder: what `save_classifier` wrote.
+        base: folder of the base model that the card names.
+
+    Raises:
+        BadModelError: a file is missing, malformed, or does not fit the base.
+    """
+    card = read_card(folder)
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        adapter, head = load_file(folder / ADAPTER_FILE), load_file(folder / HEAD_FILE)
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise BadModelError(f"policy: its files cannot be read: {error}; take a committed policy folder") from error
+    config.inference_mode = False
+    classifier = _assemble(load_encoder(base), config, classes=len(card.labels), seed=0)
+    wanted = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(classifier.encoder).items()}
+    given = {name: tuple(tensor.shape) for name, tensor in adapter.items()}
+    if wanted != given:
+        odd = sorted(wanted.items() ^ given.items())[0]
+        raise BadModelError(f"policy: adapter does not fit the base model, first at {odd[0]}; use the base it names")
+    set_peft_model_state_dict(classifier.encoder, adapter)
+    try:
+        classifier.head.load_state_dict(head)
+    except RuntimeError as error:
+        raise BadModelError(f"policy: head does not fit {len(card.labels)} labels: {error}") from error
+    tokenizer = load_tokenizer(folder, max_tokens=card.max_tokens)
+    return LoadedPolicy(classifier.eval(), card, tokenizer)
+
+
+def load_encoder(base: Path) -> transformers.PreTrainedModel:
+    """Read an encoder in float32: safetensors only, local files only, never code from the folder.
+
+    Raises:
+        BadModelError: no safetensors, unknown architecture, missing weights, or not an encoder.
+    """
+    if not list(base.glob("*.safetensors")):
+        found = ", ".join(sorted(entry.name for entry in base.iterdir())) or "nothing"
+        raise BadModelError(f"baseModel: no *.safetensors (found: {found}); convert the weights to safetensors")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        encoder, notes = transformers.AutoModel.from_pretrained(
+            str(base),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise BadModelError(f"baseModel: transformers cannot load it: {first}; give a BERT-like encoder") from error
+    if getattr(encoder.config, "is_encoder_decoder", False) or not hasattr(encoder.config, "hidden_size"):
+        raise BadModelError(f"baseModel: {encoder.config.model_type} is no plain encoder; give a BERT-like encoder")
+    missing = sorted(name for name in notes["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise BadModelError(
+            f"baseModel: {len(missing)} tensors are missing in its safetensors, first {missing[0]}; "
+            "give the weights that config.json describes"
+        )
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # unused: the policy pools by itself, and a checkpoint often lacks it
+    return encoder
+
+
+def check_positions(encoder: transformers.PreTrainedModel, *, max_tokens: int) -> None:
+    """Refuse inputs longer than the encoder's position table.
+
+    Raises:
+        BadConfigError: max_tokens is above it.
+    """
+    limit = getattr(encoder.config, "max_position_embeddings", None)
+    table = next((m for name, m in encoder.named_modules() if name.endswith("position_embeddings")), None)
+    offset = getattr(table, "padding_idx", None)
+    if limit is not None and offset is not None:
+        limit -= offset + 1  # RoBERTa's family counts positions from padding_idx + 1
+    if limit is not None and limit > 0 and max_tokens > limit:
+        raise BadConfigError(
+            f"stages.supervised.maxTokens: {max_tokens} is above the {limit} positions of the base model; lower it"
+        )
+
+
+def check_vocabulary(encoder: nn.Module, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer whose ids do not all have an embedding.
+
+    Raises:
+        BadModelError: it has more entries than the embedding has rows.
+    """
+    rows = encoder.get_input_embeddings().num_embeddings  # type: ignore[operator]  # of PreTrainedModel and PeftModel
+    entries = tokenizer.get_vocab_size(with_added_tokens=True)
+    if entries > rows:
+        raise BadModelError(
+            f"baseModel: tokenizer.json has {entries} entries but the embedding only {rows} rows; "
+            "take both from the same model"
+        )
+
+
+def find_targets(encoder: nn.Module, wanted: Sequence[str] | None) -> list[str]:
+    """Full names of the linear layers to adapt.
+
+    Args:
+        encoder: the bare encoder.
+        wanted: last parts of names (`query`) or longer endings (`attention.self.query`); None = every linear layer
+            inside the encoder's stacked blocks.
+
+    Raises:
+        BadConfigError: a wanted name matches no linear layer.
+        BadModelError: nothing is wanted by name and the encoder has no stacked blocks.
+    """
+    linear = [name for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
+    stacks = [name for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)]
+    if wanted is None:
+        inside = [name for name in linear if any(name.startswith(f"{stack}.") for stack in stacks)]
+        if not inside:
+            raise BadModelError("baseModel: the encoder has no blocks of linear layers; set lora.targetModules")
+        return inside
+    for ending in wanted:
+        if not any(name == ending or name.endswith(f".{ending}") for name in linear):
+            exist = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear})[:12])
+            raise BadConfigError(f"lora.targetModules: {ending!r} is no linear layer of the base; there are: {exist}")
+    return [name for name in linear if any(name == ending or name.endswith(f".{ending}") for ending in wanted)]
+
+
+def _assemble(encoder: transformers.PreTrainedModel, config: LoraConfig, *, classes: int, seed: int) -> Classifier:
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(seed)
+        # peft asks the encoder for a property that transformers has renamed; nothing of ours is deprecated.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        classifier = Classifier(get_peft_model(encoder, config), classes=classes)
+    fold_lora(classifier)
+    return classifier.eval()
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32).contiguous()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from ratchet_api.attempts import StageAttempt
+from ratchet_api.base import METRIC_KEY_LIMIT, METRICS_LIMIT
 from ratchet_api.conditions import ConditionType, Reason
 from ratchet_api.stage import Stage
 from ratchet_api.training_run import RLTrainingRunStatus, StageStatus
@@ -41,7 +42,6 @@ from ratchet_operator.plan.say import Said, at_rest, progressing, settle, stalle
 from ratchet_operator.plan.world import NOW, CreateObject, Event, Plan, RunWorld
 
 RunPlan = Plan[RLTrainingRunStatus]
-_METRICS_LIMIT = 32
 
 
 def run_stage(world: RunWorld) -> RunPlan | None:
@@ -230,5 +230,5 @@ def _fail(world: RunWorld, row: StageStatus, verdict: Fatal) -> RunPlan:
 
 def _bounded(metrics: dict[str, float]) -> dict[str, float]:
     """At most as many metrics as status holds; the stage writes the important ones first."""
-    kept = [(k, v) for k, v in metrics.items() if len(k) <= 64]
-    return dict(kept[:_METRICS_LIMIT])
+    kept = [(k, v) for k, v in metrics.items() if len(k) <= METRIC_KEY_LIMIT]
+    return dict(kept[:METRICS_LIMIT])

@@ -24,11 +24,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.conftest import cluster_unavailable
 from tests.tools.files import ROOT
 
 TIERS = ("unit", "world", "contract", "recipes", "cluster", "e2e")
-LAB_TIERS = frozenset({"contract", "cluster", "e2e"})  # tiers with tests that need the one-node cluster
+# Tiers whose tests run programs that are built first (a control plane, helm, the one-node cluster, our images).
+BUILT_TIERS = frozenset({"contract", "cluster", "e2e"})
 BIN = Path(sys.executable).parent
 
 CHECKS: Mapping[str, tuple[str, ...]] = {
@@ -105,16 +105,6 @@ def selected_tiers(wanted: str | None) -> tuple[str, ...]:
     return tuple(tier for tier in TIERS if not names or tier in names)
 
 
-def lab_setup(tiers: Sequence[str]) -> list[Result]:
-    """Build the cluster's binaries and images ahead of the tiers that use them, so their time shows as set-up."""
-    if not LAB_TIERS & set(tiers):
-        return []
-    if reason := cluster_unavailable():
-        print(f"\n=== cluster set-up skipped: {reason}", flush=True)
-        return []
-    return [run_check("set-up: cluster binaries, images", (sys.executable, "-m", "tests.lab", "images"))]
-
-
 def print_summary(results: Sequence[Result]) -> None:
     """Print the time table and the closing line."""
     table = Table(title="What ran")
@@ -146,7 +136,8 @@ def main(arguments: Sequence[str]) -> int:
     if os.environ.get("CHECKS", "1") != "0":
         results += [run_check(name, command) for name, command in CHECKS.items()]
     if list(arguments) != ["verify"]:
-        results += lab_setup(tiers)
+        if BUILT_TIERS & set(tiers):
+            results.append(run_check("set-up: binaries and images", (sys.executable, "-m", "tests.tools.prepare")))
         with tempfile.TemporaryDirectory(prefix="ratchet-test-") as scratch:
             results += [run_tier(tier, Path(scratch)) for tier in tiers]
     print_summary(results)

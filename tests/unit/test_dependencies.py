@@ -1,0 +1,111 @@
+"""Each package imports what its own extra declares and nothing else, so that every image can be installed small."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.tools.files import ROOT, repository_files
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OURS = {"ratchet_api", "ratchet_operator", "ratchet_jobs", "ratchet_cli"}
+# Which extras a package may count on. The CLI runs stages and the reconciler on a laptop, where `jobs` is present.
+EXTRAS = {"api": (), "operator": ("operator",), "jobs": ("jobs",), "cli": ("cli", "jobs")}
+# What a library brings along and hands out (its errors, its base types): the carrier decides its version.
+COMES_WITH = {"botocore": "boto3", "pydantic-core": "pydantic", "urllib3": "kubernetes"}
+# The generator of `make generate` is run by developers only, with the extra `dev`.
+DEVELOPER_FILES = ("api/ratchet_api/crdgen", "api/ratchet_api/apidocs")
+
+
+def distribution(requirement: str) -> str:
+    """Canonical name of a requirement's distribution."""
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert match is not None
+    return re.sub(r"[-_.]+", "-", match.group(0)).lower()
+
+
+def declared(*extras: str) -> set[str]:
+    requirements = [*PROJECT["dependencies"], *(r for extra in extras for r in PROJECT["optional-dependencies"][extra])]
+    named = {distribution(requirement) for requirement in requirements}
+    return named | {brought for brought, carrier in COMES_WITH.items() if carrier in named}
+
+
+@functools.cache
+def distributions_of(module: str) -> frozenset[str]:
+    return frozenset(distribution(name) for name in importlib.metadata.packages_distributions().get(module, ()))
+
+
+def imported_modules(data: bytes) -> Iterable[str]:
+    """Dotted names of everything imported anywhere in a file, lazily or not."""
+    for node in ast.walk(ast.parse(data)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module
+
+
+def third_party(root: str) -> dict[str, set[str]]:
+    """Map each third-party top-level module that a source root imports to the files that do."""
+    found: dict[str, set[str]] = {}
+    for file in repository_files():
+        if not file.is_product or not file.path.startswith(f"{root}/") or file.path.startswith(DEVELOPER_FILES):
+            continue
+        for module in imported_modules(file.data):
+            top = module.split(".")[0]
+            if top not in sys.stdlib_module_names and top not in OURS:
+                found.setdefault(top, set()).add(file.path)
+    return found
+
+
+@pytest.mark.parametrize("root", EXTRAS)
+def test_a_package_imports_only_what_its_extra_declares(root: str) -> None:
+    allowed = declared(*EXTRAS[root])
+    undeclared = {m: files for m, files in third_party(root).items() if not distributions_of(m) & allowed}
+    assert undeclared == {}, f"declare these in an extra of {EXTRAS[root]}, or do not import them"
+
+
+@pytest.mark.parametrize("extra", ["operator", "jobs", "cli"])
+def test_an_extra_declares_only_what_its_package_imports(extra: str) -> None:
+    used = {name for module in third_party(extra) for name in distributions_of(module)}
+    own = {distribution(requirement) for requirement in PROJECT["optional-dependencies"][extra]}
+    assert own - used == set(), f"nothing in {extra}/ imports these: drop them from the extra"
+
+
+@pytest.mark.parametrize(("brought", "carrier"), COMES_WITH.items())
+def test_what_is_said_to_come_with_a_library_does(brought: str, carrier: str) -> None:
+    assert brought in {distribution(name) for name in importlib.metadata.requires(carrier) or ()}
+
+
+def blocked_import(modules: Iterable[str], code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter where these modules cannot be imported."""
+    program = f"import sys\nsys.modules.update(dict.fromkeys({sorted(modules)!r}))\n{code}"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+def test_the_vocabulary_loads_with_pydantic_alone() -> None:
+    names = sorted(path.stem for path in Path(ROOT / "api/ratchet_api").glob("*.py"))
+    models = [
+        name for name in names if not f"api/ratchet_api/{name}".startswith(DEVELOPER_FILES) and name != "__init__"
+    ]
+    assert "training_run" in models
+    heavy = ["kopf", "aiohttp", "torch", "numpy", "yaml", "ruamel", "kubernetes", "boto3", "rich", "typer"]
+    done = blocked_import(heavy, "".join(f"import ratchet_api.{name}\n" for name in models))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_laptop_run_needs_neither_kopf_nor_aiohttp() -> None:
+    """`make demo` installs the extras jobs and cli; the reconciler it hosts must load without the operator's."""
+    done = blocked_import(
+        ["kopf", "aiohttp"],
+        "import ratchet_cli.main\nimport ratchet_operator.reconcile\nimport ratchet_operator.cluster.local\n",
+    )
+    assert done.returncode == 0, done.stderr

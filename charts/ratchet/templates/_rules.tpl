@@ -8,28 +8,32 @@ looking: what runs in a namespace is decided by Jobs alone.
 - apiGroups: [ratchet.dev]
   resources: [feedbackdatasets, rlpolicies]
   verbs: [get, list, watch]
-# Runs: watched and read; a policy's template stamps new ones (server-side apply), and the time-to-live deletes old ones.
+# Runs: watched and read; a policy's template stamps new ones, and the time-to-live deletes old ones.
 - apiGroups: [ratchet.dev]
   resources: [rltrainingruns]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, delete]
 # The one status write per pass.
 - apiGroups: [ratchet.dev]
   resources: [feedbackdatasets/status, rltrainingruns/status, rlpolicies/status]
   verbs: [update]
-# One Job per attempt at a stage: applied once, watched, deleted on suspension or when a human changed it.
+# One Job per attempt at a stage: created once, never changed, watched, deleted on suspension.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, patch, delete]
-# stage.json of each attempt, and the optional ConfigMap ratchet-store of a namespace.
+  verbs: [get, list, watch, create, delete]
+# stage.json of each attempt (made anew if another version of the operator left one), and a namespace's ratchet-store.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, create, patch]
+  verbs: [get, create, delete]
 # Why a Job's pod does not run, how it ended, and where its /progress is.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
-# What happened, for `kubectl describe`.
+# What happened, for `kubectl describe`; and what others say about a Job whose pods a quota or a policy refuses.
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create]
+  verbs: [list, create]
+# The heartbeat's Lease must come back on a watch like everything else; who may write it stands beside.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [list, watch]
 {{- end -}}

@@ -1,0 +1,201 @@
+"""Supervised stage: teach a pretrained encoder the classes of a snapshot.
+
+Implements LoRA (Hu et al. 2021, arXiv:2106.09685, eq. 3) on every linear layer of the encoder's blocks, mean pooling
+and a linear head, trained by cross-entropy with label smoothing (Szegedy et al. 2016, arXiv:1512.00567, eq. 6) and
+AdamW with decoupled decay (Loshchilov and Hutter 2019, arXiv:1711.05101, alg. 2); learning rate linear up, linear down.
+
+ 1. Read the snapshot's train split and the base model; refuse what cannot be trained.
+ 2. Tokenise every text once, cut to maxTokens.
+ 3. Build the policy: adapters start as the identity.
+ 4. Make the optimizer.
+ 5. Resume from the newest checkpoint, if this run was interrupted.
+ 6. For each step: take the epoch's next batch, set the learning rate, forward, stop on a loss that is no number,
+    backward, clip, update.
+ 7. Checkpoint every checkpointEverySteps and when asked to leave; then, in the latter case, leave (exit 75).
+ 8. Write the policy (uncalibrated; `evaluate` adds temperature and threshold) and the training curve.
+
+Deviations from the common fine-tuning script, and why:
+ a. Batches hold texts of like length (`bucketed_batches`), padded to their own longest: less work for equal learning.
+ b. The encoder's own dropout is off, lora.dropout alone acts: adapters are small, a few epochs do not overfit them,
+    and attention without dropout takes the fused kernel (measured in bench/supervised).
+ c. Adapters are folded into the frozen weights in each pass (`fold_lora`): one product instead of four.
+ d. The last weights are kept, not the best by validation: the learning rate ends at 0, where the loss is flat, and
+    a choice on validation would flatter the temperature that `evaluate` fits on the same rows.
+
+The order of batches is a function of (seed, epoch), the state of everything else is in the checkpoint; so a resumed
+run repeats the loss curve of an undisturbed one bit for bit on one kind of CPU and number of threads.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import structlog
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ratchet_api.stage import StageResult, SupervisedConfig
+from ratchet_jobs.data.base_model import fetch_model
+from ratchet_jobs.data.snapshots import open_snapshot
+from ratchet_jobs.models.batching import bucketed_batches, pad
+from ratchet_jobs.models.card import PolicyCard
+from ratchet_jobs.models.classifier import build_classifier, check_vocabulary, save_classifier
+from ratchet_jobs.models.examples import Examples, read_examples
+from ratchet_jobs.models.schedule import balanced_class_weights, learning_rate_factor, steps_per_epoch, total_steps
+from ratchet_jobs.models.tokenizing import TokenRows, load_tokenizer, tokenize
+from ratchet_jobs.models.training_state import load_training_state, save_training_state
+from ratchet_jobs.runtime.context import StageContext
+from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError, NotANumberError
+
+CURVE_FILE = "curve.json"
+MAX_WORDLESS_SHARE = 0.01
+"""Share of texts without any token up to which they are left out; above it, tokenizer and texts do not match."""
+
+LAST_STEPS = 20
+"""The training loss in the result is the mean over this many last steps."""
+
+log = structlog.get_logger(__name__)
+
+
+def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
+    """Train and write the policy's files into the stage's output folder.
+
+    Args:
+        ctx: store, checkpoints, progress and stop signal of this pod.
+        config: dataset, base model and hyper-parameters.
+
+    Returns:
+        Metrics: loss (mean of the last steps), steps, train_rows, skipped_rows.
+
+    Raises:
+        StageError: data, labels, settings or model cannot be used; the loss is no number; or the pod must leave.
+    """
+    hyper = config.hyper
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(ctx.threads)
+
+    # 1. snapshot and base model
+    snapshot = open_snapshot(ctx.store, config.dataset, into=ctx.folder("snapshot"))
+    labels, train = snapshot.labels, read_examples(snapshot, "train")
+    base = fetch_model(ctx.store, config.base_model, namespace=ctx.namespace, into=ctx.folder("base"))
+
+    # 2. tokenise once
+    tokenizer = load_tokenizer(base, max_tokens=hyper.max_tokens)
+    tokens = tokenize(tokenizer, train.texts)
+    kept = _check_rows(train, tokens, labels)
+    rows, lengths, targets = [tokens.rows[i] for i in kept], tokens.lengths[kept], train.labels[kept]
+
+    # 3. policy
+    classifier = build_classifier(
+        base, classes=len(labels), lora=config.lora, max_tokens=hyper.max_tokens, seed=config.seed
+    ).to(device)
+    check_vocabulary(classifier.encoder, tokenizer)
+    parameters = classifier.trainable()
+    if hyper.class_weights == "balanced":
+        class_weights = torch.from_numpy(balanced_class_weights(targets, classes=len(labels))).to(device)
+    else:
+        class_weights = None
+
+    # 4. optimizer: no decay on the head's bias, which holds the classes' frequencies
+    head_rate = hyper.head_learning_rate or hyper.learning_rate
+    groups = [
+        {"params": [p for n, p in parameters.items() if not n.startswith("head.")], "peak": hyper.learning_rate},
+        {"params": [classifier.head.weight], "peak": head_rate},
+        {"params": [classifier.head.bias], "peak": head_rate, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=hyper.learning_rate, weight_decay=hyper.weight_decay, fused=True)
+    epoch_steps = steps_per_epoch(len(rows), hyper.batch_size)
+    steps = total_steps(len(rows), hyper.batch_size, hyper.epochs)
+    torch.manual_seed(config.seed)  # of the adapters' dropout, the only randomness inside a step
+
+    # 5. resume: the number of losses is the step to go on from
+    losses: list[float] = []
+    if (checkpoint := ctx.checkpoints.latest()) is not None:
+        losses = load_training_state(checkpoint.folder, parameters=parameters, optimizer=optimizer)
+
+    def save_state(folder: Path) -> None:
+        save_training_state(folder, parameters=parameters, optimizer=optimizer, losses=losses)
+
+    # 6. steps
+    autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+    classifier.train_mode()
+    batches: list[NDArray[np.int64]] = []
+    for step in range(len(losses), steps):
+        epoch, place = divmod(step, epoch_steps)
+        if place == 0 or not batches:
+            batches = bucketed_batches(lengths, hyper.batch_size, seed=config.seed, epoch=epoch)
+        batch = batches[place]
+        factor = learning_rate_factor(step, steps=steps, warmup_ratio=hyper.warmup_ratio)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        input_ids, token_mask = pad([rows[i] for i in batch], pad_id=classifier.pad_id)  # (B, T) both
+        wanted = torch.from_numpy(targets[batch]).to(device)  # (B,)
+        with autocast:
+            logits = classifier(input_ids.to(device), token_mask.to(device))  # (B, C)
+        loss = nn.functional.cross_entropy(
+            logits.float(), wanted, weight=class_weights, label_smoothing=hyper.label_smoothing
+        )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        grad_norm = float(nn.utils.clip_grad_norm_(parameters.values(), hyper.max_grad_norm))
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]) or not math.isfinite(grad_norm):
+            raise NotANumberError(
+                f"step {step + 1} of {steps}: loss {losses[-1]}, gradient norm {grad_norm}; "
+                f"lower stages.supervised.learningRate (now {hyper.learning_rate})"
+            )
+        optimizer.step()
+
+        # 7. progress, checkpoint, leave
+        done = step + 1
+        rate = hyper.learning_rate * factor
+        ctx.progress.report(done, steps, loss=losses[-1], examples=len(batch), learning_rate=rate, grad_norm=grad_norm)
+        leaving = ctx.should_stop()
+        if leaving or (done % hyper.checkpoint_every_steps == 0 and done < steps):
+            ctx.checkpoints.save(done, save_state)
+        if leaving:
+            raise ctx.preempted(done)
+
+    # 8. policy and curve
+    card = PolicyCard(labels=labels, max_tokens=hyper.max_tokens, base_model=config.base_model)
+    save_classifier(classifier, ctx.output, card=card, tokenizer_from=base)
+    (ctx.output / CURVE_FILE).write_text(json.dumps({"loss": losses}) + "\n")
+    tail = losses[-min(len(losses), LAST_STEPS) :]
+    return StageResult(
+        metrics={
+            "loss": sum(tail) / len(tail),
+            "steps": float(steps),
+            "train_rows": float(len(rows)),
+            "skipped_rows": float(len(train.texts) - len(rows)),
+        }
+    )
+
+
+def _check_rows(train: Examples, tokens: TokenRows, labels: Sequence[str]) -> NDArray[np.int64]:
+    """Return the places of the rows to train on: those that have tokens.
+
+    Raises:
+        BadDataError: more than MAX_WORDLESS_SHARE of the texts have none.
+        BadLabelsError: fewer than two classes have rows.
+    """
+    kept = np.flatnonzero(tokens.has_words)
+    count, skipped = len(train.texts), len(train.texts) - len(kept)
+    if skipped > MAX_WORDLESS_SHARE * count:
+        first = int(np.flatnonzero(~tokens.has_words)[0])
+        raise BadDataError(
+            f"train split: {skipped} of {count} texts give no token with the base model's tokenizer, the first in row "
+            f"{first}; remove such rows (filters.minTextChars) or take a base model of the texts' language"
+        )
+    if skipped:
+        log.warning("texts without tokens are left out", rows=skipped, of=count)
+    present = np.unique(train.labels[kept])
+    if len(present) < 2:
+        found = ", ".join(repr(labels[i]) for i in present) or "no class"
+        raise BadLabelsError(f"train split: rows of {found} only; training needs rows of at least two classes")
+    return kept

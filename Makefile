@@ -71,9 +71,9 @@ type: ## mypy
 ##@ Generate and build
 
 .PHONY: generate
-generate: ## write crds/, the chart's copy and the API reference from ratchet_api
+generate: ## write crds/, the chart's copy and README, and docs/reference from the code
 	$(SETUP)
-	@$(PY) -m ratchet_api.crdgen
+	@$(PY) -m tests.tools.generate
 
 .PHONY: lock
 lock: ## resolve every dependency into constraints.txt; UPGRADE=1 or UPGRADE="names" to move pins

@@ -32,7 +32,7 @@ BUILT_TIERS = frozenset({"contract", "cluster", "e2e"})
 BIN = Path(sys.executable).parent
 
 CHECKS: Mapping[str, tuple[str, ...]] = {
-    "generated files": (sys.executable, "-m", "ratchet_api.crdgen", "--check"),
+    "generated files": (sys.executable, "-m", "tests.tools.generate", "--check"),
     "ruff check": (str(BIN / "ruff"), "check", "--output-format=concise", "."),
     "ruff format": (str(BIN / "ruff"), "format", "--check", "--output-format=concise", "."),
     "mypy": (str(BIN / "mypy"),),

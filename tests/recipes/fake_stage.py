@@ -1,7 +1,8 @@
 """A stage that keeps the contract without training: run as a process by the tests of the embedded runner.
 
 FAKE_STAGE names a JSON file {stage: [act, …]}; each start of a stage takes its next act, the last one repeats.
-Acts: commit, preempted, wait (until SIGTERM, then 75), ignore (SIGTERM is ignored), or a number (exit with it).
+Acts: commit, preempted, wait (until SIGTERM, then 75), ignore (SIGTERM is ignored), until (FAKE_STAGE + ".release"
+exists, then commit), or a number (exit with it).
 Each start is noted in FAKE_STAGE + ".starts", so that a test can count them.
 """
 
@@ -12,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,11 @@ def result(stage: str) -> dict[str, Any]:
     return {"metrics": METRICS if stage == "evaluate" else {}, "hits": {}}
 
 
+def note_waiting(plan_file: Path) -> None:
+    with Path(f"{plan_file}.waiting").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+
+
 def main() -> int:
     stage_input = json.loads(Path(os.environ["RATCHET_STAGE_FILE"]).read_text())
     stage = stage_input["config"]["stage"]
@@ -36,14 +43,18 @@ def main() -> int:
         file.write(f"{stage}\n")
     acts = json.loads(plan_file.read_text()).get(stage, ["commit"])
     act = acts[min(earlier.count(stage), len(acts) - 1)]
-    print(f"{stage}: {act}", file=sys.stderr)
+    sys.stderr.write(f"{stage}: {act}\n")
     asked = threading.Event()
     if act in ("wait", "ignore"):
         signal.signal(signal.SIGTERM, (lambda *_: asked.set()) if act == "wait" else signal.SIG_IGN)
-        with Path(f"{plan_file}.waiting").open("a") as file:
-            file.write(f"{os.getpid()}\n")
+        note_waiting(plan_file)
         asked.wait(120)
         act = "preempted"
+    if act == "until":
+        note_waiting(plan_file)
+        while not Path(f"{plan_file}.release").exists():
+            time.sleep(0.05)
+        act = "commit"
     says: dict[str, Any] = {"contract": "ratchet.dev/stage-v1"}
     if act == "commit":
         says |= {

@@ -258,7 +258,7 @@ def _capped(rows: list[Row], tally: Tally, share_percent: float) -> list[Row]:
     if cap == 0 and rows:
         raise BadDataError(
             f"spec.filters.maxSubjectSharePercent is {share_percent:g}, but there are only {len(set(owner))} subjects, "
-            f"so nobody could have that little; raise it to {100 / len(set(owner)):.3g} or more, or add data of more people"
+            f"so nobody could have that little; raise it to {100 / len(set(owner)):.3g} or more, or add people"
         )
     given: Counter[str] = Counter()
     kept = []

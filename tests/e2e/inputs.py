@@ -1,0 +1,36 @@
+"""The example's files for the end-to-end tests: the demo's own data and encoder, fewer rows.
+
+Downloaded once by the demo's code into the same cache that `make demo` uses.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from ratchet_cli.demo.carriers import COMPLAINTS, ENCODER, fetch
+from ratchet_cli.demo.dataset import Rows, choose_rows, write_splits
+from ratchet_cli.home import cache_dir
+
+TRAIN_ROWS = 640
+HELD_OUT_ROWS = 300
+
+
+def example_inputs() -> Mapping[str, bytes | Path]:
+    """Return key below the team's prefix -> content, as the example's manifests name them."""
+    cache = cache_dir()
+    complaints = fetch(COMPLAINTS, cache, advance=_silent)
+    encoder = fetch(ENCODER, cache, advance=_silent)
+    rows = choose_rows(complaints, full=False)
+    few = Rows(rows.train[:TRAIN_ROWS], rows.validation[:HELD_OUT_ROWS], rows.test[:HELD_OUT_ROWS])
+    files: dict[str, bytes | Path] = {f"models/{ENCODER.name}/{f.name}": encoder / f.name for f in ENCODER.files}
+    with tempfile.TemporaryDirectory() as folder:
+        write_splits(few, Path(folder))
+        for split in ("train", "validation", "test"):
+            files[f"support-router/{split}.csv"] = (Path(folder) / f"{split}.csv").read_bytes()
+    return files
+
+
+def _silent(done: int, total: int) -> None:
+    """The tests show no progress bar."""

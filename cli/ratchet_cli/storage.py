@@ -69,12 +69,12 @@ def folder_digest(folder: Path) -> str:
         NotFound: the folder does not exist.
         CliError: it holds no usable model.
     """
-    from ratchet_jobs.data.base_model import digest_folder
+    from ratchet_jobs.data.base_model import local_digest
 
     if not folder.is_dir():
         raise NotFound(f"{folder} is no folder; give the one that holds config.json and *.safetensors")
     try:
-        return digest_folder(folder)
+        return local_digest(folder)
     except StageError as error:
         raise CliError(str(error)) from error
 

@@ -7,7 +7,7 @@ run beside the sources is invisible. Called by `hygiene.py` and its tests.
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +19,7 @@ class RepoFile:
     """One file: path relative to the repository root, and its bytes."""
 
     path: str
-    data: bytes
+    data: bytes = field(repr=False)
 
     @property
     def text(self) -> str:

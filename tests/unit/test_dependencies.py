@@ -39,9 +39,11 @@ def declared(*extras: str) -> set[str]:
     return named | {brought for brought, carrier in COMES_WITH.items() if carrier in named}
 
 
-@functools.cache
-def distributions_of(module: str) -> frozenset[str]:
-    return frozenset(distribution(name) for name in importlib.metadata.packages_distributions().get(module, ()))
+installed_modules = functools.cache(importlib.metadata.packages_distributions)  # reads every installed package
+
+
+def distributions_of(module: str) -> set[str]:
+    return {distribution(name) for name in installed_modules().get(module, ())}
 
 
 def imported_modules(data: bytes) -> Iterable[str]:

@@ -88,6 +88,8 @@ def _read_csv(path: Path, name: str) -> Iterator[RawRow | Refused]:
         reader = csv.reader(handle, strict=True)
         try:
             header = next(reader, None)
+            if any(_broken(column) for column in header or ()):
+                raise BadDataError(f"source file {name}: the header is no UTF-8; save the file as UTF-8")
             if not header:
                 raise BadDataError(f"source file {name}: is empty; the first line must name the columns")
             if len(set(header)) != len(header):
@@ -118,7 +120,7 @@ def _read_jsonl(path: Path, name: str) -> Iterator[RawRow | Refused]:
             except UnicodeDecodeError:
                 yield Refused("InvalidUtf8", f"{name} line {number}")
                 continue
-            except ValueError:
+            except (ValueError, RecursionError):  # nested past any sense is as unreadable as a missing brace
                 yield Refused("InvalidJson", f"{name} line {number}")
                 continue
             if isinstance(fields, dict):
@@ -188,13 +190,27 @@ def to_example(fields: Mapping[str, Any], columns: Columns) -> Example | str:
         return "ControlCharacter"
     if label is _MISSING or label is None or (isinstance(label, str) and not label.strip()):
         return "MissingLabel"
-    if not isinstance(label, str | int) or len(name := str(label).strip()) > 128:
+    name = _label_name(label)
+    if name is None:
         return "InvalidLabel"
+    group, subject = _text_of(fields, columns.group), _text_of(fields, columns.subject)
+    if any(value is not None and _broken(value) for value in (group, subject)):
+        return "InvalidUtf8"
     try:
         time = _time(pick(fields, columns.timestamp)) if columns.timestamp else None
     except (ValueError, TypeError, OverflowError, OSError):
         return "InvalidTimestamp"
-    return Example(text.strip(), name, _text_of(fields, columns.group), _text_of(fields, columns.subject), time)
+    return Example(text.strip(), name, group, subject, time)
+
+
+def _label_name(value: Any) -> str | None:
+    """Name of a class: a string, a whole number, or a truth value as JSON writes it; None = it cannot be one."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str | int):
+        return None
+    name = str(value).strip()
+    return None if len(name) > 128 or "\0" in name or _broken(name) else name
 
 
 def _text_of(fields: Mapping[str, Any], path: str | None) -> str | None:

@@ -21,7 +21,7 @@ from ratchet_api.feedback_dataset import LabelCount, Removed, SnapshotCounts, Sp
 from ratchet_api.names import snapshot_prefix
 from ratchet_api.stage import DatasetRef
 from ratchet_jobs.runtime.errors import StoreCorrupt
-from ratchet_jobs.runtime.store import Store, download_verified, sha256_file
+from ratchet_jobs.runtime.store import Store, check_key, download_verified, sha256_file
 
 MANIFEST = "MANIFEST.json"
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -142,5 +142,5 @@ def open_snapshot(store: Store, ref: DatasetRef, *, into: Path) -> Snapshot:
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
     for file in manifest.files.values():
-        download_verified(store, f"{ref.prefix}/{file.path}", into / file.path, sha256=file.sha256)
+        download_verified(store, f"{ref.prefix}/{file.path}", into / check_key(file.path), sha256=file.sha256)
     return Snapshot(manifest, into)

@@ -29,7 +29,7 @@ from ratchet_api.stage import (
     artifact_digest,
 )
 from ratchet_jobs.runtime.errors import StoreCorrupt, StoreNotFound
-from ratchet_jobs.runtime.store import Store, download_verified, sha256_file
+from ratchet_jobs.runtime.store import Store, check_key, download_verified, sha256_file
 
 COMMIT_FILE = "COMMIT.json"
 
@@ -58,7 +58,11 @@ def find_commit(store: Store, *, prefix: str, namespace: str, input_digest: str 
     own = f"{prefix}/{COMMIT_FILE}"
     if (data := _read(store, own)) is not None:
         return _parsed(Commit, data, f"{store.uri}/{own}")
-    if input_digest is None or (data := _read(store, index_key(namespace, input_digest))) is None:
+    return None if input_digest is None else _indexed(store, namespace=namespace, input_digest=input_digest)
+
+
+def _indexed(store: Store, *, namespace: str, input_digest: str) -> Commit | None:
+    if (data := _read(store, index_key(namespace, input_digest))) is None:
         return None
     try:
         entry = _parsed(IndexEntry, data, index_key(namespace, input_digest))
@@ -104,15 +108,18 @@ def commit_stage(
 
 def publish(store: Store, job: StageInput, commit: Commit) -> Outcome:
     """Write COMMIT.json and the index entry; return whichever commit holds."""
-    key = f"{job.prefix}/{COMMIT_FILE}"
+    key, namespace = f"{job.prefix}/{COMMIT_FILE}", job.owner.namespace
     data = _dumped(commit)
     ours = store.create(key, data)
     if not ours:
         commit = _parsed(Commit, store.read(key), f"{store.uri}/{key}")
     if job.input_digest is not None:
-        store.create(
-            index_key(job.owner.namespace, job.input_digest), _dumped(IndexEntry(commit=key, digest=commit.digest))
-        )
+        entry, where = _dumped(IndexEntry(commit=key, digest=commit.digest)), index_key(namespace, job.input_digest)
+        if (
+            not store.create(where, entry)
+            and _indexed(store, namespace=namespace, input_digest=job.input_digest) is None
+        ):
+            store.write(where, entry)  # the entry that was first points to nothing any more
     return Outcome(EndState.COMMITTED if ours else EndState.SUPERSEDED, commit)
 
 
@@ -130,7 +137,7 @@ def open_committed(store: Store, ref: StageRef, *, namespace: str, into: Path) -
             f"{ref.input_digest[:12]}…; it was removed from the store: make a new run"
         )
     for file in commit.files:
-        target = into / file.path
+        target = into / check_key(file.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         download_verified(store, f"{commit.directory}/{file.path}", target, sha256=file.sha256)
     return commit

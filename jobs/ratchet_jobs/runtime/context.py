@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ratchet_api.stage import Commit, StageInput, StageRef
+from ratchet_api.stage import GRACE_SECONDS, Commit, StageInput, StageRef
 from ratchet_jobs.runtime.checkpoint import Checkpoints
 from ratchet_jobs.runtime.commit import open_committed
 from ratchet_jobs.runtime.errors import BadConfigError, Preempted
@@ -33,6 +33,7 @@ class Settings:
     progress_host: str
     progress_port: int
     patience_seconds: float
+    leave_seconds: float
     log_level: str
 
     @classmethod
@@ -55,6 +56,7 @@ class Settings:
             progress_host=env.get("RATCHET_PROGRESS_HOST", "0.0.0.0"),
             progress_port=int(_number(env, "RATCHET_PROGRESS_PORT", 9402)),
             patience_seconds=_number(env, "RATCHET_STORE_PATIENCE_SECONDS", 600.0),
+            leave_seconds=_number(env, "RATCHET_LEAVE_SECONDS", GRACE_SECONDS - 15.0),
             log_level=env.get("RATCHET_LOG_LEVEL", "info"),
         )
 

@@ -6,6 +6,9 @@
     4 commit its files; the first commit wins
     5 write the termination message and exit with the contract's code
 
+Asked to leave (SIGTERM), a stage finishes its step and checkpoints; if that takes longer than its grace, say because
+the store is down, it leaves without, so that a preemption is never mistaken for a kill.
+
 Decides nothing about learning. The only place that turns an exception into an exit code.
 """
 
@@ -46,6 +49,8 @@ RECIPES: Mapping[Stage, str] = {
 }
 """Module with the stage's `run(ctx, config)`."""
 
+OUT_OF_MEMORY_REMEDY = "out of memory: raise the stage's resources.memoryGi, or lower batchSize or maxTokens"
+
 log = structlog.get_logger(__name__)
 
 
@@ -67,7 +72,7 @@ def run_stage(env: Mapping[str, str]) -> int:
     try:
         settings = Settings.from_env(env)
         _set_up_logs(settings.log_level)
-        _set_up_signals(stop)
+        _set_up_signals(stop, lambda: _leave_now(termination), settings.leave_seconds)
         job = _read_input(settings.stage_file)
         structlog.contextvars.bind_contextvars(
             namespace=job.owner.namespace, owner=job.owner.name, stage=job.config.stage, attempt=job.attempt
@@ -80,12 +85,24 @@ def run_stage(env: Mapping[str, str]) -> int:
     except Exception as error:  # the outermost frame: everything unforeseen becomes an exit code here
         code = int(_code_of_unforeseen(error))
         log.exception("stage crashed", code=code)
-        message = _failure(ExitCode(code), f"{type(error).__name__}: {error}")
-    try:
-        termination.write_bytes(message.fit())
-    except OSError as error:
-        log.warning("termination message not written", path=str(termination), error=str(error))
+        hint = f"{OUT_OF_MEMORY_REMEDY}. " if code == ExitCode.KILLED else ""
+        message = _failure(ExitCode(code), f"{hint}{type(error).__name__}: {error}")
+    _write_termination(termination, message)
     return code
+
+
+def _write_termination(path: Path, message: TerminationMessage) -> None:
+    try:
+        path.write_bytes(message.fit())
+    except OSError as error:
+        log.warning("termination message not written", path=str(path), error=str(error))
+
+
+def _leave_now(termination: Path) -> None:
+    """End the process from the timer's thread; whatever is half written is no checkpoint and no commit."""
+    text = "asked to leave; the step, its checkpoint or the store took longer than the grace, so the last one counts"
+    _write_termination(termination, _failure(ExitCode.PREEMPTED, text))
+    os._exit(int(ExitCode.PREEMPTED))
 
 
 def _run(settings: Settings, job: StageInput, stop: threading.Event) -> tuple[TerminationMessage, int]:
@@ -149,6 +166,8 @@ def _read_input(path: Path) -> StageInput:
 
 def _failure(code: ExitCode, text: str) -> TerminationMessage:
     state = EndState.PREEMPTED if code is ExitCode.PREEMPTED else EndState.FAILED
+    # a message may quote broken bytes of the user's data, which JSON cannot carry
+    text = text.encode("utf-8", "replace").decode()
     return TerminationMessage(state=state, reason=exit_rule(int(code)).reason.value, message=text)
 
 
@@ -163,11 +182,19 @@ def _code_of_unforeseen(error: Exception) -> ExitCode:
     return ExitCode.CRASHED
 
 
-def _set_up_signals(stop: threading.Event) -> None:
+def _set_up_signals(stop: threading.Event, leave_now: Callable[[], None], seconds: float) -> None:
     if threading.current_thread() is not threading.main_thread():
         return
+
+    def asked(*_: object) -> None:
+        if not stop.is_set():
+            stop.set()
+            timer = threading.Timer(seconds, leave_now)
+            timer.daemon = True
+            timer.start()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, asked)
 
 
 def _set_up_logs(level: str) -> None:

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import structlog
 from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
 
 from ratchet_api.stage import Progress
+
+log = structlog.get_logger(__name__)
 
 _LABELS = ("namespace", "run", "stage")
 _SMOOTHING = 0.9
@@ -124,7 +127,11 @@ class ProgressServer:
             start_response("404 Not Found", [("Content-Type", "text/plain")])
             return [b"paths: /progress /metrics\n"]
 
-        self._server = make_server(host, port, app, server_class=WSGIServer, handler_class=_Quiet)
+        try:
+            self._server = make_server(host, port, app, server_class=WSGIServer, handler_class=_Quiet)
+        except OSError as error:  # a stage that nobody can watch is better than one that does not run
+            log.warning("progress port is taken, serving on another", host=host, port=port, error=str(error))
+            self._server = make_server(host, 0, app, server_class=WSGIServer, handler_class=_Quiet)
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="progress", daemon=True).start()
 

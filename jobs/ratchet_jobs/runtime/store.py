@@ -100,7 +100,8 @@ def check_key(key: str) -> str:
 def resolve_uri(uri: str, *, store: Store, namespace: str, field: str) -> str:
     """Turn a URI of a manifest into a key of the store.
 
-    `store://PATH` lies below the namespace's own prefix. `s3://BUCKET/KEY` must lie below the store's root.
+    `store://PATH` lies below the namespace's own prefix, and so must `s3://BUCKET/KEY`: the stages of all namespaces
+    may share one set of credentials, so a foreign prefix is refused here and not left to the store.
 
     Args:
         uri: as in the spec.
@@ -117,10 +118,10 @@ def resolve_uri(uri: str, *, store: Store, namespace: str, field: str) -> str:
     scheme, _, rest = uri.partition("://")
     if scheme == "store":
         return check_key(f"{namespace}/{rest.strip('/')}")
-    if scheme == "s3" and uri.startswith(root := store.uri + "/"):
-        return check_key(uri[len(root) :].rstrip("/"))
+    if scheme == "s3" and uri.startswith(f"{store.uri}/{namespace}/"):
+        return check_key(uri[len(store.uri) + 1 :].rstrip("/"))
     raise BadConfigError(
-        f"{field} {uri!r}: is not in the configured store {store.uri}; "
+        f"{field} {uri!r}: is not in this namespace's part of the store, {store.uri}/{namespace}/; "
         f"copy the data there and name it by store://PATH (= {store.uri}/{namespace}/PATH)"
     )
 

@@ -6,17 +6,19 @@ so a reader or a crash never sees a part.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ratchet_jobs.runtime.errors import StoreAccessDenied, StoreNotFound, StoreUnavailable
 from ratchet_jobs.runtime.store import ObjectInfo, check_key
 
 _PARTIAL = ".partial-"
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK}
 
 
 class DirectoryStore:
@@ -48,8 +50,17 @@ class DirectoryStore:
         with self._explained(key), self._partial(key) as partial:
             partial.write_bytes(data)
             self._settle(partial)
-            with suppress(FileExistsError):
+            try:
                 os.link(partial, self._path(key))
+            except FileExistsError:
+                pass
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                raise StoreAccessDenied(
+                    f"store {self.uri}: its file system has no hard links ({error.strerror}), which decide who is "
+                    "first; put the store on another one, such as ext4, xfs or NFS"
+                ) from error
             return self._path(key).read_bytes() == data
 
     def download(self, key: str, path: Path) -> None:

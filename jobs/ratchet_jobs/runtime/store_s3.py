@@ -29,6 +29,7 @@ _DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Expir
 _MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
 _OPEN_OUTCOME = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _BODY_TRIES = 5
+_CREATE_TRIES = 5
 
 
 class S3Store:
@@ -47,6 +48,7 @@ class S3Store:
             region_name=config.region,
             config=Config(
                 connect_timeout=5,
+                max_pool_connections=32,
                 read_timeout=30,
                 retries={"mode": "standard", "total_max_attempts": tries},
                 s3={"addressing_style": "path" if config.endpoint else "auto"},
@@ -88,12 +90,19 @@ class S3Store:
 
     def create(self, key: str, data: bytes) -> bool:
         """PUT with If-None-Match: *; any answer but plain success is resolved by reading back."""
-        try:
-            with self._explained(key):
-                self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
-        except _OutcomeOpen:
-            return self.read(key) == data
-        return True
+        for attempt in range(1, _CREATE_TRIES + 1):
+            try:
+                with self._explained(key):
+                    self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=data, IfNoneMatch="*")
+            except _OutcomeOpen:
+                try:
+                    return self.read(key) == data
+                except StoreNotFound:  # 409: it collided with another write or a delete, and nobody has won yet
+                    if attempt == _CREATE_TRIES:
+                        raise
+            else:
+                return True
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def download(self, key: str, path: Path) -> None:
         """Copy the object into a file, in parallel parts when large."""

@@ -119,7 +119,7 @@ def _key_rule(keys: Mapping[str, Any]) -> Schema:
     quoted = pattern.replace("\\", "\\\\").replace("'", "\\'")
     return {
         "rule": f"self.all(key, size(key) <= {longest} && key.matches('{quoted}'))",
-        "message": f"each key must have at most {longest} characters and match {pattern}",
+        "message": f"each key must have at most {longest} characters and be a label's key, as in example.com/name",
     }
 
 

@@ -105,14 +105,8 @@ class Lab:
 
     def _make_ground(self) -> None:
         paths = self.paths
-        for directory in (
-            paths.state,
-            paths.logs,
-            paths.data / "etcd",
-            paths.data / "s3",
-            paths.data / "prometheus",
-            paths.kubelet,
-        ):
+        stores = [paths.data / kind for kind in ("etcd", "s3", "s3-tmp", "prometheus")]
+        for directory in (paths.state, paths.logs, *stores, paths.kubelet):
             directory.mkdir(parents=True, exist_ok=True)
         (paths.data / "etcd").chmod(0o700)
         paths.state.chmod(0o755)

@@ -25,12 +25,14 @@ class Component:
         name: also the stem of its log and pid file.
         command: renders its command line.
         ready: address that answers 200 once it works; None when being alive is all there is to see.
+        accepts: address that must take a PUT, for a store that answers before it can store.
         socket: unix socket that must exist, for what speaks no HTTP.
     """
 
     name: str
     command: Callable[[Paths], list[str | Path]]
     ready: str | None = None
+    accepts: str | None = None
     socket: Callable[[Paths], Path] | None = None
 
 
@@ -131,9 +133,12 @@ def _coredns(paths: Paths) -> list[str | Path]:
 
 
 def _s3(paths: Paths) -> list[str | Path]:
-    # The volume server's default port 8080 and the fixed volume count suit clusters; here small volumes grow on demand.
+    # SeaweedFS keeps its local sockets in /tmp under names that two labs would share, so it gets a /tmp of its own; its
+    # program is opened first, in case it lies below /tmp itself. A lone master need not wait long for its election.
+    own_tmp = 'exec 9<"$1"; shift; mount --bind "$0" /tmp && exec /proc/self/fd/9 "$@"'
     return [
-        binaries.tools() / "weed",
+        *("unshare", "--mount", "--propagation=private"),
+        *("bash", "-c", own_tmp, paths.data / "s3-tmp", binaries.tools() / "weed"),
         f"-logdir={paths.logs}",
         "server",
         f"-dir={paths.data / 's3'}",
@@ -142,9 +147,15 @@ def _s3(paths: Paths) -> list[str | Path]:
         "-master.volumeSizeLimitMB=256",
         "-volume.max=0",
         "-volume.port=8380",
+        "-volume.preStopSeconds=0",
+        "-master.electionTimeout=1s",
+        "-master.resumeState=false",
+        "-master.telemetry=false",
         "-filer",
         "-s3",
         "-s3.port=8333",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
         f"-s3.config={paths.s3_config}",
     ]
 
@@ -162,7 +173,7 @@ def _prometheus(paths: Paths) -> list[str | Path]:
 ETCD = Component("etcd", _etcd, ready="http://127.0.0.1:2379/health")
 APISERVER = Component("kube-apiserver", _apiserver, ready=f"https://{NODE_IP}:6443/readyz")
 CONTAINERD = Component("containerd", _containerd, socket=lambda paths: paths.containerd_socket)
-S3 = Component("s3", _s3, ready=f"{S3_ENDPOINT}/healthz")
+S3 = Component("s3", _s3, ready=f"{S3_ENDPOINT}/healthz", accepts=f"http://{NODE_IP}:8888/lab-probe")
 CONTROLLER_MANAGER = Component("kube-controller-manager", _controller_manager, ready="https://127.0.0.1:10257/healthz")
 SCHEDULER = Component("kube-scheduler", _scheduler, ready="https://127.0.0.1:10259/healthz")
 KUBELET = Component("kubelet", _kubelet, ready="http://127.0.0.1:10248/healthz")
@@ -183,13 +194,22 @@ def answers(component: Component, paths: Paths) -> bool:
         return False
     if component.ready is None:
         return True
-    # The probe looks for an answer, not for an identity: the address is inside the lab's own namespace.
+    requests = [urllib.request.Request(component.ready)]
+    if component.accepts is not None:
+        requests.append(urllib.request.Request(component.accepts, data=b"probe", method="PUT"))
+    try:
+        with netns.inside(paths.netns):
+            for request in requests:
+                with _opener().open(request, timeout=2) as reply:
+                    reply.read()
+    except (OSError, urllib.error.URLError):
+        return False
+    return True
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Plain HTTP without proxies. The probe looks for an answer, not for an identity: the address is inside the lab."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
-    try:
-        with netns.inside(paths.netns), opener.open(component.ready, timeout=2) as reply:
-            return bool(reply.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))

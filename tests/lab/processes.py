@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab import netns
 from tests.lab.settings import LabError, Paths
 
 
@@ -34,20 +32,23 @@ def start(paths: Paths, name: str, command: Sequence[str | Path], env: Mapping[s
     words = [str(word) for word in command]
     paths.logs.mkdir(parents=True, exist_ok=True)
     paths.pids.mkdir(parents=True, exist_ok=True)
-    with (paths.logs / f"{name}.log").open("ab") as log:
-        process = subprocess.Popen(
-            [*netns.enter_prefix(paths.netns), *words],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
-            cwd=paths.state,
-            start_new_session=True,
-        )
-    ticks = _start_ticks(process.pid)
+    log = str(paths.logs / f"{name}.log")
+    # A detached process in a session of its own: it outlives this one, whoever stops it goes by the record.
+    pid = os.posix_spawnp(
+        "nsenter",
+        ["nsenter", f"--net={paths.netns}", f"--wd={paths.state}", "--", *words],
+        {**os.environ, **(env or {})},
+        setsid=True,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+    )
+    ticks = _start_ticks(pid)
     if ticks is None:
-        raise LabError(f"{name} ended at once; its log: {paths.logs / name}.log")
-    record = Record(name, process.pid, ticks, tuple(words))
+        raise LabError(f"{name} ended at once; its log: {log}")
+    record = Record(name, pid, ticks, tuple(words))
     temporary = paths.pids / f".{name}.tmp"
     temporary.write_text(json.dumps(record.__dict__))
     temporary.rename(paths.pids / f"{name}.json")

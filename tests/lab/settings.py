@@ -63,11 +63,16 @@ class Paths:
         """Return the paths of the lab called `name`.
 
         Raises:
-            LabError: the name cannot be a network namespace, cgroup and directory name at once.
+            LabError: the name cannot be a network namespace, cgroup and directory name at once, or the state would be below /tmp.
         """
         if not name or len(name) > 24 or not all(c.isalnum() or c == "-" for c in name) or name[0] == "-":
             raise LabError(f"lab name {name!r} is not usable: use 1 to 24 letters, digits or dashes")
-        return cls(name=name, state=state_root() / name, cache=cache_root())
+        state = state_root() / name
+        if state.is_relative_to("/tmp"):
+            raise LabError(
+                f"RATCHET_LAB_STATE={state_root()} is below /tmp, which the S3 server cannot see; choose another"
+            )
+        return cls(name=name, state=state, cache=cache_root())
 
     @property
     def netns(self) -> Path:

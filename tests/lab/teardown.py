@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.lab import cgroups, netns, processes
@@ -44,14 +45,11 @@ def clean(paths: Paths) -> None:
     Raises:
         LabError: something could not be removed; the message names it.
     """
-    for name in _RESTARTERS:
-        _stop(paths, name)
+    _stop(paths, _RESTARTERS)
     _remove_containers(paths)
     processes.kill_all(cgroups.members(paths.name))
-    for name in [name for name in processes.recorded(paths) if name not in _LAST]:
-        _stop(paths, name)
-    for name in _LAST:
-        _stop(paths, name)
+    _stop(paths, [name for name in processes.recorded(paths) if name not in _LAST])
+    _stop(paths, _LAST)
     _end_members(paths)
     _unmount(paths)
     netns.delete(paths.netns)
@@ -62,12 +60,14 @@ def clean(paths: Paths) -> None:
         raise LabError(f"lab {paths.name!r} could not be removed completely: {'; '.join(left)}")
 
 
-def _stop(paths: Paths, name: str) -> None:
-    record = processes.read(paths, name)
-    if record is not None and processes.alive(record):
-        # A frozen process would sleep through SIGTERM.
-        processes.send(record, signal.SIGCONT)
-    processes.stop(paths, name)
+def _stop(paths: Paths, names: Sequence[str]) -> None:
+    """Stop components together; their data goes too, so nobody gets long to say goodbye."""
+    records = [record for name in names if (record := processes.read(paths, name)) is not None]
+    for record in records:
+        processes.send(record, signal.SIGCONT)  # a frozen process would sleep through SIGTERM
+        processes.send(record, signal.SIGTERM)
+    for record in records:
+        processes.stop(paths, record.name, patience_seconds=2.0)
 
 
 def _remove_containers(paths: Paths) -> None:

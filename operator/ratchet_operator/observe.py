@@ -23,6 +23,7 @@ from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
 from ratchet_api.stage import Progress, Stage
 from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus
 from ratchet_operator.cluster.protocol import Cluster, KubeObject
+from ratchet_operator.plan.datasets.state import settled
 from ratchet_operator.plan.runs.finished import ended
 from ratchet_operator.plan.runs.progress import progress_due
 from ratchet_operator.plan.runs.state import current_stage
@@ -103,21 +104,16 @@ class Observer:
             status = FeedbackDatasetStatus.model_validate(obj.get("status") or {})
         except ValidationError:
             status = FeedbackDatasetStatus()
-        sight, store = StageSight(), None
-        if not meta.deleting and spec is not None:
-            if status.attempt is not None:
-                sight = await self._stage(meta, Stage.SNAPSHOT.value, status.attempt)
-            store = await self._store(meta.namespace) if sight.job is None else None
-        return DatasetWorld(
-            now=self._clock(),
-            settings=self._settings,
-            meta=meta,
-            spec=spec,
-            spec_error=problem,
-            status=status,
-            store=store,
-            sight=sight,
+        world = DatasetWorld(
+            now=self._clock(), settings=self._settings, meta=meta, spec=spec, spec_error=problem, status=status
         )
+        if meta.deleting or spec is None or settled(world):
+            return world
+        sight = StageSight()
+        if status.attempt is not None:
+            sight = await self._stage(meta, Stage.SNAPSHOT.value, status.attempt)
+        store = await self._store(meta.namespace) if sight.job is None else None
+        return replace(world, sight=sight, store=store)
 
     async def policy(self, obj: KubeObject) -> PolicyWorld:
         """Read what an RLPolicy's decision needs."""

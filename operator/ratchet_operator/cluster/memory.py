@@ -96,7 +96,8 @@ class MemoryCluster:
     history: dict[tuple[str, str, str], list[KubeObject | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.objects = ObjectStore(self.clock, self._changed)
+        # a test that changed an object it was given would be in error: copies cost most of a test's time
+        self.objects = ObjectStore(self.clock, self._changed, shared=True)
 
     async def get(self, resource: Resource, namespace: str, name: str) -> KubeObject | None:
         """Return the object, or None; a fault may serve an older revision."""

@@ -51,7 +51,7 @@ Play = Callable[[StageInput, int], Act]
 
 def committed(stage: StageInput, *, metrics: Mapping[str, float] | None = None, **result: Any) -> Act:
     """A pod that commits and exits 0, with a message as a real stage writes it."""
-    digest = digest_of([stage.prefix, stage.input_digest])
+    digest = digest_of([stage.config.stage, stage.input_digest])
     artifact = {"uri": f"{stage.store.uri}/{stage.prefix}/1-00000000", "digest": digest}
     said: dict[str, Any] = {"state": "Committed", "result": {"metrics": dict(metrics or {}), **result}}
     if stage.config.stage in ("supervised", "evaluate"):

@@ -7,14 +7,15 @@ every change. Decides nothing about runs, starts nothing, and is synchronous: on
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from ratchet_api.base import format_time
 from ratchet_operator.cluster.protocol import Conflict, Denied, KubeObject, Rejected
+
+T = TypeVar("T")
 
 ObjectKey = tuple[str, str, str]
 """(resource, namespace, name)."""
@@ -32,10 +33,12 @@ class ObjectStore:
     Args:
         clock: stamps creation and deletion times.
         hook: hears every change, in order; the place for persistence and watches.
+        shared: hand objects out without copying them; every caller must then leave them as they are.
     """
 
-    def __init__(self, clock: Callable[[], datetime], hook: Hook | None = None) -> None:
+    def __init__(self, clock: Callable[[], datetime], hook: Hook | None = None, *, shared: bool = False) -> None:
         self._clock = clock
+        self._shared = shared
         self._hook = hook
         self._objects: dict[ObjectKey, KubeObject] = {}
         self._versions = itertools.count(1)
@@ -46,7 +49,7 @@ class ObjectStore:
         top = uid = 0
         for resource, obj in objects:
             meta = obj["metadata"]
-            self._objects[resource, meta["namespace"], meta["name"]] = copy.deepcopy(obj)
+            self._objects[resource, meta["namespace"], meta["name"]] = clone(obj)
             top = max(top, int(meta["resourceVersion"]))
             uid = max(uid, int(str(meta["uid"]).rsplit("-", 1)[-1], 16))
         self._versions = itertools.count(top + 1)
@@ -55,7 +58,7 @@ class ObjectStore:
     def get(self, resource: str, namespace: str, name: str) -> KubeObject | None:
         """Return a copy of the object, or None."""
         found = self._objects.get((resource, namespace, name))
-        return copy.deepcopy(found) if found is not None else None
+        return self._copy(found) if found is not None else None
 
     def select(
         self, resource: str, namespace: str | None = None, labels: Mapping[str, str] | None = None
@@ -63,7 +66,7 @@ class ObjectStore:
         """Return copies of all objects of the resource with these labels, by namespace and name."""
         wanted = (labels or {}).items()
         return [
-            copy.deepcopy(obj)
+            self._copy(obj)
             for key, obj in sorted(self._objects.items(), key=lambda item: item[0])
             if key[0] == resource
             and namespace in (None, key[1])
@@ -77,7 +80,7 @@ class ObjectStore:
             Conflict: the name is taken.
             Denied: the manifest has no name or namespace.
         """
-        obj = copy.deepcopy(manifest)
+        obj = clone(manifest)
         meta = obj.setdefault("metadata", {})
         namespace, name = meta.get("namespace"), meta.get("name")
         if not namespace or not name:
@@ -95,7 +98,7 @@ class ObjectStore:
         )
         meta.pop("deletionTimestamp", None)
         self._store("ADDED", key, obj)
-        return copy.deepcopy(self._objects[key])
+        return self._copy(self._objects[key])
 
     def update(self, resource: str, namespace: str, name: str, patch: Mapping[str, Any]) -> KubeObject:
         """Merge-patch everything but status; generation rises when the spec changed.
@@ -112,7 +115,7 @@ class ObjectStore:
             new["metadata"]["generation"] += 1
         if new != old:
             self._store("MODIFIED", key, new)
-        return copy.deepcopy(self._objects[key])
+        return self._copy(self._objects[key])
 
     def apply(self, resource: str, manifest: KubeObject) -> KubeObject:
         """Create the object or merge the manifest into it: server-side apply with one manager that owns its fields."""
@@ -137,10 +140,10 @@ class ObjectStore:
             raise Conflict(f"{resource} {meta['name']!r} is another object by now", status=409)
         if locked and stored["metadata"]["resourceVersion"] != meta["resourceVersion"]:
             raise Conflict(f"{resource} {meta['name']!r} was changed since it was read", status=409)
-        new = {**stored, "status": copy.deepcopy(dict(status))}
+        new = {**stored, "status": clone(dict(status))}
         if new != stored:
             self._store("MODIFIED", key, new)
-        return copy.deepcopy(self._objects[key])
+        return self._copy(self._objects[key])
 
     def delete(
         self, resource: str, namespace: str, name: str, *, uid: str | None = None, foreground: bool = False
@@ -180,7 +183,10 @@ class ObjectStore:
 
     def snapshot(self) -> dict[ObjectKey, KubeObject]:
         """Return a copy of everything."""
-        return copy.deepcopy(self._objects)
+        return self._copy(self._objects)
+
+    def _copy(self, value: T) -> T:
+        return value if self._shared else clone(value)
 
     def _collect_once(self) -> bool:
         changed = False
@@ -218,19 +224,32 @@ class ObjectStore:
         obj = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(next(self._versions))}}
         self._objects[key] = obj
         if self._hook is not None:
-            self._hook(change, key[0], copy.deepcopy(obj))
+            self._hook(change, key[0], self._copy(obj))
 
     def _drop(self, key: ObjectKey) -> None:
         obj = self._objects.pop(key)
         if self._hook is not None:
-            self._hook("DELETED", key[0], copy.deepcopy(obj))
+            self._hook("DELETED", key[0], self._copy(obj))
+
+
+def clone(value: T) -> T:
+    """Copy JSON-like data; several times faster than `copy.deepcopy`, which must expect anything."""
+    return cast(T, _clone(value))
+
+
+def _clone(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _clone(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clone(item) for item in value]
+    return value
 
 
 def merge(old: Any, patch: Any) -> Any:
     """JSON merge patch (RFC 7386): None removes a key, mappings merge, everything else replaces."""
     if not isinstance(patch, Mapping):
-        return copy.deepcopy(patch)
-    base = copy.deepcopy(old) if isinstance(old, Mapping) else {}
+        return clone(patch)
+    base = clone(old) if isinstance(old, Mapping) else {}
     result = dict(base)
     for key, value in patch.items():
         if value is None:

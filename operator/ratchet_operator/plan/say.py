@@ -18,6 +18,9 @@ from ratchet_operator.plan.world import Action, Event, Meta, Plan
 
 AnyStatus = TypeVar("AnyStatus", RLTrainingRunStatus, FeedbackDatasetStatus, RLPolicyStatus)
 
+_ORDER = {kind.value: place for place, kind in enumerate(ConditionType)}
+"""Conditions stand in the enum's order, whatever the order in which they were first said."""
+
 _ONLY_WHEN_TRUE = (ConditionType.RECONCILING, ConditionType.STALLED, ConditionType.SUSPENDED)
 """kstatus: these are worth a row only once they were True."""
 
@@ -84,6 +87,7 @@ def settle(
         conditions = set_condition(
             conditions, row.type, row.status, row.reason, row.message, generation=world.meta.generation, now=world.now
         )
+    conditions = tuple(sorted(conditions, key=lambda c: _ORDER.get(c.type, len(_ORDER))))
     final = status.model_copy(
         update={"conditions": conditions, "state": state, "observed_generation": world.meta.generation}
     )

@@ -7,12 +7,14 @@ needs that uses the one-node cluster of `tests.lab`. Binaries come from the same
 from __future__ import annotations
 
 import base64
+import ctypes
 import json
-import os
 import secrets
+import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -35,6 +37,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel to end this process when the one that started it is gone, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 class ControlPlane:
@@ -203,7 +210,11 @@ class ControlPlane:
     def _start(self, name: str, *command: str | Path) -> None:
         with (self.directory / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [str(part) for part in command], stdout=log, stderr=log, start_new_session=True, env={**os.environ}
+                [str(part) for part in command],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
 
     def _wait(self, name: str, url: str, *, context: ssl.SSLContext | None, seconds: float = 90.0) -> None:

@@ -7,6 +7,7 @@ Exit codes: 0 after SIGTERM or SIGINT, 70 when the operator stopped seeing the c
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 
@@ -34,7 +35,14 @@ def main() -> None:
     except LoginError as error:
         _log.error("cannot_log_in", error=str(error))
         sys.exit(EXIT_CONFIG)
-    sys.exit(asyncio.run(service.run()))
+    asyncio.run(_serve(service))
+
+
+async def _serve(service: Service) -> None:
+    code = await service.run()
+    logging.shutdown()
+    # Not through the loop's own end: it waits for every task it cancels, and one of kopf's may never end.
+    os._exit(code)
 
 
 if __name__ == "__main__":

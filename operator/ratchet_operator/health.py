@@ -126,7 +126,8 @@ class HealthServer:
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
         await site.start()
-        self.port = self._runner.addresses[0][1]
+        # With port 0 each address family got a port of its own; the pair is IPv4's, the quadruple IPv6's.
+        self.port = min(self._runner.addresses, key=len)[1]
         _log.info("serving_probes_and_metrics", port=self.port)
 
     async def stop(self) -> None:

@@ -18,6 +18,9 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 # kopf tells of every handler call at INFO and of every retry at ERROR; our own lines say both once.
 _QUIET = {"kopf": logging.WARNING, "aiohttp.access": logging.WARNING, "asyncio": logging.WARNING}
 
+# Without local variables: they hold whole objects, and a traceback must fit one line of a log store.
+_TRACEBACKS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=30)
+
 
 def configure(level: str, *, stream: TextIO | None = None) -> None:
     """Send everything, ours and the libraries', as JSON lines to the stream (stdout).
@@ -41,7 +44,7 @@ def configure(level: str, *, stream: TextIO | None = None) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.dict_tracebacks,
+                structlog.processors.ExceptionRenderer(_TRACEBACKS),
                 structlog.processors.JSONRenderer(),
             ],
         )

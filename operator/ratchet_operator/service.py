@@ -27,7 +27,7 @@ from ratchet_operator.cluster.protocol import Cluster, ClusterError
 from ratchet_operator.controllers.heartbeat import EVERY_SECONDS, LIMIT_SECONDS, Heartbeat
 from ratchet_operator.controllers.index import Index
 from ratchet_operator.controllers.resync import Resync
-from ratchet_operator.controllers.watching import Watching, operator_tasks
+from ratchet_operator.controllers.watching import Watching, operator_tasks, watch_tasks
 from ratchet_operator.health import EXIT_BLIND, Health, HealthServer, guard
 from ratchet_operator.logs import pass_context
 from ratchet_operator.metrics import Metrics, measure_loop_lag, result_of
@@ -176,6 +176,7 @@ class Service:
         await asyncio.wait({stopped, queue, *ours, *watches}, return_when=asyncio.FIRST_COMPLETED)
         code = 0 if stopped.done() else self._failed({queue, *ours, *watches})
         await self._drain(queue)
+        await _cancel(watch_tasks())
         await _cancel({stopped, queue, *ours, *watches})
         _log.info("stopped", code=code)
         return code
@@ -257,4 +258,5 @@ def _utc_now() -> datetime:
 async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
-    await asyncio.wait(tasks, timeout=5.0)
+    if tasks:
+        await asyncio.wait(tasks, timeout=5.0)

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from ratchet_operator.controllers.heartbeat import EVERY_SECONDS, LIMIT_SECONDS
+from ratchet_operator.controllers.watching import watch_tasks
 from ratchet_operator.service import Service
 from ratchet_operator.settings import Settings
 from ratchet_operator.wakes import Key
@@ -221,7 +222,7 @@ async def test_a_watch_that_stays_silent_turns_the_probe_red_and_then_ends_the_p
 
 async def test_cancelled_watchers_turn_the_probe_red_and_then_end_the_process(operator: Operator) -> None:
     """P2: kopf never replaces a cancelled watcher and says nothing; only the heartbeat notices."""
-    watchers = [task for task in asyncio.all_tasks() if task.get_name().startswith("watcher for ")]
+    watchers = watch_tasks()
     assert len(watchers) == 6
     for task in watchers:
         task.cancel()

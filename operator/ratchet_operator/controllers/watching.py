@@ -14,6 +14,7 @@ How each kind of trouble ends in kopf 1.45.2 (tests/contract/test_cluster_outage
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -167,3 +168,12 @@ async def operator_tasks(
         namespaces=list(namespaces),
     )
     return tasks
+
+
+def watch_tasks() -> Collection[asyncio.Task[Any]]:
+    """Return kopf's tasks that watch one resource each.
+
+    They must be cancelled before anything else of kopf's: when its orchestrator fails it leaves them running, and
+    one that is cancelled together with the helpers it waits for never ends.
+    """
+    return {task for task in asyncio.all_tasks() if task.get_name().startswith("watcher for ")}

@@ -1,0 +1,165 @@
+"""Races our operator against Kubeflow Trainer's controller on one real API server, and prints a table.
+
+    .venv/bin/python -m bench.operator_scale.run [--count 200] [--rounds 3] [--live 1000] [--no-peer]
+
+etcd and kube-apiserver run alone: no Job controller, no node, so a child is an object and nothing else happens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.operator_scale import ours, peer
+from bench.operator_scale.measure import Burst, Children, burst, idle_cpu_percent, peak_rss_mb, rss_mb
+from tests.controlplane import ControlPlane
+
+ALONE = 20
+IDLE_SECONDS = 30.0
+
+
+async def bursts(
+    plane: ControlPlane, children: Children, path: str, make: Callable[[str], dict[str, Any]], args: argparse.Namespace
+) -> list[Burst]:
+    """The rounds of `count` at once."""
+    return [
+        await burst(plane, children, path, [make(f"r{turn}-{n:04}") for n in range(args.count)])
+        for turn in range(args.rounds)
+    ]
+
+
+async def alone(
+    plane: ControlPlane, children: Children, path: str, make: Callable[[str], dict[str, Any]]
+) -> list[float]:
+    """Milliseconds from creation to child of objects that come one by one."""
+    found = []
+    for number in range(ALONE):
+        one = await burst(plane, children, path, [make(f"alone-{number}")])
+        found.append(one.p50 * 1000)
+        await asyncio.sleep(0.2)
+    return found
+
+
+async def race_ours(plane: ControlPlane, directory: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is measured of our operator."""
+    namespace = "ours"
+    ours.install(plane, namespace)
+    operator = ours.Ours(plane, directory, profile=args.profile)
+    make = lambda name: ours.manifest(namespace, name)  # noqa: E731 - one expression, used three times
+    path = ours.path(namespace)
+    try:
+        async with Children(plane, ours.CHILDREN) as children:
+            start = rss_mb(operator.pid)
+            singles = await alone(plane, children, path, make)
+            writes, reads = operator.writes(), operator.reads()
+            rounds = await bursts(plane, children, path, make, args)
+            await asyncio.sleep(5)
+            made = args.count * args.rounds
+            per_run = {
+                verb: round((value - writes.get(verb, 0)) / made, 2) for verb, value in operator.writes().items()
+            }
+            per_run["reads"] = round((operator.reads() - reads) / made, 2)
+            rest = args.live - made - ALONE
+            if rest > 0:
+                await burst(plane, children, path, [make(f"live-{n:04}") for n in range(rest)])
+            await asyncio.sleep(10)
+            live = rss_mb(operator.pid)
+            idle = await idle_cpu_percent(operator.pid, IDLE_SECONDS)
+            return {
+                "alone_ms": singles,
+                "bursts": [asdict(each) for each in rounds],
+                "requests_per_run": per_run,
+                "rss_start_mb": start,
+                "rss_live_mb": live,
+                "rss_peak_mb": peak_rss_mb(operator.pid),
+                "live": max(args.live, made + ALONE),
+                "idle_cpu_percent": idle,
+            }
+    finally:
+        operator.stop()
+
+
+async def race_peer(plane: ControlPlane, directory: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The same of Kubeflow Trainer's controller."""
+    namespace = "peer"
+    controller = peer.Peer(plane, directory, namespace)
+    make = lambda name: peer.manifest(namespace, name)  # noqa: E731 - one expression, used twice
+    path = peer.path(namespace)
+    try:
+        async with Children(plane, peer.CHILDREN) as children:
+            singles = await alone(plane, children, path, make)
+            rounds = await bursts(plane, children, path, make, args)
+            await asyncio.sleep(5)
+            return {
+                "alone_ms": singles,
+                "bursts": [asdict(each) for each in rounds],
+                "rss_live_mb": rss_mb(controller.pid),
+                "live": args.count * args.rounds + ALONE,
+                "idle_cpu_percent": await idle_cpu_percent(controller.pid, IDLE_SECONDS),
+            }
+    finally:
+        controller.stop()
+
+
+def spread(values: Sequence[float], unit: str = "s") -> str:
+    """Median and range."""
+    digits = 0 if unit == "ms" else 2
+    return f"{statistics.median(values):.{digits}f} {unit} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """The results as a Markdown table."""
+    names = list(results)
+    rows = [("", *names), ("---", *("---" for _ in names))]
+    for title, key in (("all", "all_seconds"), ("p50", "p50"), ("p99", "p99")):
+        cells = [spread([each[key] for each in results[name]["bursts"]]) for name in names]
+        rows.append((f"{results[names[0]]['bursts'][0]['count']} at once, {title}", *cells))
+    rows.append(("one alone", *(spread(results[name]["alone_ms"], "ms") for name in names)))
+    rows.append(("memory", *(f"{results[n]['rss_live_mb']:.0f} MB with {results[n]['live']} live" for n in names)))
+    rows.append(("idle CPU", *(f"{results[name]['idle_cpu_percent']:.1f} % of a core" for name in names)))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+async def race(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Race both on fresh API servers, one after the other, so that neither pays for the other."""
+    directory = Path(tempfile.mkdtemp(prefix="ratchet-bench-"))
+    results: dict[str, dict[str, Any]] = {}
+    try:
+        racers: list[tuple[str, Any]] = [("ours", race_ours)]
+        if not args.no_peer:
+            racers.append((peer.TITLE, race_peer))
+        for title, racer in racers:
+            with ControlPlane(directory / f"plane-{racer.__name__}") as plane:
+                results[title] = await racer(plane, directory, args)
+        return results
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def main() -> None:
+    """Parse the arguments, race, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=200, help="objects created at once")
+    parser.add_argument("--rounds", type=int, default=3, help="bursts")
+    parser.add_argument("--live", type=int, default=1000, help="runs alive when memory and idle CPU are read")
+    parser.add_argument("--no-peer", action="store_true", help="only our operator")
+    parser.add_argument("--profile", type=Path, help="write a cProfile dump of the operator here")
+    parser.add_argument("--json", type=Path, help="write every number here")
+    args = parser.parse_args()
+    results = asyncio.run(race(args))
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
+    print(table(results))
+    print(json.dumps(results["ours"]["requests_per_run"], indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
-import click
 import typer
 
 from ratchet_api import __version__
@@ -82,13 +81,11 @@ def run_command(arguments: list[str]) -> int:
     try:
         commands(args=arguments, standalone_mode=False)
         return 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        complain(f"{error.format_message()}; see `ratchet --help`")
+    except typer.TyperException as error:
+        if message := error.format_message():  # empty when no verb was given: help is on the screen already
+            complain(f"{message.rstrip('.')}; see `ratchet --help`")
         return error.exit_code
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
     except Interrupted as error:
         say(str(error), style="idle")
@@ -96,7 +93,7 @@ def run_command(arguments: list[str]) -> int:
     except CliError as error:
         complain(str(error))
         return error.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -69,10 +69,11 @@ def run_stage(env: Mapping[str, str]) -> int:
     """Run the stage that the environment names and return its exit code."""
     termination = Path(env.get("RATCHET_TERMINATION_PATH", "/dev/termination-log"))
     stop = threading.Event()
+    timers: list[threading.Timer] = []
     try:
         settings = Settings.from_env(env)
         _set_up_logs(settings.log_level)
-        _set_up_signals(stop, lambda: _leave_now(termination), settings.leave_seconds)
+        _set_up_signals(stop, timers, lambda: _leave_now(termination), settings.leave_seconds)
         job = _read_input(settings.stage_file)
         structlog.contextvars.bind_contextvars(
             namespace=job.owner.namespace, owner=job.owner.name, stage=job.config.stage, attempt=job.attempt
@@ -87,6 +88,8 @@ def run_stage(env: Mapping[str, str]) -> int:
         log.exception("stage crashed", code=code)
         hint = f"{OUT_OF_MEMORY_REMEDY}. " if code == ExitCode.KILLED else ""
         message = _failure(ExitCode(code), f"{hint}{type(error).__name__}: {error}")
+    for timer in timers:
+        timer.cancel()
     _write_termination(termination, message)
     return code
 
@@ -182,7 +185,10 @@ def _code_of_unforeseen(error: Exception) -> ExitCode:
     return ExitCode.CRASHED
 
 
-def _set_up_signals(stop: threading.Event, leave_now: Callable[[], None], seconds: float) -> None:
+def _set_up_signals(
+    stop: threading.Event, timers: list[threading.Timer], leave_now: Callable[[], None], seconds: float
+) -> None:
+    """Let SIGTERM and Ctrl-C set the flag and start the clock of the grace; the caller cancels the timer at the end."""
     if threading.current_thread() is not threading.main_thread():
         return
 
@@ -192,6 +198,7 @@ def _set_up_signals(stop: threading.Event, leave_now: Callable[[], None], second
             timer = threading.Timer(seconds, leave_now)
             timer.daemon = True
             timer.start()
+            timers.append(timer)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, asked)

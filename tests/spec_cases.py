@@ -101,6 +101,7 @@ ACCEPTED = (
     Case("a node selector", RUN, {"placement.nodeSelector": {"kubernetes.io/arch": "amd64", "gpu.model": ""}}),
     Case("a toleration of every value", RUN, {"placement.tolerations": [{"key": "gpu", "operator": "Exists"}]}),
     Case("an explicit null means omitted", RUN, {"publishTo": None, "lora.targetModules": None}),
+    Case("a null means the default", RUN, {"suspend": None, "stages": None, "placement.nodeSelector": None}),
     Case("the largest seed", RUN, {"seed": 2**31 - 1}),
 )
 
@@ -118,6 +119,9 @@ REFUSED = (
     Case("object for a list", RUN, {"evaluation.gates": {"metric": "ece"}}, "spec.evaluation.gates", "a list", "unknown field"),
     Case("word outside the list", RUN, {"mode": "rl_only"}, "spec.mode", "supervised", "Unsupported value"),
     Case("generator policies are not accepted before they act", RLP, {"type": "generator"}, "spec.type", "classifier", "Unsupported value"),
+    Case("null for a required field", RUN, {"datasetRef": None}, "spec.datasetRef", "required", "Required"),
+    Case("null as an item", RUN, {"lora.targetModules": [None]}, "spec.lora.targetModules[0]", "valid string", "must be of type string"),
+    Case("null for an unknown field", RUN, {"epochs": None}, "epochs", "unknown field", "unknown field"),
     # bounds
     Case("rate of zero", RUN, {"stages.supervised.learningRate": 0}, "spec.stages.supervised.learningRate", "greater than 0", "should be greater than 0"),
     Case("rate above one", RUN, {"stages.supervised.learningRate": 1.1}, "spec.stages.supervised.learningRate", "less than or equal to 1", "should be less than or equal to 1"),

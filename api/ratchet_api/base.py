@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 from pydantic.alias_generators import to_camel
 
 GROUP = "ratchet.dev"
@@ -31,6 +31,15 @@ class ApiModel(BaseModel):
         strict=True,
         allow_inf_nan=False,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        """A null means that the field was left out, as the API server has it; an unknown field stays to be refused."""
+        if not isinstance(value, Mapping) or None not in value.values():
+            return value
+        known = {name for field, info in cls.model_fields.items() for name in (field, info.alias)}
+        return {name: part for name, part in value.items() if part is not None or name not in known}
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON-ready dict as Kubernetes stores it: camelCase, no nulls."""

@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,8 +228,8 @@ def _dependency_key(image: Image) -> str:
         REPOSITORY / "images/install.py",
         *(REPOSITORY / "images" / image.directory).glob("*.txt"),
     ]
-    project = (REPOSITORY / "pyproject.toml").read_text()
-    extras = project.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = json.dumps([project["dependencies"], project["optional-dependencies"][image.directory]])
     return _digest_of(sorted(files), extras, json.dumps(image.stages()["deps"].runs))
 
 

@@ -63,7 +63,8 @@ class Paths:
         """Return the paths of the lab called `name`.
 
         Raises:
-            LabError: the name cannot be a network namespace, cgroup and directory name at once, or the state would be below /tmp.
+            LabError: the name cannot be a network namespace, cgroup and directory name at once, or the state would be
+                below /tmp.
         """
         if not name or len(name) > 24 or not all(c.isalnum() or c == "-" for c in name) or name[0] == "-":
             raise LabError(f"lab name {name!r} is not usable: use 1 to 24 letters, digits or dashes")

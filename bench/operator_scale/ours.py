@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import yaml
 
 from ratchet_api.base import API_VERSION
+from ratchet_api.kinds import FEEDBACK_DATASET
+from ratchet_operator.plan.datasets.state import target_of
 from tests.controlplane import ControlPlane, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -72,14 +75,15 @@ class Ours:
             return str(answer.read().decode())
 
     def _wait_ready(self, log: Path) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while True:
             try:
                 self._get("/readyz")
                 return
-            except OSError:
+            except OSError as error:
                 if time.monotonic() > deadline or self._process.poll() is not None:
-                    raise RuntimeError(f"the operator does not become ready:\n{log.read_text()[-2000:]}") from None
+                    said = error.read().decode() if isinstance(error, urllib.error.HTTPError) else str(error)
+                    raise RuntimeError(f"the operator is not ready: {said}\n{log.read_text()[-2000:]}") from None
                 time.sleep(0.1)
 
 
@@ -101,11 +105,15 @@ def install(plane: ControlPlane, namespace: str) -> None:
         "observedGeneration": generation,
         "lastTransitionTime": _NOW,
     }
+    # As the operator itself records that the present spec has its snapshot; otherwise it would make one.
+    target = target_of(FEEDBACK_DATASET.parse_spec(made), "")
     counts = {"read": 1000, "kept": 1000, "train": 800, "validation": 100, "test": 100}
     snapshot = {"digest": "a" * 64, "uri": "s3://bench/ratchet/d", "counts": counts, "classes": 4}
     status = {
         "observedGeneration": generation,
         "snapshotGeneration": generation,
+        "target": target,
+        "snapshotTarget": target,
         "state": "Ready",
         "conditions": [ready],
         "snapshot": snapshot,

@@ -32,7 +32,9 @@ class Health:
         limit_seconds: a stored beat that is not seen for this long ends the process.
         listed: every object was listed and marked once.
         stopping: the process was asked to end.
-        unseen_since: when the oldest beat was stored that the watch has not shown yet; None = all seen.
+        unseen_since: when the oldest beat was stored that the watch has not shown yet; None = all seen. Time in
+            which the API server refused beats is added to it: an outage is not blindness.
+        last_beat: when a beat was tried last.
         last_seen: when the watch showed a beat last; None = never.
         dead: why the watches ended for good; empty = they run.
     """
@@ -42,13 +44,22 @@ class Health:
     listed: bool = False
     stopping: bool = False
     unseen_since: float | None = None
+    last_beat: float | None = None
     last_seen: float | None = None
     dead: str = ""
 
     def beat_stored(self) -> None:
         """The API server accepted a heartbeat."""
+        self.last_beat = self.now()
         if self.unseen_since is None:
-            self.unseen_since = self.now()
+            self.unseen_since = self.last_beat
+
+    def beat_refused(self) -> None:
+        """The API server did not accept a heartbeat, so the watch may be as cut off as we are."""
+        now = self.now()
+        if self.unseen_since is not None and self.last_beat is not None:
+            self.unseen_since += now - self.last_beat
+        self.last_beat = now
 
     def beat_seen(self) -> None:
         """The watch showed a heartbeat."""

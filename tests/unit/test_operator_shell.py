@@ -116,6 +116,33 @@ def test_an_api_server_that_refuses_the_heartbeat_never_looks_like_a_dead_watch(
     assert health.must_exit() is None
 
 
+def test_a_beat_stored_just_before_an_outage_does_not_end_the_process_during_it_but_counts_after_it() -> None:
+    """P1, P3."""
+
+    async def script() -> tuple[bool, bool]:
+        health = await loop_health()
+        outage = False
+
+        async def store(manifest: KubeObject) -> KubeObject:
+            if outage:
+                raise Unavailable("down")
+            return manifest
+
+        beating = asyncio.create_task(Heartbeat(store, health, namespace="ns", holder="me").run())
+        await asyncio.sleep(1)
+        outage = True
+        sick_in_outage = False
+        for _ in range(600):
+            await asyncio.sleep(1)
+            sick_in_outage |= health.sick() is not None
+        outage = False
+        await asyncio.sleep(LIMIT_SECONDS + EVERY_SECONDS)  # the watch never comes back
+        beating.cancel()
+        return sick_in_outage, health.must_exit() is not None
+
+    assert run_virtual(script()) == (False, True)
+
+
 def test_a_late_old_beat_or_somebody_elses_does_not_hide_a_dead_watch() -> None:
     async def script() -> list[bool]:
         health = await loop_health()

@@ -88,6 +88,7 @@ class Heartbeat:
             await self._store(manifest)
         except ClusterError as error:
             _log.warning("heartbeat_not_stored", namespace=self._namespace, error=str(error))
+            self._health.beat_refused()
             return
         # The watch may have shown it before the answer to the write came.
         if stamp > self._seen and not self._awaited:

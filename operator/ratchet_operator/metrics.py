@@ -27,6 +27,19 @@ _PASS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 
 _STAGE_SECONDS = (10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
 
 
+def _stage_metrics(registry: CollectorRegistry) -> tuple[Histogram, Counter]:
+    """What is known of stages only when one ends: how long it took, and each new attempt."""
+    seconds = Histogram(
+        "ratchet_stage_duration_seconds", "Active time of ended stages, all attempts together.",
+        ["stage", "state"], buckets=_STAGE_SECONDS, registry=registry,
+    )  # fmt: skip
+    retries = Counter(
+        "ratchet_stage_retries_total", "New attempts at a stage, by stage and reason of the last exit.",
+        ["stage", "reason"], registry=registry,
+    )  # fmt: skip
+    return seconds, retries
+
+
 class Metrics:
     """The operator's metrics in one registry.
 
@@ -82,14 +95,7 @@ class Metrics:
         self.resync_total = Counter(
             "ratchet_resync_total", "Walks over all objects, by result.", ["result"], registry=registry
         )
-        self.stage_seconds = Histogram(
-            "ratchet_stage_duration_seconds", "Active time of ended stages, all attempts together.",
-            ["stage", "state"], buckets=_STAGE_SECONDS, registry=registry,
-        )  # fmt: skip
-        self.stage_retries = Counter(
-            "ratchet_stage_retries_total", "New attempts at a stage, by stage and reason of the last exit.",
-            ["stage", "reason"], registry=registry,
-        )  # fmt: skip
+        self.stage_seconds, self.stage_retries = _stage_metrics(registry)
         registry.register(_Live(self))
 
     def api_call(self, verb: str, resource: str, code: str, seconds: float) -> None:

@@ -15,7 +15,7 @@ SETUP := @scripts/bootstrap.sh all
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@/ { printf "\n\033[1m%s\033[0m\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z-]+:.*## / { printf "  %-16s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## train a support router on real complaints, on this machine, without a cluster; ARGS=--full for all rows
@@ -68,12 +68,36 @@ type: ## mypy
 	$(SETUP)
 	@$(BIN)/mypy
 
+##@ Measure
+
+.PHONY: bench
+bench: bench-supervised bench-operator ## every performance figure of the README, each beside its peer in one run
+
+.PHONY: bench-supervised
+bench-supervised: ## training speed, memory and accuracy beside transformers.Trainer; ARGS="--rounds 1"
+	$(SETUP)
+	@$(PY) -m bench.supervised $(ARGS)
+
+.PHONY: bench-operator
+bench-operator: ## time from create to first child beside Kubeflow Trainer; ARGS="--count 50"
+	$(SETUP)
+	@$(PY) -m bench.operator_scale.run $(ARGS)
+
 ##@ Generate and build
 
 .PHONY: generate
 generate: ## write crds/, the chart's copy and README, and docs/reference from the code
 	$(SETUP)
 	@$(PY) -m tests.tools.generate
+
+.PHONY: docs
+docs: generate ## the reference pages anew, then every code block, manifest and link of the docs is tried
+	@$(PY) -m pytest -q tests/unit/test_docs.py
+
+.PHONY: chart
+chart: ## helm lint, the renderings of the chart and their policies (builds helm the first time)
+	$(SETUP)
+	@$(PY) -m pytest -q tests/contract/test_chart_render.py tests/contract/test_chart_rbac.py --timeout 1200
 
 .PHONY: lock
 lock: ## resolve every dependency into constraints.txt; UPGRADE=1 or UPGRADE="names" to move pins

@@ -137,3 +137,9 @@ def test_every_extra_dependency_carries_its_reason() -> None:
     declared = tomllib.loads(text)["project"]["optional-dependencies"]
     assert len(entries) == sum(len(names) for names in declared.values())
     assert [name for name, comment in entries if len(comment.strip(" #").split()) < 2] == []
+
+
+def test_the_changelog_begins_with_what_is_unreleased_or_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    headings = re.findall(r"^## \[?(\S+?)\]?(?:\s.*)?$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert headings[0] in {"Unreleased", version}

@@ -96,7 +96,11 @@ ACCEPTED = (
     Case("a gate with one bound", RUN, {"evaluation.gates": [{"metric": "accuracy", "minimum": 0.8}]}),
     Case("a gate with equal bounds", RUN, {"evaluation.gates": [{"metric": "ece", "minimum": 0, "maximum": 0}]}),
     Case("a gate on one class", RUN, {"evaluation.gates": [{"metric": "macro_f1", "label": "refund", "minimum": 0.5}]}),
-    Case("gates on a dozen long class names", RUN, {"evaluation.gates": [{"metric": "macro_f1", "minimum": 0.1, "label": f"{n:0>128}"} for n in range(12)]}),
+    Case(
+        "gates on a dozen long class names",
+        RUN,
+        {"evaluation.gates": [{"metric": "macro_f1", "minimum": 0.1, "label": f"{n:0>128}"} for n in range(12)]},
+    ),
     Case("a dataset name of 253 characters", RUN, {"datasetRef.name": "a" * 253}),
     Case("a node selector", RUN, {"placement.nodeSelector": {"kubernetes.io/arch": "amd64", "gpu.model": ""}}),
     Case("a toleration of every value", RUN, {"placement.tolerations": [{"key": "gpu", "operator": "Exists"}]}),

@@ -7,6 +7,7 @@ through `ratchet run`. Run again, it does only what is not done yet.
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +61,7 @@ def demo(
     say(f"data   {train:,} rows to train on, {validation:,} to calibrate, {test:,} to test")
     manifests = example_manifests(full=full)
     with _timed(times, "run"):
-        again = "make demo" if not full else "ratchet demo --full"
+        again = "make demo" if "MAKELEVEL" in os.environ else "ratchet demo" + (" --full" if full else "")
         bodies = run_manifests(manifests, place, namespace=None, level=log_level(level), plain=plain, again=again)
     with _timed(times, "baseline"), out.status("training the baseline: tf-idf and a linear SVM on the same rows"):
         baseline = train_baseline(rows)

@@ -58,10 +58,10 @@ def status(
     namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
 ) -> None:  # fmt: skip
     """Show objects in full: stages, numbers, gates, versions, and what is wrong."""
+    wanted = None if name is None else _kind_and_name(name)
     backend = open_backend(local=local, context=context, namespace=namespace, home=home)
-    if name is not None:
-        kind, plain = _kind_and_name(name)
-        out.print(view(must_get(backend, kind, plain), now=utc_now()))
+    if wanted is not None:
+        out.print(view(must_get(backend, *wanted), now=utc_now()))
         return
     bodies = [body for kind in KINDS.values() for body in backend.list(kind)]
     if not bodies:
@@ -131,11 +131,17 @@ def logs(
 
 def promote(
     policy: Annotated[str, typer.Argument(help="Name of the policy.")],
-    version: Annotated[int, typer.Argument(help="Version that shall become champion.", min=1)],
+    version: Annotated[str, typer.Argument(help="Version that shall become champion, as in 2 or v2.")],
     namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
 ) -> None:  # fmt: skip
     """Make a version the policy's champion."""
-    backend = open_backend(local=local, context=context, namespace=namespace, home=home)
+    digits = version.removeprefix("v")
+    if not digits.isdecimal() or int(digits) < 1:
+        raise UsageProblem(f"version {version!r} must be a number from 1 on, as in `ratchet promote {policy} 2`")
+    _promote(open_backend(local=local, context=context, namespace=namespace, home=home), policy, int(digits))
+
+
+def _promote(backend: Backend, policy: str, version: int) -> None:
     seen = RLPolicyStatus.model_validate(must_get(backend, RL_POLICY, policy).get("status", {}))
     known = [each.version for each in seen.versions]
     if version not in known:

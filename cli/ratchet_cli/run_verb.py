@@ -105,6 +105,9 @@ async def _run(
         force.clear()
         bodies = driver.wanted_objects()
     if not rested:
+        for body in bodies:
+            if body["kind"] == "RLTrainingRun":
+                out.print(view(body, now=utc_now()))
         raise Interrupted(f"stopped; everything is saved. Go on with: {again}")
     return bodies
 

@@ -152,20 +152,34 @@ _ORDER = (
 )
 
 
+_QUIET = {
+    "Accepted",
+    "StageRunning",
+    "StageCached",
+    "StageSucceeded",
+    "WaitingForPod",
+    "NoVersion",
+    "ChampionSet",
+    "DryRun",
+}
+"""Reasons that say no more than the bars and headlines do."""
+
+
 def problems(conditions: tuple[Condition, ...]) -> list[RenderableType]:
-    """Return the messages of what went wrong or is waited for, worst first."""
+    """Return the message of what went wrong or is waited for; nothing if all goes well."""
     for kind, style in (
         (ConditionType.FAILED, "bad"),
         (ConditionType.STALLED, "bad"),
-        (ConditionType.RECONCILING, "idle"),
+        (ConditionType.SUSPENDED, "idle"),
     ):
         found = find_condition(conditions, kind)
         if found is not None and found.status == "True" and found.message:
             return [Text(f"  {found.reason}: {found.message}", style=style)]
-    failed = next(
-        (c for c in conditions if c.status == "False" and c.type in ("GatePassed", "Published", "Ready") and c.message),
-        None,
-    )
+    waiting = find_condition(conditions, ConditionType.RECONCILING)
+    if waiting is not None and waiting.status == "True":
+        return [Text(f"  {waiting.message}", style="idle")] if waiting.reason not in _QUIET and waiting.message else []
+    judged = (c for c in conditions if c.status == "False" and c.type in ("GatePassed", "Published", "Ready"))
+    failed = next((c for c in judged if c.message and c.reason not in _QUIET), None)
     return [Text(f"  {failed.reason}: {failed.message}", style="idle")] if failed else []
 
 

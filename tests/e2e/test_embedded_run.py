@@ -1,0 +1,171 @@
+"""The whole embedded path with real stages: the `ratchet` command, a small BERT with random weights, learnable rows.
+
+No cluster and no download. What a user types is what is run here, in processes of their own.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny_bert import reviews, write_tiny_bert
+
+PATIENCE_SECONDS = 600.0
+"""Stages import torch; on a busy machine with two cores that alone can take a minute each."""
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+RATCHET = (sys.executable, "-c", "from ratchet_cli.main import app; app()")
+
+DATASET = """
+apiVersion: ratchet.dev/v1alpha1
+kind: FeedbackDataset
+metadata: {name: mail}
+spec:
+  type: classification
+  source:
+    objects: [{uri: "store://mail/rows.csv"}]
+  columns: {text: body, label: team}
+"""
+RUN = """
+apiVersion: ratchet.dev/v1alpha1
+kind: RLTrainingRun
+metadata: {name: %(name)s}
+spec:
+  policyType: classifier
+  baseModel: {uri: "store://models/tiny", sha256: %(digest)s}
+  datasetRef: {name: mail}
+  publishTo: {name: router}
+  stages:
+    supervised: {epochs: %(epochs)s, batchSize: 8, learningRate: 5e-3, maxTokens: 32, checkpointEverySteps: 20}
+  evaluation:
+    gates: [{metric: accuracy, minimum: 0.5}]
+"""
+POLICY = """
+apiVersion: ratchet.dev/v1alpha1
+kind: RLPolicy
+metadata: {name: router}
+spec: {type: classifier}
+"""
+
+
+class Shell:
+    """A folder in which a user types `ratchet` commands."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        unset = ("RATCHET_HOME", "RATCHET_STORE", "RATCHET_LOG_LEVEL")
+        self.environment = {k: v for k, v in os.environ.items() if k not in unset} | {"COLUMNS": "200"}
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start a command."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [*RATCHET, *words], cwd=self.folder, env=self.environment, stdout=pipe, stderr=pipe, text=True
+        )
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        """Run a command to its end; returns what it printed."""
+        process = self.start(*words)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == code, f"{words}: exit {process.returncode}\n{out}\n{err}"
+        return out + err
+
+    def object(self, plural: str, name: str) -> dict[str, Any]:
+        """Read an object of the state directory."""
+        found: dict[str, Any] = json.loads((self.folder / f".ratchet/objects/{plural}/default/{name}.json").read_text())
+        return found
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A folder with data and model in the store and manifests beside."""
+    folder = tmp_path_factory.mktemp("user")
+    made = Shell(folder)
+    with (folder / "rows.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("body", "team"))
+        writer.writerows(reviews(400, seed=1))
+    model = write_tiny_bert(folder / "tiny")
+    made("put", "rows.csv", "store://mail/rows.csv")
+    digest = made("put", "tiny", "store://models/tiny").split("sha256 for spec.baseModel: ")[1].split()[0]
+    assert digest == made("digest", str(model)).strip()
+    (folder / "dataset.yaml").write_text(DATASET)
+    (folder / "policy.yaml").write_text(POLICY)
+    (folder / "short.yaml").write_text(RUN % {"name": "short", "digest": digest, "epochs": 4})
+    (folder / "long.yaml").write_text(RUN % {"name": "long", "digest": digest, "epochs": 10})
+    return made
+
+
+def test_manifests_are_run_published_promoted_and_a_second_command_does_nothing(shell: Shell) -> None:
+    """The title of the embedded default, and P6."""
+    files = ("-f", "dataset.yaml", "-f", "policy.yaml", "-f", "short.yaml")
+    assert "ok: 1 FeedbackDataset, 1 RLPolicy, 1 RLTrainingRun" in shell("lint", *files)
+    printed = shell("run", *files)
+    assert "Complete" in printed
+    assert "weakest classes" in printed
+    status = shell.object("rltrainingruns", "short")["status"]
+    assert status["version"] == 1
+    assert status["metrics"]["accuracy"] > 0.8, "three themes with words of their own are easy"
+    assert (Path(status["artifact"]["uri"].removeprefix("file://")) / "policy.json").is_file()
+
+    pods = sorted((shell.folder / ".ratchet/objects/pods/default").iterdir())
+    again = shell("run", *files)
+    assert "unchanged" in again
+    assert sorted((shell.folder / ".ratchet/objects/pods/default").iterdir()) == pods
+
+    assert "Complete" in shell("get", "run", "--local")
+    assert "stage done" in shell("logs", "short", "supervised", "--local")
+    assert "version 1 is champion" in shell("promote", "router", "1", "--local")
+    assert shell.object("rlpolicies", "router")["status"]["champion"] == 1
+    assert "has no version 7; it has 1" in shell("promote", "router", "7", "--local", code=4)
+
+
+def test_ctrl_c_checkpoints_and_the_same_command_ends_where_an_uninterrupted_one_does(shell: Shell) -> None:
+    """P12: the artifact of an interrupted run has the digest of an uninterrupted one."""
+    files = ("-f", "dataset.yaml", "-f", "policy.yaml", "-f", "long.yaml")
+    process = shell.start("run", *files)
+    try:
+        log = _wait_for_log(shell, "long-supervised", "checkpoint saved")
+    finally:
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130, err
+    assert "everything is saved. Go on with: ratchet run" in out
+    assert '"code": 75' in log.read_text()
+    shell("run", *files)
+    interrupted = shell.object("rltrainingruns", "long")["status"]
+
+    other = Shell(shell.folder / "other")
+    other.folder.mkdir()
+    store = str(shell.folder / ".ratchet/store")
+    (other.folder / "store/default").mkdir(parents=True)
+    for name in ("mail", "models"):
+        (other.folder / "store/default" / name).symlink_to(Path(store) / "default" / name)
+    above = [
+        word.replace("dataset.", "../dataset.").replace("policy.", "../policy.").replace("long.", "../long.")
+        for word in files
+    ]
+    other("run", *above, "--store", str(other.folder / "store"))
+    whole = other.object("rltrainingruns", "long")["status"]
+    assert interrupted["metrics"] == whole["metrics"]
+    first, second = (next(s for s in each["stages"] if s["name"] == "supervised") for each in (interrupted, whole))
+    assert first["artifact"]["digest"] == second["artifact"]["digest"]
+
+
+def _wait_for_log(shell: Shell, pod: str, text: str) -> Path:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        for path in (shell.folder / ".ratchet/logs/default").glob(f"{pod}*.log"):
+            if text in path.read_text():
+                return path
+        time.sleep(0.1)
+    raise AssertionError(f"no log of {pod} says {text!r}")

@@ -1,0 +1,95 @@
+"""Words, numbers and tables as users see them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from ratchet_api.kinds import FEEDBACK_DATASET, RL_POLICY, RL_TRAINING_RUN
+from ratchet_cli.screen import THEME, duration, metric, objects_table, read_path
+from ratchet_cli.views import progress_note, view
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+DIGEST = "d" * 64
+
+
+def drawn(renderable: RenderableType) -> str:
+    console = Console(width=120, no_color=True, theme=THEME)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()
+
+
+def body(kind: str, status: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    created = (NOW - timedelta(minutes=3)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"kind": kind, "metadata": {"name": "thing", "creationTimestamp": created}, "spec": spec, "status": status}
+
+
+def condition(kind: str, status: str, reason: str, message: str) -> dict[str, Any]:
+    times = {"lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1}
+    return {"type": kind, "status": status, "reason": reason, "message": message, **times}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "want"),
+    [(0, "0s"), (59.9, "59s"), (60, "1m"), (200, "3m20s"), (3600, "1h"), (3725, "1h2m"), (86_400 * 2 + 7200, "2d2h")],
+)
+def test_durations_have_at_most_two_units(seconds: float, want: str) -> None:
+    assert duration(seconds) == want
+
+
+def test_counts_are_whole_and_shares_have_four_digits() -> None:
+    assert (metric("n_test", 3000.0), metric("accuracy", 0.87654)) == ("3,000", "0.8765")
+
+
+def test_printer_columns_are_read_from_fields_conditions_and_lists() -> None:
+    seen = body(
+        "RLPolicy", {"versions": [{"version": 1}, {"version": 2}], "conditions": [condition("Ready", "True", "x", "")]}
+    )
+    assert read_path(seen, '.status.conditions[?(@.type=="Ready")].status') == "True"
+    assert read_path(seen, ".status.versions[*].version") == "1,2"
+    assert read_path(seen, ".status.nothing.here") == ""
+
+
+def test_the_table_of_runs_has_kubectls_columns() -> None:
+    run = body("RLTrainingRun", {"state": "Running", "stage": "supervised", "progressPercent": "42%", "eta": "3m20s"})
+    lines = drawn(objects_table(RL_TRAINING_RUN, [run], wide=False, now=NOW)).splitlines()
+    assert lines[0].split() == ["NAME", "STATE", "STAGE", "PROGRESS", "ETA", "AGE"]
+    assert lines[1].split() == ["thing", "Running", "supervised", "42%", "3m20s", "3m"]
+
+
+@pytest.mark.parametrize("kind", [FEEDBACK_DATASET, RL_POLICY, RL_TRAINING_RUN], ids=lambda kind: kind.kind)
+def test_an_object_without_status_can_be_shown(kind: Any) -> None:
+    fresh = {"kind": kind.kind, "metadata": {"name": "thing"}, "spec": {"datasetRef": {"name": "data"}}}
+    assert "thing" in drawn(view(fresh, now=NOW))
+
+
+def test_a_failed_run_shows_reason_and_message() -> None:
+    failed = condition("Failed", "True", "BadLabels", "label 'x' is in test but not in train")
+    shown = drawn(view(body("RLTrainingRun", {"state": "Failed", "conditions": [failed]}), now=NOW))
+    assert "BadLabels: label 'x' is in test but not in train" in shown
+
+
+def test_markup_in_data_is_shown_and_not_obeyed() -> None:
+    failed = condition("Failed", "True", "BadData", "row 3 says [bold]hello[/bold] [/]")
+    shown = drawn(view(body("RLTrainingRun", {"state": "Failed", "conditions": [failed]}), now=NOW))
+    assert "[bold]hello[/bold] [/]" in shown
+
+
+def test_gates_stand_beside_the_numbers_they_judge() -> None:
+    status = {
+        "state": "GateFailed",
+        "metrics": {"accuracy": 0.7, "ece": 0.1},
+        "gates": [{"metric": "accuracy", "value": 0.7, "bound": ">= 0.75", "passed": False}],
+    }
+    (line,) = [each for each in drawn(view(body("RLTrainingRun", status), now=NOW)).splitlines() if "accuracy" in each]
+    assert line.split() == ["accuracy", "0.7000", ">=", "0.75", "failed"]
+
+
+def test_live_progress_is_worded_with_percent_loss_and_time_left() -> None:
+    seen = {"stage": "supervised", "step": 50, "steps": 200, "loss": 0.5, "etaSeconds": 75}
+    assert progress_note(seen) == "25%  50/200  loss 0.500  1m15s left"
+    assert progress_note({"stage": "resolve", "step": 0, "steps": 0}) == ""

@@ -45,6 +45,7 @@ class DroppingProxy:
         upstream.request(request.command, request.path, body, headers)
         answer = upstream.getresponse()
         data = answer.read()
+        upstream.close()
         with self._lock:
             drop = request.command in self._methods and self._left > 0
             self._left -= drop

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_down_leaves_no_process_mount_namespace_or_cgroup_though_a_pod_was_runni
     own_lab.down()
     assert teardown.traces(own_lab.paths) == []
     assert [pid for pid in [*pids, *pods] if os.path.exists(f"/proc/{pid}/ns/net")] == []
-    assert str(own_lab.paths.state) not in open("/proc/self/mounts").read()
+    assert str(own_lab.paths.state) not in Path("/proc/self/mounts").read_text()
 
 
 def test_up_is_repeatable_and_cleans_a_lab_whose_every_process_was_killed(own_lab: Lab) -> None:

@@ -7,18 +7,16 @@ Python index and the Debian archive, each through its ordinary client with check
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.progress import require_disk, run, say, step
+from tests.lab.progress import locked, require_disk, run, say, step
 from tests.lab.settings import BINARIES, LabError, cache_root
 
 _HERE = Path(__file__).resolve().parent
@@ -68,6 +66,13 @@ PROMETHEUS = Module(
 )
 HELM = Module("helm", ("helm",), 2.0)
 KWOK = Module("kwok", ("kwok",), 2.0)
+# The peer that bench/operator_scale races; its CRDs are in the modules' own sources (`source_of`).
+TRAINER = Module(
+    "trainer",
+    ("trainer-controller-manager", "jobset-controller"),
+    2.0,
+    renames=(("jobset", "jobset-controller"),),
+)
 
 CLUSTER = (KUBERNETES, ETCD, COREDNS, PROMETHEUS, HELM)
 """What `up` needs; the others are built when a bench asks for them."""
@@ -88,7 +93,7 @@ def ensure(module: Module) -> Path:
     target = module.directory()
     if all((target / command).exists() for command in module.commands):
         return target
-    with _lock(f"bin-{module.name}"):
+    with locked(f"bin-{module.name}"):
         if all((target / command).exists() for command in module.commands):
             return target
         require_disk(cache_root(), module.need_gib, f"building {module.name} from source")
@@ -134,6 +139,14 @@ def _go_install(module: Module, building: Path) -> None:
         )
 
 
+def source_of(module: Module, dependency: str) -> Path:
+    """Return the unpacked source of one of a module's dependencies, at the version that its go.mod pins."""
+    go, at = _go(), BINARIES / module.name
+    env = {**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
+    run([go, "mod", "download", dependency], cwd=at, env=env)
+    return Path(run([go, "list", "-m", "-f", "{{.Dir}}", dependency], cwd=at, env=env).strip())
+
+
 def _with_replaced_file(
     go: str, module: Module, overlay: tuple[str, str, str], building: Path, env: Mapping[str, str]
 ) -> Path:
@@ -143,8 +156,7 @@ def _with_replaced_file(
     """
     source = BINARIES / module.name
     dependency, file, replacement = overlay
-    run([go, "mod", "download", dependency], cwd=source, env=env, timeout_seconds=600)
-    original = run([go, "list", "-m", "-f", "{{.Dir}}", dependency], cwd=source, env=env).strip()
+    original = source_of(module, dependency)
     copy = building / "source"
     shutil.copytree(original, copy, copy_function=shutil.copyfile)
     for directory, _, _ in os.walk(copy):  # the module cache is read-only, and copytree keeps that
@@ -195,7 +207,7 @@ def _python_tools(name: str, requirements: Path) -> Path:
     target = cache_root() / "venv" / f"{name}-{key}"
     if (target / "complete").exists():
         return target / "bin"
-    with _lock(f"venv-{name}"):
+    with locked(f"venv-{name}"):
         if not (target / "complete").exists():
             require_disk(cache_root(), 1.0, f"installing {requirements.name}")
             shutil.rmtree(target, ignore_errors=True)
@@ -216,13 +228,3 @@ def _python_tools(name: str, requirements: Path) -> Path:
                 )
             (target / "complete").touch()
     return target / "bin"
-
-
-@contextmanager
-def _lock(name: str) -> Iterator[None]:
-    """Keep two labs on one machine from building the same thing at once."""
-    directory = cache_root() / "locks"
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / name).open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

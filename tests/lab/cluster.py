@@ -6,7 +6,6 @@ images get in without a registry in `images`. Used by the command line, the pyte
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from tests.lab import binaries, cgroups, components, config, images, netns, pki, processes, teardown
 from tests.lab.bootstrap import cluster_objects
-from tests.lab.progress import require_disk, run, say, step
+from tests.lab.progress import locked, require_disk, run, say, step
 from tests.lab.settings import DEFAULT_NAME, NODE, NODE_IP, PROMETHEUS_URL, S3_BUCKET, S3_ENDPOINT, LabError, Paths
 
 
@@ -346,10 +345,7 @@ class Lab:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """Keep two processes from bringing the same lab up or down at once."""
-        directory = self.paths.cache / "locks"
-        directory.mkdir(parents=True, exist_ok=True)
-        with (directory / f"lab-{self.paths.name}").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locked(f"lab-{self.paths.name}"):
             yield
 
 

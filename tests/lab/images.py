@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from tests.lab import containerfile, layers
 from tests.lab.layers import Layer
-from tests.lab.progress import require_disk, run, say, step
+from tests.lab.progress import locked, require_disk, run, say, step
 from tests.lab.settings import BUSYBOX_IMAGE, JOBS_IMAGE, OPERATOR_IMAGE, PAUSE_IMAGE, REPOSITORY, LabError
 
 if TYPE_CHECKING:
@@ -89,19 +89,25 @@ def ensure(lab: Lab, wanted: Iterable[Image] = (OPERATOR, JOBS)) -> None:
     Raises:
         LabError: too little disk, an unreachable package index, or a package that differs from its hash.
     """
+    with locked(f"images-{lab.paths.name}"):
+        for image in wanted:
+            _ensure_one(lab, image)
+
+
+def _ensure_one(lab: Lab, image: Image) -> None:
     stamps = _Stamps(lab)
-    for image in wanted:
-        key = _image_key(image)
-        if stamps.get(image.name) == key and image.name in _imported(lab):
-            say(f"{image.name}: unchanged")
-            continue
-        with step(f"image {image.name}"):
-            final = image.stages()[""]
-            made = [_base(lab), _dependencies(lab, image), _app(lab, image)]
-            _import(lab, image.name, made, final.config)
-            for tree in (lab.paths.cache / "trees").glob(f"*-{os.getpid()}"):
+    key = _image_key(image)
+    if stamps.get(image.name) == key and image.name in _imported(lab):
+        say(f"{image.name}: unchanged")
+        return
+    with step(f"image {image.name}"):
+        final = image.stages()[""]
+        try:
+            _import(lab, image.name, [_base(lab), _dependencies(lab, image), _app(lab, image)], final.config)
+        finally:
+            for tree in (lab.paths.cache / "trees").glob(f"{image.directory}-*-{os.getpid()}"):
                 shutil.rmtree(tree)
-        stamps.set(image.name, key)
+    stamps.set(image.name, key)
 
 
 def base_archive(cache: Path) -> Path:

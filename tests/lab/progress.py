@@ -5,6 +5,7 @@ Every slow part of the lab goes through here, so that a person who waits sees wh
 
 from __future__ import annotations
 
+import fcntl
 import shlex
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.lab.settings import LabError
+from tests.lab.settings import LabError, cache_root
 
 _START = time.monotonic()
 _BEAT_SECONDS = 15.0
@@ -82,6 +83,16 @@ def run(
         tail = (done.stderr or done.stdout)[-4000:].strip()
         raise LabError(f"`{shlex.join(words)}` ended with {done.returncode}:\n{tail}")
     return done.stdout
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Let one process at a time do what is called `name` with this cache; the others wait."""
+    directory = cache_root() / "locks"
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / name).open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def free_gib(path: Path) -> float:

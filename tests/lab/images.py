@@ -95,6 +95,7 @@ def ensure(lab: Lab, wanted: Iterable[Image] = (OPERATOR, JOBS)) -> None:
 
 
 def _ensure_one(lab: Lab, image: Image) -> None:
+    _remove_abandoned_trees(lab)
     stamps = _Stamps(lab)
     key = _image_key(image)
     if stamps.get(image.name) == key and image.name in _imported(lab):
@@ -108,6 +109,13 @@ def _ensure_one(lab: Lab, image: Image) -> None:
             for tree in (lab.paths.cache / "trees").glob(f"{image.directory}-*-{os.getpid()}"):
                 shutil.rmtree(tree)
     stamps.set(image.name, key)
+
+
+def _remove_abandoned_trees(lab: Lab) -> None:
+    """Remove what builds left that were killed; the process id at the end of the name is gone then."""
+    for tree in (lab.paths.cache / "trees").glob("*-*"):
+        if not Path("/proc", tree.name.rpartition("-")[2]).exists():
+            shutil.rmtree(tree)
 
 
 def base_archive(cache: Path) -> Path:

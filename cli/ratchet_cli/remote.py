@@ -7,6 +7,7 @@ because our kinds are custom resources. Used by the verbs when they are not loca
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,12 +38,13 @@ class RemoteBackend:
 
     def __init__(self, *, context: str | None = None, namespace: str | None = None) -> None:
         try:
-            contexts, active = config.list_kube_config_contexts()
+            file = os.environ.get("KUBECONFIG") or "~/.kube/config"  # the client itself looks only when it is imported
+            contexts, active = config.list_kube_config_contexts(config_file=file)
             chosen = next((c for c in contexts if c["name"] == context), active if context is None else None)
             if chosen is None:
                 names = ", ".join(c["name"] for c in contexts) or "none"
                 raise CliError(f"context {context!r} is not in the kubeconfig; it has: {names}")
-            config.load_kube_config(context=chosen["name"])
+            config.load_kube_config(config_file=file, context=chosen["name"])
             self.namespace = namespace or chosen["context"].get("namespace") or "default"
             self.where = f"cluster {chosen['context'].get('cluster', chosen['name'])!r}"
         except ConfigException as error:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
 from ratchet_api.names import STAGE_FILE
 from ratchet_api.placement import Placement, Resources
 from ratchet_api.stage import GRACE_SECONDS, Stage, StageInput
@@ -20,7 +21,6 @@ from ratchet_operator.desired.job import render_job
 from ratchet_operator.plan.runs import plan_run
 from ratchet_operator.plan.world import CreateObject, DatasetSight, Meta, RunWorld
 from ratchet_operator.settings import Settings, StoreSettings
-
 from tests.world import builders as b
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -125,7 +125,13 @@ def restricted(job: dict[str, Any]) -> None:
     assert pod.get("priorityClassName", "batch") == "batch"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate])
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.generate],
+)
 @given(spec=specs, name=names)
 def test_every_valid_run_renders_a_restricted_pod_or_none(spec: dict[str, Any], name: str) -> None:
     """P20: through the whole plan, from an arbitrary valid spec to the children of its first Job."""

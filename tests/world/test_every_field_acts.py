@@ -1,0 +1,256 @@
+"""P16 and P17: every field of every spec changes a child or the status, and taking a bad edit back heals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+
+from ratchet_api.feedback_dataset import FeedbackDatasetSpec
+from ratchet_api.policy import RLPolicySpec
+from ratchet_api.stage import StageInput
+from ratchet_api.training_run import RLTrainingRunSpec
+from ratchet_operator.cluster.memory_jobs import Act, golden
+from tests.world import builders as b
+from tests.world.harness import World, masked
+
+RESOURCES = {"cpu": 3.0, "memoryGi": 9.0, "gpus": 1, "ephemeralStorageGi": 7.0}
+TOLERATION = {"key": "gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}
+PLACEMENT = {
+    "nodeSelector": {"zone": "a"},
+    "tolerations": [TOLERATION],
+    "priorityClassName": "batch",
+    "queueName": "team",
+}
+TEMPLATE: dict[str, Any] = {
+    "mode": None,  # has one value so far
+    "baseModel.uri": "store://other",
+    "baseModel.sha256": "b" * 64,
+    "datasetRef.name": "other",
+    "seed": 7,
+    "lora.rank": 8,
+    "lora.alpha": 8.0,
+    "lora.dropout": 0.1,
+    "lora.targetModules": ["query"],
+    "stages.supervised.epochs": 3.0,
+    "stages.supervised.batchSize": 8,
+    "stages.supervised.learningRate": 1e-5,
+    "stages.supervised.headLearningRate": 1e-3,
+    "stages.supervised.warmupRatio": 0.2,
+    "stages.supervised.weightDecay": 0.2,
+    "stages.supervised.maxGradNorm": 2.0,
+    "stages.supervised.maxTokens": 64,
+    "stages.supervised.labelSmoothing": 0.1,
+    "stages.supervised.classWeights": "balanced",
+    "stages.supervised.checkpointEverySteps": 5,
+    **{f"stages.supervised.resources.{k}": v for k, v in RESOURCES.items()},
+    "stages.evaluate.batchSize": 8,
+    **{f"stages.evaluate.resources.{k}": v for k, v in RESOURCES.items()},
+    "evaluation.calibrate": False,
+    "evaluation.eceBins": 10,
+    "evaluation.abstainTargetAccuracy": 0.9,
+    "evaluation.gates": [{"metric": "accuracy", "minimum": 0.5}],
+    **{f"placement.{k}": v for k, v in PLACEMENT.items()},
+    "image": "registry/custom:2",
+    "activeDeadlineSeconds": 5000,
+    "backoffLimit": 1,
+    "ttlSecondsAfterFinished": 5,
+}
+RUN: dict[str, Any] = {
+    **TEMPLATE,
+    "policyType": None,  # has one value so far
+    "publishTo.name": "support",
+    "suspend": True,
+    "dryRun": True,
+}
+DATASET: dict[str, Any] = {
+    "type": None,  # has one value so far
+    "source.objects": [{"uri": "store://b.jsonl", "format": "jsonl", "sha256": "c" * 64, "split": "train"}],
+    "source.inline": [{"text": "hello", "label": "x"}],
+    "columns.text": "body",
+    "columns.label": "kind",
+    "columns.group": "thread",
+    "columns.subject": "user",
+    "columns.timestamp": "at",
+    "labels": ["spam", "ham"],
+    "filters.maxSamples": 100,
+    "filters.maxAgeDays": 30,
+    "filters.minTextChars": 5,
+    "filters.maxTextChars": 500,
+    "filters.maxSubjectSharePercent": 5.0,
+    "split.trainPercent": 81,
+    "split.validationPercent": 11,
+    "split.testPercent": 11,
+    "split.salt": "x",
+    **{f"resources.{k}": v for k, v in RESOURCES.items()},
+    **{f"placement.{k}": v for k, v in PLACEMENT.items()},
+    "image": "registry/custom:2",
+    "suspend": True,
+    "activeDeadlineSeconds": 900,
+    "backoffLimit": 1,
+}
+POLICY: dict[str, Any] = {
+    "type": None,  # has one value so far
+    **{f"training.template.{k}": v for k, v in TEMPLATE.items()},
+    "training.suspend": True,
+}
+COMPANIONS: dict[str, dict[str, Any]] = {
+    # these need another field beside them to be a valid spec
+    "source.inline": {"source": {"inline": [{"text": "hello", "label": "x"}]}},
+    "filters.maxAgeDays": {"filters": {"maxAgeDays": 30}, "columns": {"timestamp": "at"}},
+    "filters.maxSubjectSharePercent": {"filters": {"maxSubjectSharePercent": 5.0}, "columns": {"subject": "user"}},
+    "split.trainPercent": {"split": {"trainPercent": 81, "validationPercent": 9, "testPercent": 10}},
+    "split.validationPercent": {"split": {"trainPercent": 79, "validationPercent": 11, "testPercent": 10}},
+    "split.testPercent": {"split": {"trainPercent": 79, "validationPercent": 10, "testPercent": 11}},
+}
+
+
+def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Paths of all fields below a model; a list or mapping is one field."""
+    for name, field in model.model_fields.items():
+        here = f"{path}{field.alias or name}"
+        listed = get_origin(field.annotation) is tuple
+        choices = () if listed else (field.annotation, *get_args(field.annotation))
+        inner = next((t for t in choices if _is_model(t)), None)
+        if inner is None:
+            yield here
+        else:
+            yield from leaves(inner, f"{here}.")
+
+
+def _is_model(candidate: object) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)
+
+
+@pytest.mark.parametrize(
+    ("model", "table"),
+    [(RLTrainingRunSpec, RUN), (FeedbackDatasetSpec, DATASET), (RLPolicySpec, POLICY)],
+    ids=["run", "dataset", "policy"],
+)
+def test_the_tables_name_every_field(model: type[BaseModel], table: dict[str, Any]) -> None:
+    """A field that is added to a spec must be added here with a value that makes it act."""
+    assert sorted(leaves(model)) == sorted(table)
+
+
+def with_field(spec: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    if path in COMPANIONS:
+        return {**spec, **COMPANIONS[path]}
+    head, _, rest = path.partition(".")
+    return {**spec, head: with_field(spec.get(head, {}), rest, value) if rest else value}
+
+
+def fails(stage: StageInput, pod: int) -> Act:
+    """Trainings and snapshots of the object under test fail for want of the store."""
+    failing = stage.config.stage == "supervised" or stage.owner.name == "tried"
+    return Act(exit_code=20) if failing else golden(stage, pod)
+
+
+async def ends(kind: str, spec: dict[str, Any]) -> list[str]:
+    """What a spec leads to, in a world where all goes well and in one where its stage fails."""
+    found = []
+    for play in (golden, fails):
+        world = World(play)
+        world.submit(b.dataset(), b.dataset("other", split={"salt": "other"}), b.policy())
+        world.submit(b.manifest(kind, "tried", spec))
+        await world.settle(60)
+        state = masked(world, deadlines=False)
+        for obj in state.values():
+            if obj["metadata"]["name"] == "tried":
+                del obj["spec"], obj["metadata"]["generation"]
+            # digests of the whole spec change with every field: they prove nothing
+            status = obj.get("status") or {}
+            status.get("resolved", {}).pop("specDigest", None)
+            for digest in ("target", "snapshotTarget", "failedTarget"):
+                status.pop(digest, None)
+        found.append(json.dumps(state, sort_keys=True))
+    return found
+
+
+CASES = [
+    *(("RLTrainingRun", b.run_spec(), path, value) for path, value in RUN.items()),
+    *(("FeedbackDataset", b.dataset_spec(), path, value) for path, value in DATASET.items()),
+    *(("RLPolicy", {"type": "classifier", "training": {"template": b.template()}}, p, v) for p, v in POLICY.items()),
+]
+
+
+@pytest.fixture(scope="module")
+def baseline() -> dict[str, list[str]]:
+    return {}
+
+
+@pytest.mark.parametrize(("kind", "spec", "path", "value"), CASES, ids=[f"{c[0]}.{c[2]}" for c in CASES])
+async def test_a_changed_field_changes_a_child_or_the_status(
+    kind: str, spec: dict[str, Any], path: str, value: Any, baseline: dict[str, list[str]]
+) -> None:
+    """P16: no field is accepted and ignored."""
+    if value is None:
+        changed = with_field(spec, path, "another")
+        world = World()
+        world.submit(b.manifest(kind, "tried", changed))
+        await world.settle(2)
+        assert world.condition("Stalled", kind, "tried")["reason"] == "InvalidSpec"
+        assert f"spec.{path}" in world.condition("Stalled", kind, "tried")["message"]
+        return
+    if kind not in baseline:
+        baseline[kind] = await ends(kind, spec)
+    assert await ends(kind, with_field(spec, path, value)) != baseline[kind]
+
+
+BAD_EDITS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "an unknown mode": ("RLTrainingRun", "router", {"mode": "telepathy"}),
+    "a changed seed": ("RLTrainingRun", "router", {"seed": 9}),
+    "a foreign image": ("RLTrainingRun", "router", {"image": "evil:1"}),
+    "a missing base model": ("RLTrainingRun", "router", {"baseModel": None}),
+    "a dataset without sources": ("FeedbackDataset", "complaints", {"source": {"objects": []}}),
+    "a dataset with a foreign image": ("FeedbackDataset", "complaints", {"image": "evil:1"}),
+    "a split that does not add up": ("FeedbackDataset", "complaints", {"split": {"trainPercent": 50}}),
+    "a policy of an unknown type": ("RLPolicy", "support", {"type": "oracle"}),
+    "a template without a dataset": ("RLPolicy", "support", {"training": {"template": {"datasetRef": None}}}),
+}
+
+
+@pytest.mark.parametrize("moment", ["at once", "while training", "at the end"])
+@pytest.mark.parametrize(("kind", "name", "patch"), BAD_EDITS.values(), ids=BAD_EDITS.keys())
+async def test_taking_a_bad_edit_back_heals(kind: str, name: str, patch: dict[str, Any], moment: str) -> None:
+    """P17: the end is the one of a world where nobody made the edit."""
+
+    def play(stage: StageInput, pod: int) -> Act:
+        return Act(message=golden(stage, pod).message, steps=4)
+
+    async def story(*, edited: bool) -> dict[str, Any]:
+        world = World(play)
+        # only a policy's own case stamps: else which of two runs is published first would be a race
+        training = {"training": {"template": b.template()}} if kind == "RLPolicy" else {}
+        world.submit(b.dataset(), b.policy(**training), b.run(publishTo={"name": "support"}))
+        if moment == "while training":
+            await world.run_until(lambda: world.status().get("stage") == "supervised")
+        elif moment == "at the end":
+            await world.finish()
+            await world.settle(40)
+        original = world.object(kind, name)["spec"]
+        if edited:
+            world.edit(kind, name, {"spec": patch})
+        await world.settle(6)
+        if edited:
+            world.replace_spec(kind, name, original)
+        await world.finish()
+        await world.settle(80)
+        return masked(world)
+
+    want, got = await story(edited=False), await story(edited=True)
+    for state in (want, got):
+        for obj in state.values():
+            obj["metadata"].pop("generation")
+            obj.pop("status", None) if obj["kind"] == "Job" else _without_generations(obj.get("status") or {})
+    assert got == want
+
+
+def _without_generations(status: dict[str, Any]) -> None:
+    for key in ("observedGeneration", "snapshotGeneration"):
+        status.pop(key, None)
+    # that it was Stalled once is remembered as Stalled=False; what it says now must be equal
+    rows = [c for c in status.get("conditions", []) if (c["type"], c["status"]) != ("Stalled", "False")]
+    status["conditions"] = [{**c, "observedGeneration": 0} for c in rows]

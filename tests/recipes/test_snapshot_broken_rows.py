@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.recipes.stage_process import StageProcess, csv_of, many
@@ -82,3 +85,48 @@ def test_truth_values_and_whole_numbers_are_labels_as_json_writes_them(process: 
     process.put("d.jsonl", "\n".join(rows))
     labels = {row["label"] for row in process.summary(source=source("d.jsonl"))["smallestLabels"]}
     assert labels == {"true", "7"}
+
+
+def parquet_of(**columns: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+@pytest.mark.parametrize(
+    ("times", "want_newest"),
+    [
+        pytest.param(
+            pa.array([1_700_000_000_123_456_789] * 200, pa.timestamp("ns")), "2023-11-14T22:13:20Z", id="nanoseconds"
+        ),
+        pytest.param(
+            pa.array([1_700_000_000_123_456_789] * 200, pa.timestamp("ns", "Asia/Tokyo")),
+            "2023-11-14T22:13:20Z",
+            id="nanoseconds with a zone",
+        ),
+        pytest.param(pa.array([date(2024, 2, 29)] * 200), "2024-02-29T00:00:00Z", id="dates"),
+        pytest.param(pa.array([1_700_000_000] * 200), "2023-11-14T22:13:20Z", id="seconds since 1970"),
+        pytest.param(pa.array(["2024-02-29T01:00:00+01:00"] * 200), "2024-02-29T00:00:00Z", id="RFC 3339"),
+        pytest.param(pa.array([None] * 199 + [1_700_000_000]), "2023-11-14T22:13:20Z", id="mostly missing"),
+    ],
+)
+def test_times_as_the_usual_writers_write_them_are_read(
+    process: StageProcess, times: pa.Array, want_newest: str
+) -> None:
+    texts, labels = zip(*many(200), strict=True)
+    process.put("d.parquet", parquet_of(text=list(texts), label=list(labels), at=times))
+    summary = process.summary(source=source("d.parquet"), columns={"timestamp": "at"})
+    assert (summary["counts"]["kept"], summary["newest"]) == (200, want_newest)
+
+
+def test_row_without_a_time_is_dropped_only_when_ages_are_asked_for(process: StageProcess) -> None:
+    lines = [json.dumps({"text": text, "label": label, "at": 1_700_000_000}) for text, label in many(200)]
+    timeless = [json.dumps({"text": f"timeless {n}", "label": "a", "at": at}) for n, at in enumerate((None, ""))]
+    wrong = [json.dumps({"text": f"wrong {n}", "label": "a", "at": at}) for n, at in enumerate((True, "noon", 1e300))]
+    process.put("d.jsonl", "\n".join(lines + timeless + wrong))
+    columns = {"timestamp": "at"}
+    kept = process.summary(source=source("d.jsonl"), columns=columns, target="all")
+    assert removed_by(kept) == {"InvalidTimestamp": 3}
+    aged = process.summary(source=source("d.jsonl"), columns=columns, filters={"maxAgeDays": 30}, target="aged")
+    assert removed_by(aged) == {"InvalidTimestamp": 3, "MissingTimestamp": 2}

@@ -10,7 +10,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -134,13 +134,24 @@ def _read_parquet(path: Path, name: str) -> Iterator[RawRow | Refused]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                for fields in batch.to_pylist():
+                for fields in _in_microseconds(batch).to_pylist():
                     number += 1
                     yield RawRow(number, fields)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a value that Python cannot hold
         raise BadDataError(
             f"source file {name}: is no whole Parquet file: {error}, after row {number}; write it again"
         ) from error
+
+
+def _in_microseconds(batch: pa.RecordBatch) -> pa.Table:
+    """Cut nanoseconds, which pandas writes and Python's datetime does not have."""
+    fields = [
+        field.with_type(pa.timestamp("us", field.type.tz))
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns"
+        else field
+        for field in batch.schema
+    ]
+    return pa.Table.from_batches([batch]).cast(pa.schema(fields), safe=False)
 
 
 def _broken(text: str) -> bool:
@@ -197,7 +208,8 @@ def to_example(fields: Mapping[str, Any], columns: Columns) -> Example | str:
     if any(value is not None and _broken(value) for value in (group, subject)):
         return "InvalidUtf8"
     try:
-        time = _time(pick(fields, columns.timestamp)) if columns.timestamp else None
+        when = pick(fields, columns.timestamp) if columns.timestamp else None
+        time = None if when is None or when is _MISSING or when == "" else _time(when)
     except (ValueError, TypeError, OverflowError, OSError):
         return "InvalidTimestamp"
     return Example(text.strip(), name, group, subject, time)
@@ -221,6 +233,10 @@ def _text_of(fields: Mapping[str, Any], path: str | None) -> str | None:
 def _time(value: Any) -> datetime:
     if isinstance(value, datetime):
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    if isinstance(value, bool):
+        raise TypeError("a truth value is no time")
     if isinstance(value, str) and not value.replace(".", "", 1).lstrip("-").isdigit():
         return parse_time(value)
     return datetime.fromtimestamp(float(value), UTC)

@@ -130,6 +130,7 @@ REFUSED = (
     Case("rate of zero", RUN, {"stages.supervised.learningRate": 0}, "spec.stages.supervised.learningRate", "greater than 0", "should be greater than 0"),
     Case("rate above one", RUN, {"stages.supervised.learningRate": 1.1}, "spec.stages.supervised.learningRate", "less than or equal to 1", "should be less than or equal to 1"),
     Case("smoothing of everything", RUN, {"stages.supervised.labelSmoothing": 1}, "spec.stages.supervised.labelSmoothing", "less than 1", "should be less than 1"),
+    Case("no processor at all", RUN, {"stages.supervised.resources.cpu": 0}, "spec.stages.supervised.resources.cpu", "greater than or equal to 0.1", "should be greater than or equal to 0.1"),
     Case("negative seed", RUN, {"seed": -1}, "spec.seed", "greater than or equal to 0", "should be greater than or equal to 0"),
     Case("deadline of a second", RUN, {"activeDeadlineSeconds": 1}, "spec.activeDeadlineSeconds", "greater than or equal to 10", "should be greater than or equal to 10"),
     Case("more GPUs than a node has", RUN, {"stages.supervised.resources.gpus": 17}, "spec.stages.supervised.resources.gpus", "less than or equal to 16", "should be less than or equal to 16"),

@@ -86,10 +86,11 @@ ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0
 Sha256 = Annotated[str, Field(min_length=64, max_length=64, pattern=r"^[a-f0-9]{64}$")]
 """Lower-case hexadecimal SHA-256."""
 
-StoreUri = Annotated[str, Field(min_length=9, max_length=1024, pattern=r"^(store|s3)://[^\s\\?#%]+$")]
+# Blanks are spelt out below: what \s means differs between Go's expressions (the API server's) and Rust's (pydantic's).
+StoreUri = Annotated[str, Field(min_length=9, max_length=1024, pattern=r"^(store|s3)://[^\t\n\f\r \\?#%]+$")]
 """`store://PATH` (relative to the namespace's own prefix in the configured store) or `s3://BUCKET/KEY`."""
 
-ColumnPath = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\s.]+(\.[^\s.]+)*$")]
+ColumnPath = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\t\n\f\r .]+(\.[^\t\n\f\r .]+)*$")]
 """Column name, or a dotted path into nested objects such as `message.body`."""
 
 LabelName = Annotated[str, Field(min_length=1, max_length=128)]

@@ -6,9 +6,9 @@ checks class names and images against its own allow-lists when it renders.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ratchet_api.base import ApiModel
 
@@ -22,6 +22,13 @@ LabelKey = Annotated[
 ]
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
 
+
+def _without_nulls(value: Any) -> Any:
+    """A null in a map means that the key was left out, as the API server has it."""
+    return {key: part for key, part in value.items() if part is not None} if isinstance(value, dict) else value
+
+
+NodeSelector = Annotated[dict[LabelKey, LabelValue], Field(max_length=16), BeforeValidator(_without_nulls)]
 ClassName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 QueueName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 
@@ -69,8 +76,8 @@ class Placement(ApiModel):
     """Where pods may run and in which queue their Jobs wait."""
 
     node_selector: Annotated[
-        dict[LabelKey, LabelValue],
-        Field(default_factory=dict, max_length=16, description="nodeSelector: labels a node must have."),
+        NodeSelector,
+        Field(default_factory=dict, description="nodeSelector: labels a node must have."),
     ]
     tolerations: Annotated[
         tuple[Toleration, ...],

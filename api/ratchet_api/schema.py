@@ -54,7 +54,13 @@ class _StructuralSchema(GenerateJsonSchema):
 
     def float_schema(self, schema: core_schema.FloatSchema) -> JsonSchemaValue:
         """Numbers, with exclusive bounds in OpenAPI 3.0's form."""
-        return {"type": "number"} | _bounds(super().float_schema(schema))
+        made: Schema = {"type": "number"} | _bounds(super().float_schema(schema))
+        low = made.get("minimum", 0)
+        if low != int(low):
+            # the server rounds a bound down before it compares it with a whole number: 0 would pass minimum 0.1
+            rule = {"rule": f"self >= {low}", "message": f"should be greater than or equal to {low}"}
+            made["x-kubernetes-validations"] = [rule]
+        return made
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
         """Maps with one value type; the pattern of their keys becomes a CEL rule."""

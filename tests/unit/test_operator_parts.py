@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from ratchet_api.training_run import Gate
 from ratchet_operator.cluster.objects import ObjectStore, merge
 from ratchet_operator.cluster.protocol import Conflict, Denied, Rejected
 from ratchet_operator.plan.pending import refusal_reason
+from ratchet_operator.plan.runs import RULES
 from ratchet_operator.plan.runs.outcome import judge_gate
 from ratchet_operator.plan.runs.state import short_time
 from ratchet_operator.plan.sights import dataset_sight, job_sight, meta_of, pod_sight, policy_sight, publishable_run
@@ -225,6 +227,12 @@ def field_names(schema: Any) -> Iterator[str]:
     elif isinstance(schema, list):
         for value in schema:
             yield from field_names(value)
+
+
+def test_the_explanation_lists_the_rules_in_their_order() -> None:
+    page = Path(__file__).parents[2] / "docs/explanation/run-states.md"
+    rows = [line.split("`")[1] for line in page.read_text().splitlines() if line.startswith("| `")]
+    assert rows == [*(rule.__name__ for rule in RULES), "conclude"]
 
 
 def made(store: ObjectStore, resource: str = "jobs", name: str = "a", **metadata: Any) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from ratchet_operator.plan.world import DeleteObject, JobSight, PodSight, StageS
 
 POLL_SECONDS = 20.0
 """How often a running pod is asked for its progress."""
+LONGEST_POLL_SECONDS = 60.0
+"""How seldom a slow pod is asked."""
 PENDING_SECONDS = 90.0
 """How often a waiting pod is looked at without an event: four reads a pass keep a run below six calls a minute."""
 FRESH_SECONDS = 15.0

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from ratchet_api.stage import Progress
 from ratchet_api.training_run import RLTrainingRunStatus, RunProgress
-from ratchet_operator.plan.attempts import POLL_SECONDS
+from ratchet_operator.plan.attempts import LONGEST_POLL_SECONDS, POLL_SECONDS
 from ratchet_operator.plan.runs.state import gpu_hours, poll, short_time
 from ratchet_operator.plan.world import RunWorld
 
@@ -31,7 +31,8 @@ def progress_due(world: RunWorld) -> bool:
 
 def with_progress(world: RunWorld, status: RLTrainingRunStatus, stage: str) -> tuple[RLTrainingRunStatus, timedelta]:
     """Return the status with the pod's word in it, if it is news, and when to ask again."""
-    wait, told, last = poll(world, POLL_SECONDS), world.sight.progress, status.progress
+    told, last = world.sight.progress, status.progress
+    wait = poll(world, _seconds_to_next_percent(told or last))
     if told is None:
         return status, wait
     if last is not None and last.stage == stage and last.steps == told.steps:
@@ -39,6 +40,14 @@ def with_progress(world: RunWorld, status: RLTrainingRunStatus, stage: str) -> t
         if moved < 1:
             return status, wait
     return _written(world, status, stage, told), wait
+
+
+def _seconds_to_next_percent(known: Progress | RunProgress | None) -> float:
+    """A pod that needs a minute per percent is asked once a minute: a thousand long runs cost little."""
+    if known is None or known.eta_seconds is None:
+        return POLL_SECONDS
+    left = 100 - _percent(known.step, known.steps)
+    return min(max(known.eta_seconds / max(left, 1), POLL_SECONDS), LONGEST_POLL_SECONDS)
 
 
 def _percent(step: int, steps: int) -> int:

@@ -179,5 +179,5 @@ def _check_fit(
     if n_validation == 0 and (wanted.calibrate or wanted.abstain_target_accuracy is not None):
         raise BadDataError(
             "validation split: no rows to fit evaluation.calibrate or abstainTargetAccuracy on; raise "
-            "spec.split.validationPercent of the dataset, or set calibrate to false and leave the target out"
+            "spec.split.validationPercent, or set calibrate to false and leave the target out"
         )

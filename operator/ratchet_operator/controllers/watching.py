@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
 from ratchet_api.base import GROUP, VERSION
-from ratchet_api.names import LABEL_MANAGED_BY, MANAGED_BY
+from ratchet_api.names import FIELD_MANAGER, LABEL_MANAGED_BY, MANAGED_BY
 from ratchet_operator.cluster.connect import Connection
 from ratchet_operator.cluster.protocol import Resource
 from ratchet_operator.controllers.heartbeat import LEASE_NAME
@@ -166,6 +166,8 @@ async def operator_tasks(
         settings=make_settings(time_scale=time_scale),
         clusterwide=not namespaces,
         namespaces=list(namespaces),
+        # only peering would use it, which is off; left out, kopf asks for the user's name, and a pod's uid has none
+        identity=cast(Any, FIELD_MANAGER),
     )
     return tasks
 

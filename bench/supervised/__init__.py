@@ -1,0 +1,1 @@
+"""The supervised stage against transformers.Trainer."""

@@ -277,6 +277,8 @@ class JobRunner:
             "RATCHET_SCRATCH": str(scratch),
             "HOME": str(scratch),
             "PYTHONUNBUFFERED": "1",
+            # nothing limits a process here as a pod's CPU limit would, so a stage takes the whole machine
+            "OMP_NUM_THREADS": str(os.cpu_count() or 1),
         }  # fmt: skip
         self._pod_running(pod, port)  # recorded before it exists: a crash here is seen as a pod that was lost
         logfile = self.log_path(pod)

@@ -12,7 +12,9 @@ import asyncio
 import json
 import shutil
 import statistics
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,14 +28,21 @@ ALONE = 20
 IDLE_SECONDS = 30.0
 
 
+def say(text: str) -> None:
+    """Tell how far the race is."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
 async def bursts(
     plane: ControlPlane, children: Children, path: str, make: Callable[[str], dict[str, Any]], args: argparse.Namespace
 ) -> list[Burst]:
     """The rounds of `count` at once."""
-    return [
-        await burst(plane, children, path, [make(f"r{turn}-{n:04}") for n in range(args.count)])
-        for turn in range(args.rounds)
-    ]
+    found = []
+    for turn in range(args.rounds):
+        found.append(await burst(plane, children, path, [make(f"r{turn}-{n:04}") for n in range(args.count)]))
+        say(f"burst {turn + 1}: {found[-1]}")
+        await asyncio.sleep(5)  # what follows a child must not slow the next burst
+    return found
 
 
 async def alone(
@@ -45,6 +54,7 @@ async def alone(
         one = await burst(plane, children, path, [make(f"alone-{number}")])
         found.append(one.p50 * 1000)
         await asyncio.sleep(0.2)
+    say(f"one alone: {spread(found, 'ms')}")
     return found
 
 
@@ -52,7 +62,7 @@ async def race_ours(plane: ControlPlane, directory: Path, args: argparse.Namespa
     """Everything that is measured of our operator."""
     namespace = "ours"
     ours.install(plane, namespace)
-    operator = ours.Ours(plane, directory, profile=args.profile)
+    operator = ours.Ours(plane, directory)
     make = lambda name: ours.manifest(namespace, name)  # noqa: E731 - one expression, used three times
     path = ours.path(namespace)
     try:
@@ -61,7 +71,6 @@ async def race_ours(plane: ControlPlane, directory: Path, args: argparse.Namespa
             singles = await alone(plane, children, path, make)
             writes, reads = operator.writes(), operator.reads()
             rounds = await bursts(plane, children, path, make, args)
-            await asyncio.sleep(5)
             made = args.count * args.rounds
             per_run = {
                 verb: round((value - writes.get(verb, 0)) / made, 2) for verb, value in operator.writes().items()
@@ -70,6 +79,7 @@ async def race_ours(plane: ControlPlane, directory: Path, args: argparse.Namespa
             rest = args.live - made - ALONE
             if rest > 0:
                 await burst(plane, children, path, [make(f"live-{n:04}") for n in range(rest)])
+            say("waiting until everything is quiet")
             await asyncio.sleep(10)
             live = rss_mb(operator.pid)
             idle = await idle_cpu_percent(operator.pid, IDLE_SECONDS)
@@ -97,7 +107,6 @@ async def race_peer(plane: ControlPlane, directory: Path, args: argparse.Namespa
         async with Children(plane, peer.CHILDREN) as children:
             singles = await alone(plane, children, path, make)
             rounds = await bursts(plane, children, path, make, args)
-            await asyncio.sleep(5)
             return {
                 "alone_ms": singles,
                 "bursts": [asdict(each) for each in rounds],
@@ -137,6 +146,7 @@ async def race(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         if not args.no_peer:
             racers.append((peer.TITLE, race_peer))
         for title, racer in racers:
+            say(f"racing {title}")
             with ControlPlane(directory / f"plane-{racer.__name__}") as plane:
                 results[title] = await racer(plane, directory, args)
         return results
@@ -151,7 +161,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="bursts")
     parser.add_argument("--live", type=int, default=1000, help="runs alive when memory and idle CPU are read")
     parser.add_argument("--no-peer", action="store_true", help="only our operator")
-    parser.add_argument("--profile", type=Path, help="write a cProfile dump of the operator here")
     parser.add_argument("--json", type=Path, help="write every number here")
     args = parser.parse_args()
     results = asyncio.run(race(args))

@@ -145,7 +145,13 @@ class Service:
             holder=self._name,
             every_seconds=EVERY_SECONDS * self._settings.time_scale,
         )
-        watching = Watching(mark=self.queue.mark, index=self.index, metrics=self.metrics, saw_lease=heartbeat.saw)
+        watching = Watching(
+            mark=self.queue.mark,
+            index=self.index,
+            metrics=self.metrics,
+            saw_lease=heartbeat.saw,
+            is_echo=self.cluster.is_echo,
+        )
         resync = Resync(
             self.cluster,
             self.queue,

@@ -106,6 +106,18 @@ async def test_applying_again_drops_our_former_field_and_keeps_somebody_elses(
     assert last["data"] == {"two": "4", "theirs": "3"}
 
 
+async def test_our_own_last_revision_is_told_from_any_other(
+    control_plane: ControlPlane, cluster: HttpCluster, namespace: str
+) -> None:
+    made = await cluster.create("rltrainingruns", run(namespace, "a"))
+    assert cluster.is_echo("rltrainingruns", made)
+    written = await cluster.patch_status("rltrainingruns", made, {"state": "Running"})
+    assert cluster.is_echo("rltrainingruns", written)
+    assert not cluster.is_echo("rltrainingruns", made)
+    path = f"/apis/ratchet.dev/v1alpha1/namespaces/{namespace}/rltrainingruns/a"
+    assert not cluster.is_echo("rltrainingruns", control_plane.apply(path, run(namespace, "a", suspend=True)))
+
+
 async def test_foreground_deletion_waits_for_the_dependents(cluster: HttpCluster, namespace: str) -> None:
     made = await cluster.create("jobs", job(namespace, "a"))
     await cluster.delete("jobs", namespace, "a", uid=made["metadata"]["uid"], foreground=True)

@@ -273,6 +273,26 @@ def test_the_deletion_of_a_former_object_does_not_forget_its_successor() -> None
     assert index.namers(key("feedbackdatasets", "d")) == (key("rltrainingruns", "a"),)
 
 
+def test_our_own_write_wakes_those_who_name_the_object_but_not_itself(marks: Marks) -> None:
+    watching = Watching(
+        mark=marks,
+        index=Index(),
+        metrics=metrics(),
+        saw_lease=lambda _: None,
+        is_echo=lambda _, obj: obj["metadata"].get("resourceVersion") == "7",
+    )
+    watching.kind_event("rltrainingruns", None, run("a"))
+    marks.take()
+    ours, theirs = dataset("d", digest="1"), dataset("d", digest="1")
+    ours["metadata"]["resourceVersion"], theirs["metadata"]["resourceVersion"] = "7", "8"
+    watching.kind_event("feedbackdatasets", "MODIFIED", ours)
+    assert marks.take() == {key("rltrainingruns", "a")}
+    watching.kind_event("feedbackdatasets", "MODIFIED", theirs)
+    assert marks.take() == {key("feedbackdatasets", "d")}
+    watching.kind_event("feedbackdatasets", "DELETED", ours)
+    assert key("feedbackdatasets", "d") in marks.take()
+
+
 @pytest.mark.parametrize("shape", [None, [], "text", {"datasetRef": 5}, {"datasetRef": {"name": ["x"]}}])
 def test_an_object_of_any_shape_is_indexed_without_harm(watching: Watching, marks: Marks, shape: Any) -> None:
     """P15: a poison object wakes itself and nobody else."""

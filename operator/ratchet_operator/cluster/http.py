@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -35,6 +36,7 @@ CallObserver = Callable[[str, str, str, float], None]
 
 _PAGE = 100  # a page of runs with full statuses stays below a few MB once parsed
 _MAX_ANSWER_BYTES = 64 * 2**20
+_WRITTEN = 4096  # remembered versions of our own writes; a forgotten one costs a needless pass
 _PROGRESS_MAX_BYTES = 16 * 1024
 _PROGRESS_SECONDS = 2.0
 _THROTTLED_RETRIES = 2
@@ -81,6 +83,7 @@ class HttpCluster:
         self._api: aiohttp.ClientSession | None = None
         self._pods: aiohttp.ClientSession | None = None
         self._events = EventSink(self._post_event, instance=instance)
+        self._written: OrderedDict[tuple[str, str], str] = OrderedDict()  # resource, uid -> our last version of it
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(ssl=self._connection.tls or True, limit=64)
@@ -119,6 +122,7 @@ class HttpCluster:
         query = {"fieldManager": FIELD_MANAGER}
         name = str(manifest["metadata"].get("name", ""))
         _, answer = await self._call("create", resource, namespace, name, query=query, body=_whole(resource, manifest))
+        self._note_written(resource, answer)
         return answer
 
     async def apply(self, resource: Resource, manifest: KubeObject) -> KubeObject:
@@ -168,6 +172,7 @@ class HttpCluster:
         )
         if code == 404:
             raise Rejected(f"{resource} {metadata['namespace']}/{metadata['name']} is gone", status=404)
+        self._note_written(resource, answer)
         return answer
 
     async def emit(self, obj: KubeObject, *, type: Literal["Normal", "Warning"], reason: str, message: str) -> None:
@@ -206,9 +211,21 @@ class HttpCluster:
         )
         return answer
 
+    def is_echo(self, resource: str, obj: Mapping[str, Any]) -> bool:
+        """Whether this revision of the object is the one that our own last write to it made."""
+        metadata = obj["metadata"]
+        version = self._written.get((resource, str(metadata.get("uid", ""))))
+        return version is not None and version == metadata.get("resourceVersion")
+
     async def flush_events(self) -> None:
         """Wait until every queued Event was sent or given up."""
         await self._events.flush()
+
+    def _note_written(self, resource: str, answer: KubeObject) -> None:
+        metadata = answer["metadata"]
+        self._written[resource, str(metadata.get("uid", ""))] = str(metadata.get("resourceVersion", ""))
+        if len(self._written) > _WRITTEN:
+            self._written.popitem(last=False)
 
     async def _post_event(self, event: KubeObject) -> None:
         namespace = event["metadata"]["namespace"]

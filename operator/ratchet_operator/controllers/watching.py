@@ -37,6 +37,21 @@ _CHILD_GROUPS = {"jobs": ("batch", "v1"), "pods": ("", "v1")}
 _PAGE = 100
 
 
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Spares kopf from copying every object twice per event for handlers of differences, which we have none of."""
+
+    def build(self, *, body: Any, extra_fields: Any = None) -> Any:
+        """Return nothing to compare."""
+        return {}
+
+    def fetch(self, *, body: Any) -> Any:
+        """Return nothing remembered."""
+        return None
+
+    def store(self, *, body: Any, patch: Any, essence: Any) -> None:
+        """Keep nothing."""
+
+
 class Watching:
     """Turns watch events into marks.
 
@@ -45,6 +60,8 @@ class Watching:
         index: who names whom.
         metrics: hears of every event.
         saw_lease: takes the heartbeat's Lease.
+        is_echo: whether a revision is our own last write. It wakes nobody who made it: the pass that wrote it knew
+            it, and asked for another pass if it wanted one.
     """
 
     def __init__(
@@ -54,11 +71,13 @@ class Watching:
         index: Index,
         metrics: Metrics,
         saw_lease: Callable[[dict[str, Any]], None],
+        is_echo: Callable[[str, dict[str, Any]], bool] = lambda _resource, _obj: False,
     ) -> None:
         self._mark = mark
         self._index = index
         self._metrics = metrics
         self._saw_lease = saw_lease
+        self._is_echo = is_echo
 
     def kind_event(self, resource: Resource, type: str | None, obj: dict[str, Any]) -> None:
         """Take an event of one of our kinds."""
@@ -73,12 +92,17 @@ class Watching:
             if resource == "rltrainingruns":
                 self._metrics.run_seen(obj)
         # The key itself even when it is gone: its pass sees that and drops what it had planned for later.
-        for woken in {key, *keys_to_wake(resource, obj), *(self._index.namers(key) if concerns_others else ())}:
-            self._mark(woken)
+        woken = {key, *keys_to_wake(resource, obj), *(self._index.namers(key) if concerns_others else ())}
+        if type != "DELETED" and self._is_echo(resource, obj):
+            woken.discard(key)
+        for each in woken:
+            self._mark(each)
 
-    def child_event(self, resource: Resource, obj: dict[str, Any]) -> None:
+    def child_event(self, resource: Resource, type: str | None, obj: dict[str, Any]) -> None:
         """Take an event of a Job or Pod that carries our label."""
         self._metrics.watch_event(resource)
+        if type != "DELETED" and self._is_echo(resource, obj):
+            return
         for key in keys_to_wake(resource, obj):
             self._mark(key)
 
@@ -109,7 +133,7 @@ def make_registry(watching: Watching, connection: Callable[[], Connection]) -> k
 
     def on_child(resource: Resource) -> None:
         async def handle(*, event: Any, **_: Any) -> None:
-            watching.child_event(resource, event["object"])
+            watching.child_event(resource, event["type"], event["object"])
 
         group, version = _CHILD_GROUPS[resource]
         kopf.on.event(group, version, resource, registry=registry, id=resource)(handle)
@@ -146,6 +170,7 @@ def make_settings(*, time_scale: float = 1.0) -> kopf.OperatorSettings:
     settings.watching.field_selectors["coordination.k8s.io", "v1", "leases"] = f"metadata.name={LEASE_NAME}"
     settings.queueing.idle_timeout = 1.0  # a task per object lives this long after its last event
     settings.queueing.exit_timeout = 2.0
+    settings.persistence.diffbase_storage = _NoDiffs()
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.scanning.disabled = True  # namespaces and kinds are fixed at start; needs no right to watch either

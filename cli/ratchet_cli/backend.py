@@ -23,6 +23,9 @@ class Backend(Protocol):
     where: str
     """The place in words, for messages."""
 
+    def notice(self) -> str:
+        """Return what one should know about the whole place; empty if nothing."""
+
     def get(self, kind: Kind[Any, Any], name: str) -> Body | None:
         """Return the object or None."""
 

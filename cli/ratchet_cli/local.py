@@ -14,14 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ratchet_api.kinds import Kind
+from ratchet_api.kinds import RL_TRAINING_RUN, Kind
 from ratchet_api.names import LABEL_OWNER_KIND, LABEL_OWNER_NAME, LABEL_STAGE, label_value
 from ratchet_cli.backend import Body
 from ratchet_cli.embedded import local_settings
 from ratchet_cli.errors import CliError, NotFound
 from ratchet_cli.home import Home
 from ratchet_operator.cluster.disk import read_objects
-from ratchet_operator.cluster.local import HomeBusy, LocalCluster
+from ratchet_operator.cluster.local import HomeBusy, LocalCluster, is_owned
 from ratchet_operator.wakes import Key
 
 _FOLLOW_SECONDS = 0.3
@@ -40,6 +40,15 @@ class LocalBackend:
         self._home = home
         self.namespace = namespace
         self.where = str(home.path)
+
+    def notice(self) -> str:
+        """Say so if runs wait here for a command that goes on with them."""
+        from ratchet_cli.driver import at_rest
+
+        waiting = [body["metadata"]["name"] for body in self.list(RL_TRAINING_RUN) if not at_rest(body)]
+        if not waiting or is_owned(self._home.path):
+            return ""
+        return f"nobody works here: `ratchet run -f …` goes on with {', '.join(waiting)}"
 
     def get(self, kind: Kind[Any, Any], name: str) -> Body | None:
         """Return the object or None."""

@@ -70,6 +70,9 @@ def status(
         if number:
             out.print()
         out.print(view(body, now=utc_now()))
+    if notice := backend.notice():
+        out.print()
+        say(notice, style="idle")
 
 
 def watch(

@@ -52,6 +52,10 @@ class RemoteBackend:
             raise CliError(f"no usable kubeconfig: {error}; {remedy}") from error
         self._api = client.ApiClient()
 
+    def notice(self) -> str:
+        """Return nothing: a cluster speaks through its objects."""
+        return ""
+
     def get(self, kind: Kind[Any, Any], name: str) -> Body | None:
         """Return the object or None."""
         try:

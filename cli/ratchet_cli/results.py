@@ -20,7 +20,7 @@ from ratchet_cli.screen import out, utc_now
 from ratchet_cli.views import view
 
 WORST_CLASSES = 5
-REPORT_FILE = "report.json"
+REPORT_FILE = "evaluation.json"
 
 
 def print_results(bodies: Sequence[Mapping[str, Any]], place: Home) -> bool:
@@ -64,7 +64,7 @@ def weakest_classes(folder: Path | None) -> list[Mapping[str, Any]]:
     if folder is None:
         return []
     try:
-        classes = json.loads((folder / REPORT_FILE).read_text())["classes"]
+        classes = json.loads((folder / REPORT_FILE).read_text())["per_class"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return sorted(classes, key=lambda each: float(each["f1"]))[:WORST_CLASSES]

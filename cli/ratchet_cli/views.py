@@ -21,7 +21,7 @@ from ratchet_api.policy import RLPolicyStatus
 from ratchet_api.training_run import RLTrainingRunStatus, StageStatus
 from ratchet_cli.screen import age, duration, metric, state_text
 
-BAR_WIDTH = 30
+BAR_WIDTH = 40
 Body = Mapping[str, Any]
 Live = Mapping[str, Mapping[str, Any]]
 """Progress documents of the pods that run now, by stage."""
@@ -71,7 +71,7 @@ def run_view(body: Body, live: Live, now: datetime) -> RenderableType:
 
 
 def _stages(status: RLTrainingRunStatus, live: Live, now: datetime) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table = bars_table()
     for stage in status.stages:
         table.add_row(*_stage_row(stage, status, live, now))
     return table
@@ -102,9 +102,20 @@ def _stage_row(
     return Text(stage.name), state_text(stage.state), bar(step, steps), Text(elapsed, style="faint"), Text(note)
 
 
+def bars_table() -> Table:
+    """Return a table of name, state, bar, time, note, in which the bar takes the room that the terminal leaves."""
+    table = Table(box=None, pad_edge=False, show_header=False, expand=True, padding=(0, 2, 0, 0))
+    for _ in ("name", "state"):
+        table.add_column(no_wrap=True)
+    table.add_column(ratio=1, min_width=8, max_width=BAR_WIDTH)
+    for _ in ("time", "note"):
+        table.add_column(no_wrap=True)
+    return table
+
+
 def bar(step: int, steps: int) -> ProgressBar:
-    """Return a bar of fixed width."""
-    return ProgressBar(total=max(steps, 1), completed=step, width=BAR_WIDTH)
+    """Return a bar."""
+    return ProgressBar(total=max(steps, 1), completed=step)
 
 
 def progress_note(seen: Mapping[str, Any]) -> str:
@@ -112,7 +123,7 @@ def progress_note(seen: Mapping[str, Any]) -> str:
     step, steps = int(seen.get("step") or 0), int(seen.get("steps") or 0)
     parts = [f"{100 * step // steps}%  {step:,}/{steps:,}"] if steps else []
     if seen.get("loss") is not None:
-        parts.append(f"loss {float(seen['loss']):.3f}")
+        parts.append(f"loss {float(seen['loss']):.2f}")
     if seen.get("etaSeconds") is not None:
         parts.append(f"{duration(float(seen['etaSeconds']))} left")
     return "  ".join(parts)
@@ -190,11 +201,10 @@ def dataset_view(body: Body, live: Live, now: datetime) -> RenderableType:
     snapshot = status.snapshot
     running = live.get("snapshot")
     if running is not None and status.state != "Ready":
-        row = Table.grid(padding=(0, 2))
-        row.add_row(
-            "  snapshot", bar(int(running.get("step") or 0), int(running.get("steps") or 0)), progress_note(running)
-        )
-        parts.append(row)
+        table = bars_table()
+        step, steps = int(running.get("step") or 0), int(running.get("steps") or 0)
+        table.add_row("snapshot", state_text("Running"), bar(step, steps), "", progress_note(running))
+        parts.append(Padding(table, (0, 0, 0, 2)))
     if snapshot is not None:
         counts = snapshot.counts
         splits = f"train {counts.train:,}, validation {counts.validation:,}, test {counts.test:,}"

@@ -91,5 +91,5 @@ def test_gates_stand_beside_the_numbers_they_judge() -> None:
 
 def test_live_progress_is_worded_with_percent_loss_and_time_left() -> None:
     seen = {"stage": "supervised", "step": 50, "steps": 200, "loss": 0.5, "etaSeconds": 75}
-    assert progress_note(seen) == "25%  50/200  loss 0.500  1m15s left"
+    assert progress_note(seen) == "25%  50/200  loss 0.50  1m15s left"
     assert progress_note({"stage": "resolve", "step": 0, "steps": 0}) == ""

@@ -197,6 +197,18 @@ class LocalCluster:
         return None if port is None else await asyncio.to_thread(_fetch_json, f"http://127.0.0.1:{port}/progress")
 
 
+def is_owned(home: Path) -> bool:
+    """Tell whether some process holds the state directory right now."""
+    try:
+        with (home / "lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> Sequence[str]:
     """Return the fields of a run's spec that differ, defaults filled in, mutable ones left out."""
     before, after = (RLTrainingRunSpec.model_validate(dict(spec)).to_wire() for spec in (old, new))

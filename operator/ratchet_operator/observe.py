@@ -64,68 +64,90 @@ class Observer:
         self._settings = settings
         self._clock = clock
 
-    async def run(self, obj: KubeObject) -> RunWorld:
-        """Read what an RLTrainingRun's decision needs."""
-        meta = meta_of(RL_TRAINING_RUN.kind, "rltrainingruns", obj)
+    def bare_run(self, obj: KubeObject) -> RunWorld:
+        """Read what the RLTrainingRun itself says, and nothing else."""
         spec, problem = _run_spec(obj)
         status, readable = _run_status(obj)
-        frozen = not readable and _says_ended(obj)
-        world = RunWorld(
+        return RunWorld(
             now=self._clock(),
             settings=self._settings,
-            meta=meta,
+            meta=meta_of(RL_TRAINING_RUN.kind, "rltrainingruns", obj),
             spec=spec,
             spec_error=problem,
             status=status,
-            frozen=frozen,
+            frozen=not readable and _says_ended(obj),
         )
-        if meta.deleting or spec is None or frozen or ended(status):
+
+    async def run(self, obj: KubeObject) -> RunWorld:
+        """Read what an RLTrainingRun's decision needs."""
+        world = self.bare_run(obj)
+        meta, spec, status = world.meta, world.spec, world.status
+        if meta.deleting or spec is None or world.frozen or ended(status):
             return world
         row = current_stage(status)
         sight = StageSight()
         if row is not None and row.attempt is not None:
             sight = await self._stage(meta, row.name, row.attempt)
-        dataset = policy = None
+        dataset = policy = store = None
         if status.resolved is None:
             dataset = await self._dataset(meta.namespace, spec.dataset_ref.name)
-        elif status.stages and row is None and spec.publish_to is not None:
+        elif row is None and spec.publish_to is not None:
             policy = await self._policy(meta.namespace, spec.publish_to.name)
-        store = await self._store(meta.namespace) if status.resolved is None or sight.job is None else None
+        if status.resolved is None or (row is not None and sight.job is None):
+            store = await self._store(meta.namespace)
         world = replace(world, sight=sight, dataset=dataset, policy=policy, store=store)
         if self._running_pod(sight) is not None and progress_due(world):
             return replace(world, sight=replace(sight, progress=await self._progress(sight)))
         return world
 
-    async def dataset(self, obj: KubeObject) -> DatasetWorld:
-        """Read what a FeedbackDataset's decision needs."""
-        meta = meta_of(FEEDBACK_DATASET.kind, "feedbackdatasets", obj)
+    def bare_dataset(self, obj: KubeObject) -> DatasetWorld:
+        """Read what the FeedbackDataset itself says, and nothing else."""
         spec, problem = _dataset_spec(obj)
         try:
             status = FeedbackDatasetStatus.model_validate(obj.get("status") or {})
         except ValidationError:
             status = FeedbackDatasetStatus()
-        world = DatasetWorld(
-            now=self._clock(), settings=self._settings, meta=meta, spec=spec, spec_error=problem, status=status
+        return DatasetWorld(
+            now=self._clock(),
+            settings=self._settings,
+            meta=meta_of(FEEDBACK_DATASET.kind, "feedbackdatasets", obj),
+            spec=spec,
+            spec_error=problem,
+            status=status,
         )
-        if meta.deleting or spec is None or settled(world):
+
+    async def dataset(self, obj: KubeObject) -> DatasetWorld:
+        """Read what a FeedbackDataset's decision needs."""
+        world = self.bare_dataset(obj)
+        meta, attempt = world.meta, world.status.attempt
+        if meta.deleting or world.spec is None or settled(world):
             return world
         sight = StageSight()
-        if status.attempt is not None:
-            sight = await self._stage(meta, Stage.SNAPSHOT.value, status.attempt)
+        if attempt is not None:
+            sight = await self._stage(meta, Stage.SNAPSHOT.value, attempt)
         store = await self._store(meta.namespace) if sight.job is None else None
         return replace(world, sight=sight, store=store)
 
-    async def policy(self, obj: KubeObject) -> PolicyWorld:
-        """Read what an RLPolicy's decision needs."""
-        meta = meta_of(RL_POLICY.kind, "rlpolicies", obj)
+    def bare_policy(self, obj: KubeObject) -> PolicyWorld:
+        """Read what the RLPolicy itself says, and nothing else."""
         spec, problem = _policy_spec(obj)
         try:
             status = RLPolicyStatus.model_validate(obj.get("status") or {})
         except ValidationError:
             status = _rescued_policy_status(obj)
-        world = PolicyWorld(
-            now=self._clock(), settings=self._settings, meta=meta, spec=spec, spec_error=problem, status=status
+        return PolicyWorld(
+            now=self._clock(),
+            settings=self._settings,
+            meta=meta_of(RL_POLICY.kind, "rlpolicies", obj),
+            spec=spec,
+            spec_error=problem,
+            status=status,
         )
+
+    async def policy(self, obj: KubeObject) -> PolicyWorld:
+        """Read what an RLPolicy's decision needs."""
+        world = self.bare_policy(obj)
+        meta, spec = world.meta, world.spec
         if meta.deleting or spec is None:
             return world
         listed = await self._cluster.list("rltrainingruns", meta.namespace)

@@ -38,6 +38,7 @@ class _Brain:
 
     resource: Resource
     observe: Callable[[KubeObject], Awaitable[Any]]
+    bare: Callable[[KubeObject], Any]
     plan: Callable[[Any], Plan[Any]]
     refused: Callable[[Any, Refusal], Plan[Any]]
 
@@ -58,9 +59,11 @@ class Reconciler:
         self._rng = rng
         observer = Observer(cluster, settings, clock)
         self._brains = {
-            "feedbackdatasets": _Brain("feedbackdatasets", observer.dataset, plan_dataset, refused_dataset),
-            "rltrainingruns": _Brain("rltrainingruns", observer.run, plan_run, refused_run),
-            "rlpolicies": _Brain("rlpolicies", observer.policy, plan_policy, refused_policy),
+            "feedbackdatasets": _Brain(
+                "feedbackdatasets", observer.dataset, observer.bare_dataset, plan_dataset, refused_dataset
+            ),
+            "rltrainingruns": _Brain("rltrainingruns", observer.run, observer.bare_run, plan_run, refused_run),
+            "rlpolicies": _Brain("rlpolicies", observer.policy, observer.bare_policy, plan_policy, refused_policy),
         }
 
     async def reconcile(self, key: Key) -> timedelta | None:
@@ -77,7 +80,13 @@ class Reconciler:
         obj = await self._cluster.get(brain.resource, key.namespace, key.name)
         if obj is None:
             return None
-        world = await brain.observe(obj)
+        try:
+            world = await brain.observe(obj)
+        except Forbidden as error:
+            # a right is missing: what the object itself says is enough to tell which
+            plan = brain.refused(brain.bare(obj), refusal_of(error))
+            await self._applier.carry_out(brain.resource, obj, plan)
+            return self._spread(plan.requeue_after)
         plan = brain.plan(world)
         try:
             await self._applier.carry_out(brain.resource, obj, plan)

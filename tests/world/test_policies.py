@@ -184,6 +184,40 @@ async def test_resources_of_a_ready_dataset_want_no_new_snapshot_but_content_doe
     assert len(world.jobs()) == 2
 
 
+async def test_a_ready_dataset_stays_usable_while_it_is_suspended() -> None:
+    world = World()
+    world.submit(b.dataset())
+    await world.settle(20)
+    world.edit("FeedbackDataset", "complaints", {"spec": {"suspend": True}})
+    await world.settle(2)
+    assert world.condition("Suspended", "FeedbackDataset", "complaints")["status"] == "True"
+    world.submit(b.run())
+    assert (await world.finish())["state"] == "Complete"
+    world.edit("FeedbackDataset", "complaints", {"spec": {"filters": {"minTextChars": 5}}})
+    await world.settle(20)
+    assert world.jobs().count("complaints-snapshot-2") == 0
+    world.edit("FeedbackDataset", "complaints", {"spec": {"suspend": False}})
+    await world.settle(20)
+    assert "complaints-snapshot-2" in world.jobs()
+    assert world.condition("Suspended", "FeedbackDataset", "complaints")["status"] == "False"
+
+
+async def test_suspending_a_dataset_stops_its_snapshot_and_resuming_makes_it_uncounted() -> None:
+    def play(stage: StageInput, pod: int) -> Act:
+        return Act(message=golden(stage, pod).message, steps=4)
+
+    world = World(play)
+    world.submit(b.dataset(backoffLimit=0))
+    await world.run_until(lambda: world.status("FeedbackDataset", "complaints").get("state") == "Running")
+    world.edit("FeedbackDataset", "complaints", {"spec": {"suspend": True}})
+    await world.settle(20)
+    assert world.status("FeedbackDataset", "complaints")["state"] == "Suspended"
+    assert world.jobs() == []
+    world.edit("FeedbackDataset", "complaints", {"spec": {"suspend": False}})
+    await world.settle(20)
+    assert world.status("FeedbackDataset", "complaints")["state"] == "Ready"
+
+
 async def test_reverting_a_change_while_its_snapshot_is_made_keeps_the_old_snapshot_and_stops_the_job() -> None:
     """P17."""
 

@@ -34,9 +34,9 @@ RULES: tuple[Callable[[DatasetWorld], DatasetPlan | None], ...] = (
     leave_deleted,  # the garbage collector works
     refuse_invalid,  # a spec that cannot run, or asks for what is not allowed
     account_for_stop,  # a Job that we stopped is going: the next attempt, uncounted
+    report_ready,  # the wanted snapshot is there
     suspend,  # spec.suspend: stop the Job, start nothing
     resume,  # spec.suspend was taken back
-    report_ready,  # the wanted snapshot is there
     stay_failed,  # the wanted snapshot failed for good
     require_store,  # nothing can start without a store
     retarget,  # record an attempt for the wanted snapshot

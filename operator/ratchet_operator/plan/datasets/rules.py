@@ -16,6 +16,7 @@ from ratchet_operator.plan.datasets.state import (
     our_job,
     refresh_of,
     retargeting,
+    settled,
     spec_of,
     stop,
     wanted_target,
@@ -54,6 +55,8 @@ def refuse_invalid(world: DatasetWorld) -> DatasetPlan | None:
 def account_for_stop(world: DatasetWorld) -> DatasetPlan | None:
     """A Job that we stopped is going or gone: record the next attempt, uncounted."""
     attempt = world.status.attempt
+    if settled(world):
+        return None  # nothing was read about the attempt, because nothing is wanted of it
     if attempt is None or not (is_true(world.status.conditions, ConditionType.SUSPENDED) or retargeting(world)):
         return None
     following = stopped_attempt(attempt, world.sight, limits_of(world), owner_uid=world.meta.uid)
@@ -99,7 +102,12 @@ def report_ready(world: DatasetWorld) -> DatasetPlan | None:
     if status.snapshot is None or status.snapshot_target != target:
         return None
     text = f"Snapshot {status.snapshot.digest} holds {status.snapshot.counts.kept} rows."
-    said = (Said(ConditionType.READY, True, Reason.SNAPSHOT_READY, text), *at_rest(Reason.SNAPSHOT_READY))
+    suspended = spec_of(world).suspend
+    said = (
+        Said(ConditionType.READY, True, Reason.SNAPSHOT_READY, text),
+        Said(ConditionType.SUSPENDED, suspended, Reason.SUSPENDED_BY_USER if suspended else Reason.RESUMED),
+        *at_rest(Reason.SNAPSHOT_READY),
+    )
     status = status.model_copy(
         update={
             "snapshot_generation": world.meta.generation,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ratchet_api.conditions import ConditionType, Reason
 from ratchet_api.training_run import RLTrainingRunStatus
-from ratchet_operator.plan.runs.state import image_of, immutable_digest, spec_of
+from ratchet_operator.plan.runs.state import current_stage, image_of, immutable_digest, spec_of
 from ratchet_operator.plan.say import Said, settle, stalled, with_remedy
 from ratchet_operator.plan.world import Plan, RunWorld
 
@@ -41,7 +41,8 @@ def refuse_changed_spec(world: RunWorld) -> RunPlan | None:
 
 def require_store(world: RunWorld) -> RunPlan | None:
     """Without a store nothing can be read or committed."""
-    needed = world.status.resolved is None or world.sight.job is None
+    starting = current_stage(world.status) is not None and world.sight.job is None
+    needed = world.status.resolved is None or starting
     if world.store is not None or not needed:
         return None
     text = f"{world.meta.title}: namespace {world.meta.namespace!r} has no store"

@@ -116,7 +116,7 @@ def _fetch(asset: Asset) -> Path:
 
 
 def _copy_model(source: Path, target: Path) -> None:
-    """Put the encoder into the store, by hard link where the file system allows it."""
+    """Put the encoder into the store, unless it is there."""
     target.mkdir(parents=True, exist_ok=True)
     for file in ENCODER.files:
         there = target / file.name

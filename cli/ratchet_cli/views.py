@@ -208,13 +208,8 @@ def dataset_view(body: Body, live: Live, now: datetime) -> RenderableType:
     if snapshot is not None:
         counts = snapshot.counts
         splits = f"train {counts.train:,}, validation {counts.validation:,}, test {counts.test:,}"
-        parts.append(
-            Text(
-                f"  {counts.kept:,} of {counts.read:,} rows kept ({splits}), "
-                f"{snapshot.classes} classes, digest {snapshot.digest[:12]}…",
-                style="faint",
-            )
-        )
+        parts.append(Text(f"  {counts.kept:,} of {counts.read:,} rows kept: {splits}", style="faint"))
+        parts.append(Text(f"  {snapshot.classes} classes, digest {snapshot.digest[:12]}…", style="faint"))
         parts += (
             Text(
                 f"  removed {each.count:,}: {each.rule}" + (f" (first: {each.example})" if each.example else ""),

@@ -46,6 +46,21 @@ async def test_suspending_stops_the_job_and_resuming_goes_on_uncounted() -> None
     assert world.condition("Suspended")["status"] == "False"
 
 
+async def test_a_resumed_run_waits_until_the_stopped_pod_has_left() -> None:
+    """P5: the pod that writes its checkpoint and the one that reads it never run together."""
+    world = World(slow)
+    world.script.grace_steps = 10
+    await training(world)
+    world.edit("RLTrainingRun", "router", {"spec": {"suspend": True}})
+    await world.settle(2)
+    world.edit("RLTrainingRun", "router", {"spec": {"suspend": False}})
+    await world.settle(4)
+    assert [name for name in world.jobs() if "supervised" in name] == ["router-supervised-1"]
+    assert world.stage("supervised")["attempt"]["number"] == 2
+    assert (await world.finish())["state"] == "Complete"
+    assert world.stage("supervised")["attempt"]["countedFailures"] == 0
+
+
 async def test_suspended_time_does_not_count_against_the_deadline() -> None:
     world = World(slow)
     world.submit(b.dataset(), b.run(activeDeadlineSeconds=200))
@@ -90,6 +105,7 @@ def _complete(world: World, name: str) -> bool:
 async def test_toggling_suspend_at_any_moment_never_makes_two_jobs_and_counts_nothing(flips: int) -> None:
     """P5: `World.check` looks after every step."""
     world = World(slow)
+    world.script.grace_steps = 3
     world.submit(b.dataset(), b.run(backoffLimit=0))
     for _ in range(flips):
         for value in (True, False):

@@ -84,15 +84,18 @@ class JobScript:
         cluster: whose Jobs and pods are moved.
         play: what each pod does.
         queue_admits: whether suspended Jobs with a queue are admitted.
+        grace_steps: how many steps a deleted pod takes to write its checkpoint and leave.
         started: (owner uid, stage, attempt, pod) of every pod that ever ran, in order.
     """
 
     cluster: MemoryCluster
     play: Play = golden
     queue_admits: bool = True
+    grace_steps: int = 0
     started: list[tuple[str, str, str, str]] = field(default_factory=list)
     _age: dict[str, int] = field(default_factory=dict)
     _pods: dict[str, int] = field(default_factory=dict)
+    _leaving: dict[str, int] = field(default_factory=dict)
 
     def step(self) -> None:
         """Garbage-collect, end deleted pods, then move every Job and pod on by one step."""
@@ -179,7 +182,9 @@ class JobScript:
         status = pod.get("status") or {"phase": "Pending"}
         uid, over = pod["metadata"]["uid"], status["phase"] in ("Succeeded", "Failed")
         if "deletionTimestamp" in pod["metadata"]:
-            self.cluster.objects.remove("pods", *_name(pod))
+            self._leaving[uid] = self._leaving.get(uid, 0) + 1
+            if over or self._leaving[uid] > self.grace_steps:
+                self.cluster.objects.remove("pods", *_name(pod))
             return
         if over:
             return

@@ -18,7 +18,7 @@ from ratchet_cli.backend import Backend, Body, find_kind, must_get
 from ratchet_cli.errors import CliError, NotFound, UsageProblem
 from ratchet_cli.manifests import load
 from ratchet_cli.options import Context, Files, HomeDir, Local, Namespace, open_backend
-from ratchet_cli.screen import objects_table, out, say, state_text, utc_now
+from ratchet_cli.screen import objects_table, out, print_whole, say, state_text, utc_now
 from ratchet_cli.views import view
 
 POLL_SECONDS = 2.0
@@ -47,7 +47,7 @@ def get(
         if bodies:
             if shown:
                 out.print()
-            out.print(objects_table(each, bodies, wide=wide, now=utc_now()))
+            print_whole(objects_table(each, bodies, wide=wide, now=utc_now()))
             shown += 1
     if not shown:
         say(f"nothing in namespace {backend.namespace!r} of {backend.where}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
@@ -81,6 +82,12 @@ def objects_table(kind: Kind[Any, Any], bodies: Sequence[Mapping[str, Any]], *, 
     for body in bodies:
         table.add_row(Text(body["metadata"]["name"], style="name"), *(_cell(body, column, now) for column in columns))
     return table
+
+
+def print_whole(table: Table) -> None:
+    """Print a table at its full width, as kubectl does: a narrow terminal folds lines, but no name is cut."""
+    width = Measurement.get(out, out.options.update(max_width=10_000), table).maximum
+    Console(theme=THEME, highlight=False, file=out.file, width=max(width, out.width)).print(table)
 
 
 def _cell(body: Mapping[str, Any], column: PrinterColumn, now: datetime) -> Text:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from ratchet_api.kinds import FEEDBACK_DATASET, RL_POLICY, RL_TRAINING_RUN
-from ratchet_cli.screen import THEME, duration, metric, objects_table, read_path
+from ratchet_cli.screen import THEME, duration, metric, objects_table, print_whole, read_path
 from ratchet_cli.views import progress_note, view
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -93,3 +93,13 @@ def test_live_progress_is_worded_with_percent_loss_and_time_left() -> None:
     seen = {"stage": "supervised", "step": 50, "steps": 200, "loss": 0.5, "etaSeconds": 75}
     assert progress_note(seen) == "25%  50/200  loss 0.50  1m15s left"
     assert progress_note({"stage": "resolve", "step": 0, "steps": 0}) == ""
+
+
+def test_a_table_of_objects_is_never_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ratchet_cli.screen.out.width", 40)
+    name = "a-name-that-is-longer-than-the-terminal-is-wide"
+    run = body("RLTrainingRun", {"state": "Complete"}) | {"metadata": {"name": name}}
+    print_whole(objects_table(RL_TRAINING_RUN, [run], wide=True, now=NOW))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ratchet_api.conditions import ConditionType, Reason, find_condition, is_true
 from ratchet_api.feedback_dataset import FeedbackDatasetStatus
 from ratchet_api.stage import Stage
+from ratchet_operator.plan.allowed import not_allowed
 from ratchet_operator.plan.attempts import first_attempt, stopped_attempt
 from ratchet_operator.plan.datasets.state import (
     failure_digest,
@@ -41,15 +42,8 @@ def refuse_invalid(world: DatasetWorld) -> DatasetPlan | None:
     """A spec that the models or the allow-lists refuse makes no snapshot."""
     if world.spec is None:
         return _refuse(world, Reason.INVALID_SPEC, world.spec_error)
-    image = image_of(world)
-    if not world.settings.image_allowed(image):
-        text = f"{world.meta.title}: spec.image {image!r} is not on the operator's allow-list"
-        return _refuse(world, Reason.IMAGE_NOT_ALLOWED, text)
-    wanted = world.spec.placement.priority_class_name
-    if wanted is not None and wanted not in world.settings.allowed_priority_classes:
-        text = f"{world.meta.title}: spec.placement.priorityClassName {wanted!r} is not on the operator's allow-list"
-        return _refuse(world, Reason.PRIORITY_CLASS_NOT_ALLOWED, text)
-    return None
+    refused = not_allowed(world.meta.title, image_of(world), world.spec.placement, world.settings)
+    return None if refused is None else _refuse(world, *refused)
 
 
 def account_for_stop(world: DatasetWorld) -> DatasetPlan | None:

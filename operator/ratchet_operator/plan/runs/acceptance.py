@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ratchet_api.conditions import ConditionType, Reason
 from ratchet_api.training_run import RLTrainingRunStatus
+from ratchet_operator.plan.allowed import not_allowed
 from ratchet_operator.plan.runs.state import current_stage, image_of, immutable_digest, spec_of
 from ratchet_operator.plan.say import Said, settle, stalled, with_remedy
 from ratchet_operator.plan.world import Plan, RunWorld
@@ -19,15 +20,8 @@ def refuse_invalid_spec(world: RunWorld) -> RunPlan | None:
     """A spec that the models or the allow-lists refuse starts nothing (the API server's schema may be older or off)."""
     if world.spec is None:
         return _refuse(world, "Invalid", Reason.INVALID_SPEC, world.spec_error)
-    image = image_of(world)
-    if not world.settings.image_allowed(image):
-        text = f"{world.meta.title}: spec.image {image!r} is not on the operator's allow-list"
-        return _refuse(world, "Invalid", Reason.IMAGE_NOT_ALLOWED, text)
-    wanted = world.spec.placement.priority_class_name
-    if wanted is not None and wanted not in world.settings.allowed_priority_classes:
-        text = f"{world.meta.title}: spec.placement.priorityClassName {wanted!r} is not on the operator's allow-list"
-        return _refuse(world, "Invalid", Reason.PRIORITY_CLASS_NOT_ALLOWED, text)
-    return None
+    refused = not_allowed(world.meta.title, image_of(world), world.spec.placement, world.settings)
+    return None if refused is None else _refuse(world, "Invalid", *refused)
 
 
 def refuse_changed_spec(world: RunWorld) -> RunPlan | None:

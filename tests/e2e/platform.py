@@ -16,6 +16,7 @@ import boto3
 from botocore.config import Config
 
 from tests.lab.cluster import Lab
+from tests.lab.settings import LabError
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "01-support-router"
@@ -134,16 +135,16 @@ class Platform:
         return next((c for c in conditions if c["type"] == condition), {})
 
     def wait(self, what: str, condition: Callable[[], bool], timeout_seconds: float = 300) -> None:
-        """Poll until the condition holds; a failed run ends the wait at once, since it will never hold."""
+        """Poll until the condition holds; on time-out say how everything stands."""
         try:
             self.lab.wait_for(condition, what, timeout_seconds)
-        except Exception:
+        except LabError:
             state = self.lab.kubectl("get", "fbd,rltr,rlp,jobs,pods", "-A", "-o", "wide", check=False)
             log = self.lab.kubectl("-n", SYSTEM, "logs", OPERATOR, "--tail=40", check=False)
             raise AssertionError(f"waited {timeout_seconds} s for {what}\n{state}\n{log}") from None
 
     def finish(self, run: str, timeout_seconds: float = 600) -> Object:
-        """Wait until the run is Complete and return it, noting each progress value that kubectl showed."""
+        """Wait until the run is Complete and return it, noting what kubectl showed; a failure ends the wait."""
 
         def done() -> bool:
             obj = self.get("rltr", run)

@@ -149,7 +149,7 @@ def _corefile(paths: Paths) -> str:
 
 
 def _prometheus(paths: Paths) -> dict[str, object]:
-    """Scrape every pod port called `metrics`, in every namespace, as the chart's PodMonitor does."""
+    """Scrape the operator's port `http` or `metrics` and the stage pods' port `progress`, as the chart's monitors do."""
     return {
         # Stages of the tests live for seconds: scrape often enough to see them.
         "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},
@@ -160,7 +160,7 @@ def _prometheus(paths: Paths) -> dict[str, object]:
                 "relabel_configs": [
                     {
                         "source_labels": ["__meta_kubernetes_pod_container_port_name"],
-                        "regex": "metrics",
+                        "regex": "metrics|http|progress",
                         "action": "keep",
                     },
                     {

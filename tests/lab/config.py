@@ -149,7 +149,7 @@ def _corefile(paths: Paths) -> str:
 
 
 def _prometheus(paths: Paths) -> dict[str, object]:
-    """Scrape the operator's port `http` or `metrics` and the stage pods' port `progress`, as the chart's monitors do."""
+    """Scrape our pods' ports as the chart's monitors do (`http`, `progress`), and a test pod's `metrics`."""
     return {
         # Stages of the tests live for seconds: scrape often enough to see them.
         "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},

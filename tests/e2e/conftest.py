@@ -20,6 +20,7 @@ def platform(lab: Lab, lab_images: None) -> Iterator[Platform]:
     """Ratchet installed with Helm, restricted namespaces, and the example's files in S3."""
     installed = Platform(lab)
     installed.install(time_scale=0.05)
+    installed.forget_everything()
     installed.upload(example_inputs())
     yield installed
     lab.kubectl("delete", "namespace", TEAM, SYSTEM, "--wait=true", "--timeout=180s")

@@ -86,6 +86,11 @@ class Platform:
                 body = content if isinstance(content, bytes) else content.read_bytes()
                 client.put_object(Bucket=self.lab.s3_bucket, Key=f"{self.namespace}/{key}", Body=body)
 
+    def forget_everything(self) -> None:
+        """Empty the team's prefix, so that a lab that was kept from an earlier session has nothing cached."""
+        for key in self.keys(f"{self.namespace}/"):
+            self.delete_object(key)
+
     def read_object(self, key: str) -> bytes:
         """Bytes of one object, by its key in the bucket."""
         with self.lab.inside():

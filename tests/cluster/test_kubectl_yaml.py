@@ -7,33 +7,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.lab import binaries
 from tests.unit.yaml_cases import HEAD, REFUSED, SCALARS, SPECS, STREAMS
 
 pytestmark = pytest.mark.cluster
 
 
-def find_kubectl() -> str | None:
-    """RATCHET_KUBECTL, PATH, or the one that the lab installed."""
-    cache = Path(
-        os.environ.get("RATCHET_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ratchet"
-    )
-    found = os.environ.get("RATCHET_KUBECTL") or shutil.which("kubectl")
-    return found or next((str(p) for p in sorted(cache.glob("**/bin/kubectl"))), None)
-
-
 @pytest.fixture(scope="module")
 def kubectl() -> str:
-    found = find_kubectl()
-    if found is None:
-        pytest.skip("no kubectl: put one on PATH, name one in RATCHET_KUBECTL, or run `make lab-up` once")
-    return found
+    """The lab's pinned kubectl: releases differ in what they read, so the one on somebody's PATH proves nothing."""
+    return str(binaries.tools() / "kubectl")
 
 
 def through(kubectl: str, text: str) -> list[Any] | None:

@@ -19,7 +19,7 @@ import yaml
 
 from tests.e2e.platform import EXAMPLE, Platform
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]  # training on one core; the fixture trains too
 
 STAGES = ("resolve", "supervised", "evaluate")
 

@@ -106,8 +106,6 @@ MetricKey = Annotated[str, Field(max_length=METRIC_KEY_LIMIT)]
 MetricValue = Annotated[float, Field(json_schema_extra={"x-unbounded": True})]
 """A measured number; a loss or a score has no bound by nature."""
 
-DigestMap = Mapping[str, str]
-
 
 def canonical_json(value: Any) -> bytes:
     """Serialise to the one byte string that digests are taken of: sorted keys, no blanks, UTF-8, no NaN."""

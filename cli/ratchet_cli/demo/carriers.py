@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from ratchet_cli.errors import CliError
+from ratchet_jobs.runtime.store import sha256_file
 
 CHUNK = 1024 * 1024
 _OFFLINE = re.compile(
@@ -136,7 +137,7 @@ def fetch(asset: Asset, cache: Path, *, advance: Advance) -> Path:
         CliError: no carrier could be downloaded, or the disk is full.
     """
     folder = cache / asset.name
-    if is_cached(asset, cache) and all(sha256_of(folder / f.name) == f.sha256 for f in asset.files):
+    if is_cached(asset, cache) and all(sha256_file(folder / f.name) == f.sha256 for f in asset.files):
         return folder
     failures = []
     for carrier in asset.carriers:
@@ -242,9 +243,3 @@ def _copy(source: IO[bytes], out: IO[bytes], limit: int) -> str:
         digest.update(data)
         out.write(data)
     return digest.hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

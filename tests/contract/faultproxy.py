@@ -116,7 +116,7 @@ class FaultProxy:
         self.silent.clear()
 
     def cut_streams(self) -> None:
-        """Cut every open watch."""
+        """Cut every watch that arrived, be it open or still waiting for upstream's first byte."""
         for request in list(self._streams.values()):
             if request.transport is not None:
                 request.transport.abort()
@@ -129,7 +129,14 @@ class FaultProxy:
         self.log.append((request.method, request.path_qs))
         fault = next((fault for fault in self.faults if fault.claims(request)), None)
         if fault is None:
-            return await self._forward(request)
+            # From its arrival, not from upstream's first byte: a watch that is still being opened is cut as well,
+            # or it would live on unhurt beside a fault that was added a moment ago.
+            if watches(request):
+                self._streams[id(request)] = request
+            try:
+                return await self._forward(request)
+            finally:
+                self._streams.pop(id(request), None)
         fault.struck += 1
         if fault.hang:
             await asyncio.Event().wait()
@@ -177,15 +184,10 @@ class FaultProxy:
             response = web.StreamResponse(status=upstream.status, headers=headers)
             await response.prepare(request)
             streaming = watches(request)
-            if streaming:
-                self._streams[id(request)] = request
-            try:
-                async for chunk in upstream.content.iter_any():
-                    if streaming and self.silent.is_set():
-                        await asyncio.Event().wait()
-                    await response.write(chunk)
-                with contextlib.suppress(ConnectionError):
-                    await response.write_eof()
-            finally:
-                self._streams.pop(id(request), None)
+            async for chunk in upstream.content.iter_any():
+                if streaming and self.silent.is_set():
+                    await asyncio.Event().wait()
+                await response.write(chunk)
+            with contextlib.suppress(ConnectionError):
+                await response.write_eof()
             return response

@@ -90,8 +90,9 @@ Sha256 = Annotated[str, Field(min_length=64, max_length=64, pattern=r"^[a-f0-9]{
 StoreUri = Annotated[str, Field(min_length=9, max_length=1024, pattern=r"^(store|s3)://[^\t\n\f\r \\?#%]+$")]
 """`store://PATH` (relative to the namespace's own prefix in the configured store) or `s3://BUCKET/KEY`."""
 
-ColumnPath = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\t\n\f\r .]+(\.[^\t\n\f\r .]+)*$")]
-"""Column name, or a dotted path into nested objects such as `message.body`."""
+_COLUMN = r"[^\t\n\f\r .]([^\t\n\f\r.]*[^\t\n\f\r .])?"
+ColumnPath = Annotated[str, Field(min_length=1, max_length=256, pattern=rf"^{_COLUMN}(\.{_COLUMN})*$")]
+"""Column name, blanks inside allowed, or a dotted path into nested objects such as `message.body`."""
 
 LabelName = Annotated[str, Field(min_length=1, max_length=128)]
 """Name of a class, as it stands in the data."""

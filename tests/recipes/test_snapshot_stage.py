@@ -150,6 +150,16 @@ def test_parquet_csv_and_jsonl_of_the_same_rows_are_the_same_snapshot(process: S
     assert len(digests) == 1
 
 
+def test_column_names_as_offices_write_them_are_mapped_as_they_stand(process: StageProcess) -> None:
+    process.put("d.csv", csv_of(many(), header="Consumer complaint narrative, Product"))
+    columns = {"text": "Consumer complaint narrative", "label": "Product"}
+    assert process.summary(source=source("d.csv"), columns=columns)["counts"]["kept"] == 200
+    nested = [{"Body of mail": {"first page": text}, "team": label} for text, label in many()]
+    process.put("d.jsonl", "".join(json.dumps(row) + "\n" for row in nested))
+    columns = {"text": "Body of mail.first page", "label": "team"}
+    assert process.summary(target="nested", source=source("d.jsonl"), columns=columns)["counts"]["kept"] == 200
+
+
 BAD_INPUT = [
     pytest.param("x,label\na,b\n", {}, 10, ["no column 'text'", "x", "spec.columns"], id="unknown column"),
     pytest.param("", {}, 10, ["is empty", "first line"], id="empty file"),

@@ -87,8 +87,9 @@ def _read_csv(path: Path, name: str) -> Iterator[RawRow | Refused]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
         reader = csv.reader(handle, strict=True)
         try:
-            header = next(reader, None)
-            if any(_broken(column) for column in header or ()):
+            # people write "text, label"; a column path has no blanks at its edges, so no such name could be mapped
+            header = [column.strip() for column in next(reader, ())]
+            if any(_broken(column) for column in header):
                 raise BadDataError(f"source file {name}: the header is no UTF-8; save the file as UTF-8")
             if not header:
                 raise BadDataError(f"source file {name}: is empty; the first line must name the columns")

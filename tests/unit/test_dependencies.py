@@ -17,7 +17,7 @@ import pytest
 from tests.tools.files import ROOT, repository_files
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OURS = {"ratchet_api", "ratchet_operator", "ratchet_jobs", "ratchet_cli"}
+OURS = {"ratchet_api", "ratchet_operator", "ratchet_jobs", "ratchet_gateway", "ratchet_cli"}
 # Which extras a package may count on. The CLI runs stages and the reconciler on a laptop, where `jobs` is present.
 EXTRAS = {"api": (), "operator": ("operator",), "jobs": ("jobs",), "cli": ("cli", "jobs")}
 # What a library brings along and hands out (its errors, its base types): the carrier decides its version.

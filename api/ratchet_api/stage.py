@@ -17,7 +17,7 @@ from ratchet_api.attempts import Artifact
 from ratchet_api.base import StatusModel, digest_of
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import Columns, Filters, SnapshotSummary, Source, Split
-from ratchet_api.training_run import BaseModelRef, EvaluateStage, Evaluation, Lora, SupervisedStage
+from ratchet_api.training_run import BaseModelRef, EvaluateStage, Evaluation, Gate, Lora, SupervisedStage
 
 CONTRACT_VERSION: Final = "ratchet.dev/stage-v1"
 TERMINATION_LIMIT = 4096
@@ -176,6 +176,8 @@ class ResolveConfig(StatusModel):
     dataset: DatasetRef
     base_model: BaseModelRef
     lookups: tuple[StageRef, ...] = Field(strict=False)
+    gates: tuple[Gate, ...] = Field(default=(), strict=False)
+    """Of the run; their classes must be classes of the dataset."""
 
 
 class SupervisedConfig(StatusModel):

@@ -154,7 +154,7 @@ def test_pod_that_must_leave_stops_after_its_batch(bench: Workbench) -> None:
 
 
 def test_gate_on_a_class_that_does_not_exist_is_refused_with_those_that_do(bench: Workbench) -> None:
-    with pytest.raises(BadConfigError, match=r"gates: label 'loans' is no class.*'card', 'loan', 'mortgage'"):
+    with pytest.raises(BadLabelsError, match=r"gates\[0\].label 'loans' is no class.*has 'loan', 'card', 'mortgage'"):
         bench.pod(bench.evaluate(gates=[{"metric": "macro_f1", "label": "loans", "minimum": 0.1}]))
 
 

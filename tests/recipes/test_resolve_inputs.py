@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,11 @@ import pytest
 
 from ratchet_api.names import index_key, snapshot_prefix
 from ratchet_api.stage import DatasetRef, ResolveConfig, Stage, StageRef, StageResult
-from ratchet_api.training_run import BaseModelRef
-from ratchet_jobs.data.base_model import fetch_model, local_digest
+from ratchet_api.training_run import BaseModelRef, Gate
 from ratchet_jobs.runtime.commit import commit_stage
-from ratchet_jobs.runtime.errors import BadModelError
 from tests.recipes.stage_process import NAMESPACE, StageProcess, csv_of, many
 
 MODEL = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights"}
-PICKLE = b"cos\nsystem\n(S'touch /tmp/unpickled'\ntR."
-"""What `pickle.loads` would run a command for."""
 
 
 @pytest.fixture
@@ -49,10 +45,10 @@ def lookup(stage: Stage, digit: str) -> StageRef:
 
 
 def resolve(
-    process: StageProcess, ref: DatasetRef, *, lookups: tuple[StageRef, ...] = ()
+    process: StageProcess, ref: DatasetRef, *, lookups: Sequence[StageRef] = (), gates: Sequence[Gate] = ()
 ) -> tuple[int, dict[str, Any]]:
     base = BaseModelRef(uri="store://models/m", sha256="0" * 64)
-    config = ResolveConfig(dataset=ref, base_model=base, lookups=lookups)
+    config = ResolveConfig(dataset=ref, base_model=base, lookups=tuple(lookups), gates=tuple(gates))
     return process.run(process.stage(config, prefix=f"{NAMESPACE}/runs/r/resolve"))
 
 
@@ -111,21 +107,19 @@ def test_index_entry_to_a_pruned_artifact_is_replaced_by_the_next_commit(process
     [
         pytest.param(["config.json"], {}, ["no config.json", "found"], id="no config"),
         pytest.param(["tokenizer.json"], {}, ["no tokenizer.json"], id="no fast tokenizer"),
-        pytest.param(["model.safetensors"], {}, ["no *.safetensors"], id="no weights"),
         pytest.param(list(MODEL), {}, ["no files there", "correct the URI"], id="no folder"),
         pytest.param(
             ["model.safetensors"],
-            {"pytorch_model.bin": PICKLE},
-            ["only pytorch_model.bin", "run code when loaded", "safe_serialization"],
-            id="only a pickle (P22)",
+            {"pytorch_model.bin": b"not opened"},
+            ["no *.safetensors", "only pytorch_model.bin", "safe_serialization"],
+            id="only a pickle",
         ),
-        pytest.param(["model.safetensors"], {"model.pt": PICKLE}, ["run code when loaded"], id="only a .pt (P22)"),
     ],
 )
 def test_unusable_model_folder_is_refused_before_training(
     process: StageProcess, missing: list[str], added: dict[str, bytes], want: list[str]
 ) -> None:
-    """P13, P22, P39."""
+    """P13, P39; what is never opened (P22) stands in tests/unit/test_base_model_folder.py."""
     ref = dataset(process)
     for name in missing:
         remove_model_file(process, name)
@@ -136,30 +130,16 @@ def test_unusable_model_folder_is_refused_before_training(
         assert part in message["message"]
 
 
-def test_pickle_beside_safetensors_is_never_fetched(process: StageProcess, tmp_path: Path) -> None:
-    """P22."""
-    put_model(process, {"pytorch_model.bin": PICKLE, "modeling_evil.py": b"import os"})
-    local = tmp_path / "local"
-    local.mkdir()
-    for name, content in MODEL.items():
-        (local / name).write_bytes(content)
-    ref = BaseModelRef(uri="store://models/m", sha256=local_digest(local))
-    fetched = fetch_model(process.store, ref, namespace=NAMESPACE, into=tmp_path / "fetched")
-    assert sorted(path.name for path in fetched.iterdir()) == sorted(MODEL)
-
-
-def test_model_with_other_bytes_is_refused_with_both_digests(process: StageProcess, tmp_path: Path) -> None:
-    ref = BaseModelRef(uri="store://models/m", sha256="1" * 64)
-    with pytest.raises(BadModelError, match=rf"sha256 is {'1' * 64}, but store://models/m has [0-9a-f]{{64}}"):
-        fetch_model(process.store, ref, namespace=NAMESPACE, into=tmp_path / "fetched")
-
-
-def test_model_digest_is_what_the_documented_shell_line_prints(tmp_path: Path) -> None:
-    for name, content in {**MODEL, "vocab.txt": b"a\n", "README.md": b"not used", "old.bin": PICKLE}.items():
-        (tmp_path / name).write_bytes(content)
-    line = "ls *.json *.model *.safetensors *.txt 2>/dev/null | LC_ALL=C sort | xargs sha256sum | sha256sum"
-    printed = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert local_digest(tmp_path) == printed.split()[0]
+def test_gate_on_a_class_that_the_snapshot_lacks_is_refused_before_training(process: StageProcess) -> None:
+    """P13, P39."""
+    ref = dataset(process)
+    gates = [Gate(metric="accuracy", minimum=0.5)]
+    gates += [Gate(metric="macro_f1", label=label, minimum=0.5) for label in ("a", "refunds")]
+    code, message = resolve(process, ref, gates=gates)
+    assert (code, message["reason"]) == (12, "BadLabels")
+    for part in ("spec.evaluation.gates[2].label", "'refunds'", "'a', 'b'", "correct the gate"):
+        assert part in message["message"]
+    assert resolve(process, ref, gates=gates[:2])[0] == 0
 
 
 def test_snapshot_that_is_gone_or_of_another_digest_is_said(process: StageProcess) -> None:

@@ -67,6 +67,11 @@ class Manifest(StatusModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     """columns, filters and split as they were."""
 
+    @property
+    def label_map(self) -> tuple[str, ...]:
+        """Class names; a class's place is its number."""
+        return tuple(entry.label for entry in self.labels)
+
 
 class Snapshot(NamedTuple):
     """A snapshot on the local disk."""
@@ -77,7 +82,7 @@ class Snapshot(NamedTuple):
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of the label map."""
-        return tuple(entry.label for entry in self.manifest.labels)
+        return self.manifest.label_map
 
     def table(self, split: SplitName) -> pa.Table:
         """Read one split: columns text, label, component, subject, time."""
@@ -127,8 +132,7 @@ def read_manifest(store: Store, ref: DatasetRef) -> Manifest:
         raise StoreCorrupt(
             f"object {store.uri}/{key}: is no snapshot manifest; restore it or refresh the dataset"
         ) from error
-    labels = tuple(entry.label for entry in manifest.labels)
-    if not manifest.digest == ref.digest == content_digest(manifest.type, labels, manifest.files):
+    if not manifest.digest == ref.digest == content_digest(manifest.type, manifest.label_map, manifest.files):
         raise StoreCorrupt(
             f"object {store.uri}/{key}: describes snapshot {manifest.digest[:12]}…, the run pinned {ref.digest[:12]}…; "
             "something else wrote it: refresh the dataset and make a new run"

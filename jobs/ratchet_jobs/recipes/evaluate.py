@@ -26,6 +26,7 @@ import torch
 
 from ratchet_api.stage import EvaluateConfig, StageResult
 from ratchet_jobs.data.base_model import fetch_model
+from ratchet_jobs.data.gates import check_gates
 from ratchet_jobs.data.snapshots import open_snapshot
 from ratchet_jobs.metrics import classification as formulas
 from ratchet_jobs.models.card import PolicyCard
@@ -168,12 +169,7 @@ def _check_fit(
             f"snapshot {config.dataset.digest[:12]}: its {len(labels)} classes are not the candidate's "
             f"{len(card.labels)}, which differ in {', '.join(map(repr, odd[:5]))}; evaluate on the snapshot trained on"
         )
-    unknown = [gate.label for gate in wanted.gates if gate.label is not None and gate.label not in labels]
-    if unknown:
-        raise BadConfigError(
-            f"evaluation.gates: label {unknown[0]!r} is no class of the snapshot; there are: "
-            f"{', '.join(map(repr, labels[:12]))}"
-        )
+    check_gates(wanted.gates, labels=labels)
     if n_test == 0:
         raise BadDataError("test split: no rows; raise spec.split.testPercent or add rows to the dataset")
     if n_validation == 0 and (wanted.calibrate or wanted.abstain_target_accuracy is not None):

@@ -1,6 +1,6 @@
 """Resolve: the run's first, light pod. Are the inputs there, and which later stages are committed already?
 
-    1 the pinned snapshot's manifest is there and is the one pinned
+    1 the pinned snapshot's manifest is there and is the one pinned, with every class that a gate names
     2 the base model's folder is there with config, tokenizer and safetensors
     3 each later stage's input digest is looked up in the index; hits go into the result
     4 the store keeps conditional PUTs, on which every later commit rests (asked once per namespace)
@@ -13,6 +13,7 @@ from __future__ import annotations
 from ratchet_api.attempts import Artifact
 from ratchet_api.stage import ResolveConfig, StageHit, StageResult
 from ratchet_jobs.data.base_model import list_model
+from ratchet_jobs.data.gates import check_gates
 from ratchet_jobs.data.snapshots import read_manifest
 from ratchet_jobs.runtime.commit import find_commit
 from ratchet_jobs.runtime.context import StageContext
@@ -25,6 +26,7 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
 
     # 1 snapshot
     manifest = read_manifest(ctx.store, config.dataset)
+    check_gates(config.gates, labels=manifest.label_map)
     ctx.progress.report(1, steps)
 
     # 2 base model

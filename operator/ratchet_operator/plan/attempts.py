@@ -155,7 +155,7 @@ def _lacks(said: TerminationMessage, stage: str) -> str:
         return f"its pod says {said.state.value} with exit code 0"
     if stage == Stage.SNAPSHOT and said.result.snapshot is None:
         return "its message names no snapshot"
-    if stage in (Stage.SUPERVISED, Stage.EVALUATE) and said.artifact is None:
+    if stage not in (Stage.SNAPSHOT, Stage.RESOLVE) and said.artifact is None:
         return "its message names no artifact"
     return ""
 

@@ -11,14 +11,11 @@ from ratchet_api.feedback_dataset import SnapshotSummary
 from ratchet_api.stage import Stage
 from ratchet_api.training_run import Estimate, ResolvedRun, RLTrainingRunStatus, StageStatus
 from ratchet_operator.plan.attempts import first_attempt
-from ratchet_operator.plan.runs.contents import stage_input_digest
+from ratchet_operator.plan.runs.pipeline import pipeline, stage_digests
 from ratchet_operator.plan.runs.state import (
-    STAGE_ORDER,
     image_of,
     immutable_digest,
     spec_of,
-    stage_resources,
-    training_steps,
 )
 from ratchet_operator.plan.say import Said, at_rest, progressing, settle, with_remedy
 from ratchet_operator.plan.world import NOW, Event, Plan, RunWorld
@@ -35,10 +32,11 @@ def report_dry_run(world: RunWorld) -> RunPlan | None:
     snapshot = _ready_snapshot(world)
     if snapshot is None:
         return _wait(world)
-    stages = tuple(stage.value for stage in STAGE_ORDER)
-    steps, gpus = training_steps(spec, snapshot.counts.train), max(stage_resources(spec, s).gpus for s in stages)
-    estimate = Estimate(stages=stages, train_rows=snapshot.counts.train, steps=steps, gpus=gpus)
-    text = f"Would run {', '.join(stages)} on {snapshot.counts.train} rows: {steps} steps, at most {gpus} GPUs."
+    kinds, rows = pipeline(spec), snapshot.counts.train
+    stages = tuple(kind.stage.value for kind in kinds)
+    steps, gpus = sum(kind.steps(spec, rows) for kind in kinds), max(kind.resources(spec).gpus for kind in kinds)
+    estimate = Estimate(stages=stages, train_rows=rows, steps=steps, gpus=gpus)
+    text = f"Would run {', '.join(stages)} on {rows} rows: {steps} steps, at most {gpus} GPUs."
     said = (
         Said(ConditionType.DATA_READY, True, Reason.SNAPSHOT_READY, f"Snapshot {snapshot.digest}."),
         Said(ConditionType.COMPLETE, True, Reason.DRY_RUN, with_remedy(Reason.DRY_RUN, text)),
@@ -89,15 +87,14 @@ def _start(world: RunWorld, snapshot: SnapshotSummary, store: StoreSettings) -> 
         train_rows=snapshot.counts.train,
         store_uri=store.uri,
     )
-    rows = tuple(
-        StageStatus(name=stage.value, input_digest=stage_input_digest(spec, resolved, stage)) for stage in STAGE_ORDER
-    )
-    first = rows[0].model_copy(update={"attempt": first_attempt(world.meta.name, Stage.RESOLVE)})
+    digests = stage_digests(spec, resolved)
+    rows = tuple(StageStatus(name=stage.value, input_digest=digest) for stage, digest in digests.items())
+    first = rows[0].model_copy(update={"attempt": first_attempt(world.meta.name, Stage(rows[0].name))})
     status = world.status.model_copy(
         update={
             "resolved": resolved,
             "stages": (first, *rows[1:]),
-            "stage": Stage.RESOLVE.value,
+            "stage": first.name,
             "start_time": world.now,
         }
     )

@@ -25,7 +25,7 @@ from ratchet_operator.plan.attempts import (
     judge,
 )
 from ratchet_operator.plan.failure import Again, Fatal
-from ratchet_operator.plan.runs.contents import stage_input
+from ratchet_operator.plan.runs.pipeline import kind_of, stage_input
 from ratchet_operator.plan.runs.progress import cleared, with_progress
 from ratchet_operator.plan.runs.state import (
     current_stage,
@@ -34,7 +34,6 @@ from ratchet_operator.plan.runs.state import (
     limits_of,
     poll,
     spec_of,
-    stage_resources,
     used_seconds,
     with_stage,
 )
@@ -76,24 +75,23 @@ def _want(world: RunWorld, status: RLTrainingRunStatus, row: StageStatus) -> Run
 
 
 def _create(world: RunWorld, row: StageStatus, attempt: StageAttempt) -> RunPlan:
-    spec, resolved, store = spec_of(world), world.status.resolved, world.store
-    if resolved is None or store is None:
-        raise ValueError(f"{world.meta.title}: stage {row.name!r} is wanted before its inputs are fixed")
+    spec, store = spec_of(world), world.store
+    if store is None:
+        raise ValueError(f"{world.meta.title}: stage {row.name!r} is wanted without a store")
     left = spec.active_deadline_seconds - used_seconds(world.status)
     if left <= 0:
         text = f"Stage {row.name!r}: earlier attempts and stages used {used_seconds(world.status)} s of"
         text += f" spec.activeDeadlineSeconds {spec.active_deadline_seconds}"
         reason = Reason.DEADLINE_EXCEEDED
         return _fail(world, row, Fatal(attempt, reason, with_remedy(reason, text)))
-    stage = Stage(row.name)
     request = StageRequest(
         owner=world.meta,
-        stage=stage,
+        stage=Stage(row.name),
         attempt=attempt.number,
         name=attempt.job,
-        content=stage_input(world, resolved, store, stage, attempt.number),
+        content=stage_input(world.meta, spec, world.status, store, name=row.name, attempt=attempt.number),
         image=image_of(world),
-        resources=stage_resources(spec, row.name),
+        resources=kind_of(spec, row.name).resources(spec),
         placement=spec.placement,
         deadline_seconds=left,
         avoid_nodes=attempt.avoid_nodes,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from datetime import timedelta
 from typing import Any
 
 from ratchet_api.base import digest_of
-from ratchet_api.placement import Resources
 from ratchet_api.stage import Stage
 from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus, StageStatus
 from ratchet_operator.plan.failure import Limits
+from ratchet_operator.plan.runs.pipeline import kind_of
 from ratchet_operator.plan.world import RunWorld
 
-STAGE_ORDER = (Stage.RESOLVE, Stage.SUPERVISED, Stage.EVALUATE)
 FINISHED_STATES = ("Succeeded", "Cached")
-RESOLVE_RESOURCES = Resources(cpu=0.5, memory_gi=1, ephemeral_storage_gi=1)
-"""The first pod only reads listings and small files; it must fit wherever anything fits."""
 
 _MUTABLE = ("suspend", "ttlSecondsAfterFinished")
 
@@ -61,13 +57,6 @@ def with_stage(status: RLTrainingRunStatus, name: str, **update: Any) -> RLTrain
     return status.model_copy(update={"stages": rows})
 
 
-def stage_resources(spec: RLTrainingRunSpec, stage: str) -> Resources:
-    """Return what the stage's pod may use."""
-    if stage == Stage.SUPERVISED:
-        return spec.stages.supervised.resources
-    return spec.stages.evaluate.resources if stage == Stage.EVALUATE else RESOLVE_RESOURCES
-
-
 def used_seconds(status: RLTrainingRunStatus) -> int:
     """Active seconds that all ended attempts of all stages used."""
     return sum(s.attempt.active_seconds for s in status.stages if s.attempt is not None)
@@ -78,7 +67,7 @@ def gpu_hours(world: RunWorld, status: RLTrainingRunStatus) -> float:
     spec = spec_of(world)
     total = 0.0
     for row in status.stages:
-        gpus = stage_resources(spec, row.name).gpus
+        gpus = kind_of(spec, row.name).resources(spec).gpus
         if row.attempt is not None and gpus:
             total += gpus * row.attempt.active_seconds
             if row.state == "Running" and row.attempt.started is not None:
@@ -95,12 +84,6 @@ def limits_of(world: RunWorld, stage: str) -> Limits:
         settings=world.settings,
         now=world.now,
     )
-
-
-def training_steps(spec: RLTrainingRunSpec, train_rows: int) -> int:
-    """Optimizer steps of the supervised stage."""
-    hyper = spec.stages.supervised
-    return math.ceil(hyper.epochs * math.ceil(train_rows / hyper.batch_size))
 
 
 def short_time(seconds: int) -> str:

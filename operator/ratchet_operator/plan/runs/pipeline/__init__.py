@@ -1,0 +1,83 @@
+"""Which stages a run has, in which order, and what each is told. Pure; read by the rules of runs.
+
+The digests name parents by their own input digests, so all digests of a run are known before any stage ran.
+"""
+
+from __future__ import annotations
+
+from ratchet_api.names import snapshot_prefix, stage_prefix
+from ratchet_api.stage import DatasetRef, Owner, Stage, StageInput, StageRef, StoreConfig
+from ratchet_api.training_run import ResolvedRun, RLTrainingRunSpec, RLTrainingRunStatus
+from ratchet_operator.plan.runs.pipeline.evaluate import EVALUATE
+from ratchet_operator.plan.runs.pipeline.kind import StageKind, Told
+from ratchet_operator.plan.runs.pipeline.resolve import RESOLVE
+from ratchet_operator.plan.runs.pipeline.supervised import SUPERVISED
+from ratchet_operator.plan.world import Meta
+from ratchet_operator.settings import StoreSettings
+
+RUNS_DIR = "runs"
+
+
+def pipeline(_spec: RLTrainingRunSpec) -> tuple[StageKind, ...]:
+    """Return the run's stages in order; the first checks inputs, the last measures."""
+    return (RESOLVE, SUPERVISED, EVALUATE)
+
+
+def kind_of(spec: RLTrainingRunSpec, name: str) -> StageKind:
+    """Return the run's stage of that name.
+
+    Raises:
+        ValueError: the run has none; its status was written for another spec.
+    """
+    for kind in pipeline(spec):
+        if kind.stage.value == name:
+            return kind
+    raise ValueError(f"a run of mode {spec.mode!r} has no stage {name!r}")
+
+
+def stage_digests(spec: RLTrainingRunSpec, resolved: ResolvedRun) -> dict[Stage, str | None]:
+    """Return the input digest of every stage of the run; None for one that is never cached."""
+    digests: dict[Stage, str | None] = {}
+    for kind in pipeline(spec):
+        digests[kind.stage] = kind.digest(spec, resolved, digests)
+    return digests
+
+
+def stage_input(
+    meta: Meta, spec: RLTrainingRunSpec, status: RLTrainingRunStatus, store: StoreSettings, *, name: str, attempt: int
+) -> StageInput:
+    """Return the whole of one attempt's stage.json.
+
+    The digests are those recorded at the start: an operator upgraded since then must not ask for another result.
+
+    Raises:
+        ValueError: the run's inputs are not fixed yet, or it has no such stage.
+    """
+    resolved = status.resolved
+    if resolved is None:
+        raise ValueError(f"{meta.title}: stage {name!r} is wanted before its inputs are fixed")
+    kind = kind_of(spec, name)
+    refs = {
+        Stage(row.name): StageRef(
+            stage=Stage(row.name), prefix=_prefix(meta, row.name), input_digest=row.input_digest or ""
+        )
+        for row in status.stages
+    }
+    dataset = DatasetRef(
+        digest=resolved.dataset_digest, prefix=snapshot_prefix(meta.namespace, resolved.dataset_digest)
+    )
+    return StageInput(
+        owner=Owner(kind=meta.kind, namespace=meta.namespace, name=meta.name, uid=meta.uid),
+        attempt=attempt,
+        prefix=_prefix(meta, name),
+        input_digest=refs[kind.stage].input_digest or None,
+        store=StoreConfig(uri=resolved.store_uri, endpoint=store.endpoint, region=store.region),
+        config=kind.config(Told(spec, dataset, refs)),
+    )
+
+
+def _prefix(meta: Meta, name: str) -> str:
+    return stage_prefix(meta.namespace, RUNS_DIR, meta.name, meta.uid, name)
+
+
+__all__ = ["StageKind", "kind_of", "pipeline", "stage_digests", "stage_input"]

@@ -1,0 +1,43 @@
+"""supervised: teaches the base model the dataset's labels. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from ratchet_api.stage import Stage, SupervisedConfig
+from ratchet_api.training_run import ResolvedRun, RLTrainingRunSpec
+from ratchet_operator.plan.runs.pipeline.kind import Deciding, Digests, StageKind, Told, wire_without
+
+
+def _deciding(spec: RLTrainingRunSpec, resolved: ResolvedRun, _earlier: Digests) -> Deciding:
+    settings = {
+        "lora": wire_without(spec.lora),
+        "hyper": wire_without(spec.stages.supervised, "resources", "checkpointEverySteps"),
+        "seed": spec.seed,
+    }
+    return Deciding(settings, {"dataset": resolved.dataset_digest, "baseModel": spec.base_model.sha256})
+
+
+def _config(told: Told) -> SupervisedConfig:
+    spec = told.spec
+    return SupervisedConfig(
+        dataset=told.dataset,
+        base_model=spec.base_model,
+        lora=spec.lora,
+        hyper=spec.stages.supervised,
+        seed=spec.seed,
+    )
+
+
+def _steps(spec: RLTrainingRunSpec, train_rows: int) -> int:
+    hyper = spec.stages.supervised
+    return math.ceil(hyper.epochs * math.ceil(train_rows / hyper.batch_size))
+
+
+SUPERVISED = StageKind(
+    stage=Stage.SUPERVISED,
+    resources=lambda spec: spec.stages.supervised.resources,
+    config=_config,
+    deciding=_deciding,
+    steps=_steps,
+)

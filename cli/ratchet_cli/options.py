@@ -26,18 +26,18 @@ Local = Annotated[
 Context = Annotated[str | None, typer.Option("--context", help="kubeconfig context.", metavar="NAME")]
 HomeDir = Annotated[
     str | None,
-    typer.Option("--home", help="State directory of local runs. [env RATCHET_HOME, default ./.ratchet]", metavar="DIR"),
+    typer.Option("--home", help="State directory of local runs (env RATCHET_HOME, default ./.ratchet).", metavar="DIR"),
 ]
 Store = Annotated[
     str | None,
     typer.Option(
         "--store",
-        help="Data and artifacts: a directory or s3://BUCKET[/PREFIX]. [env RATCHET_STORE, default HOME/store]",
+        help="Data and artifacts: a directory or s3://BUCKET/PREFIX (env RATCHET_STORE, default HOME/store).",
     ),
 ]
 LogLevel = Annotated[
     str | None,
-    typer.Option("--log-level", help="debug, info, warning or error. [env RATCHET_LOG_LEVEL]", metavar="LEVEL"),
+    typer.Option("--log-level", help="debug, info, warning or error (env RATCHET_LOG_LEVEL).", metavar="LEVEL"),
 ]
 
 

@@ -22,7 +22,7 @@ from ratchet_jobs.runtime.store import Store as ObjectStore
 from ratchet_jobs.runtime.store import open_store, resolve_uri
 
 PATIENCE_SECONDS = 20.0
-Endpoint = Annotated[str | None, typer.Option("--endpoint", help="S3 endpoint URL. [env RATCHET_STORE_ENDPOINT]")]
+Endpoint = Annotated[str | None, typer.Option("--endpoint", help="S3 endpoint URL (env RATCHET_STORE_ENDPOINT).")]
 InCluster = Annotated[
     bool, typer.Option("--cluster", help="Into the store that the namespace's ConfigMap ratchet-store names.")
 ]

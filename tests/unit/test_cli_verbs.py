@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from ratchet_api.conditions import Reason
 from ratchet_api.kinds import RL_POLICY
 from ratchet_api.policy import RLPolicySpec
-from ratchet_cli.main import run_command
+from ratchet_cli.main import commands, run_command
 from ratchet_operator.cluster.local import LocalCluster
 
 RUN = """
@@ -50,6 +51,15 @@ def made_home(path: Path) -> None:
     with LocalCluster(path / ".ratchet") as cluster:
         body = RL_POLICY.manifest("p", RLPolicySpec(type="classifier"), namespace="default")
         assert cluster.submit(body) == "created"
+
+
+@pytest.mark.parametrize("verb", sorted(command.name or "" for command in commands.registered_commands))
+def test_help_of_each_verb_shows_every_word_of_each_options_sentence(ratchet: Command, verb: str) -> None:
+    code, printed = ratchet(verb, "--help")
+    assert code == 0
+    shown = set(printed.split())  # whatever the width breaks, words stay whole
+    for option in get_command(commands).commands[verb].params:  # type: ignore[attr-defined]  # a group
+        assert set((option.help or "").split()) <= shown, option.name
 
 
 BAD: dict[str, tuple[tuple[str, ...], int, str]] = {

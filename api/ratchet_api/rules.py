@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, Filters, Source, Split
 from ratchet_api.placement import Toleration
+from ratchet_api.rl import DQN_FIELDS, REWARD_FIELDS, Clip, Epsilon, Reward, RlStage, StartFrom
 from ratchet_api.training_run import GATED_LABEL_BYTES, Evaluation, Gate, RLTrainingRunSpec
 
 MUTABLE_ONCE_STARTED = ("suspend", "ttlSecondsAfterFinished")
@@ -104,6 +105,70 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
         ),
     ),
 }
+
+RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
+    StartFrom: (
+        Rule(
+            "has(self.policy) != has(self.artifact)",
+            "exactly one of policy and artifact must be set; remove one or add the missing one",
+        ),
+    ),
+    Clip: (
+        Rule(
+            "self.minimum < self.maximum",
+            "minimum must be below maximum; no reward could vary",
+            field_path=".minimum",
+        ),
+    ),
+    Epsilon: (Rule("self.end <= self.start", "end must not be above start; exploration falls", field_path=".end"),),
+    Reward: (
+        *(
+            Rule(
+                f"(self.type == '{kind}') == has(self.{field})",
+                f"{field} is needed for type {kind} and only there; add it, remove it or change type",
+                field_path=".type",
+            )
+            for field, kind in REWARD_FIELDS.items()
+        ),
+        Rule(
+            "!has(self.scale) || self.scale != 0.0",
+            "scale must not be 0, or the reward says nothing; remove the component instead",
+            field_path=".scale",
+        ),
+        Rule(
+            "!has(self.weight) || !has(self.curriculum)",
+            "weight and curriculum exclude each other; remove one",
+            field_path=".weight",
+        ),
+        Rule(
+            "!has(self.curriculum) || (self.curriculum.map(p, p.atInteraction).isSorted() && "
+            "self.curriculum.all(p, self.curriculum.exists_one(q, q.atInteraction == p.atInteraction)))",
+            "curriculum must ascend in atInteraction; put its points in order",
+            field_path=".curriculum",
+        ),
+    ),
+    RlStage: (
+        Rule(
+            "self.minibatchSize <= self.rolloutSize",
+            "minibatchSize must not be above rolloutSize; lower it",
+            field_path=".minibatchSize",
+        ),
+        Rule(
+            "!has(self.bufferCapacity) || self.bufferCapacity >= self.rolloutSize",
+            "bufferCapacity must not be below rolloutSize; raise it",
+            field_path=".bufferCapacity",
+        ),
+        *(
+            Rule(
+                f"!has(self.{field}) || self.algorithm == 'dqn'",
+                f"{field} is only for algorithm dqn; remove it or set algorithm: dqn",
+                field_path=f".{field}",
+            )
+            for field in DQN_FIELDS
+        ),
+    ),
+}
+"""Rules of the rl stage's models, for the kinds that hold one."""
 
 
 def immutable_once_started(spec: type[BaseModel], mutable: tuple[str, ...]) -> tuple[Rule, ...]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.base import StatusModel, digest_of
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import Columns, Filters, SnapshotSummary, Source, Split
+from ratchet_api.rl import PolicyArtifact, RlStage
 from ratchet_api.training_run import BaseModelRef, EvaluateStage, Evaluation, Gate, Lora, SupervisedStage
 
 CONTRACT_VERSION: Final = "ratchet.dev/stage-v1"
@@ -32,10 +33,17 @@ class Stage(StrEnum):
     SNAPSHOT = "snapshot"
     RESOLVE = "resolve"
     SUPERVISED = "supervised"
+    RL = "rl"
     EVALUATE = "evaluate"
 
 
-STAGE_REVISION: Mapping[Stage, int] = {Stage.SNAPSHOT: 1, Stage.RESOLVE: 1, Stage.SUPERVISED: 1, Stage.EVALUATE: 1}
+STAGE_REVISION: Mapping[Stage, int] = {
+    Stage.SNAPSHOT: 1,
+    Stage.RESOLVE: 1,
+    Stage.SUPERVISED: 1,
+    Stage.RL: 1,
+    Stage.EVALUATE: 1,
+}
 """Raised when a recipe's result changes for equal inputs; part of every input digest, so old commits stop matching."""
 
 
@@ -191,6 +199,25 @@ class SupervisedConfig(StatusModel):
     seed: int
 
 
+class RlConfig(StatusModel):
+    """What the rl stage does: learn from rewards, starting from exactly one of a stage's commit and an artifact."""
+
+    stage: Literal["rl"] = "rl"
+    dataset: DatasetRef
+    """Its train split is the traffic, unless `traffic` names another; labels serve the simulated feedback only."""
+    traffic: DatasetRef | None = None
+    start: StageRef | None = None
+    start_artifact: PolicyArtifact | None = None
+    hyper: RlStage
+    seed: int
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.start is None) == (self.start_artifact is None):
+            raise ValueError("exactly one of start and startArtifact must be set")
+        return self
+
+
 class EvaluateConfig(StatusModel):
     """What the evaluate stage does."""
 
@@ -204,7 +231,7 @@ class EvaluateConfig(StatusModel):
 
 
 StageConfig = Annotated[
-    SnapshotConfig | ResolveConfig | SupervisedConfig | EvaluateConfig, Field(discriminator="stage")
+    SnapshotConfig | ResolveConfig | SupervisedConfig | RlConfig | EvaluateConfig, Field(discriminator="stage")
 ]
 
 

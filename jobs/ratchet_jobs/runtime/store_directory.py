@@ -1,7 +1,7 @@
 """A directory as a store: for laptops, tests and shared file systems with atomic rename and link.
 
 Writes go to a temporary file beside the target, are flushed to disk, and appear by rename (write) or link (create),
-so a reader or a crash never sees a part.
+so a reader or a crash never sees a part. The folder is flushed too: what was confirmed is there after a power cut.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class DirectoryStore:
             partial.write_bytes(data)
             self._settle(partial)
             partial.replace(self._path(key))
+            self._settle_name(key)
 
     def create(self, key: str, data: bytes) -> bool:
         """Store the bytes by link, which fails when the name exists."""
@@ -61,6 +62,7 @@ class DirectoryStore:
                     f"store {self.uri}: its file system has no hard links ({error.strerror}), which decide who is "
                     "first; put the store on another one, such as ext4, xfs or NFS"
                 ) from error
+            self._settle_name(key)
             return self._path(key).read_bytes() == data
 
     def download(self, key: str, path: Path) -> None:
@@ -74,6 +76,7 @@ class DirectoryStore:
             shutil.copyfile(path, partial)
             self._settle(partial)
             partial.replace(self._path(key))
+            self._settle_name(key)
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """Return every object below the prefix."""
@@ -106,6 +109,13 @@ class DirectoryStore:
             yield Path(name)
         finally:
             Path(name).unlink(missing_ok=True)
+
+    def _settle_name(self, key: str) -> None:
+        folder = os.open(self._path(key).parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     @staticmethod
     def _settle(path: Path) -> None:

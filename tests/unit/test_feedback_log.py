@@ -72,7 +72,7 @@ async def test_many_senders_share_one_segment(tmp_path: Path) -> None:
         await asyncio.gather(*(writer.append([line(f"e{n}")]) for n in range(200)))
     segments, strangers = list_segments(store, "ns")
     assert (len(segments), segments[0].events, strangers) == (1, 200, [])
-    assert segments[0].key.startswith("ns/log/2026-11-21/12/")
+    assert segments[0].key.startswith("ns/log/2026-11-21/12/30/")
 
 
 async def test_an_event_is_in_the_store_when_its_sender_is_told_so(tmp_path: Path) -> None:
@@ -334,10 +334,10 @@ def test_a_body_that_breaks_off_is_asked_for_again(tmp_path: Path) -> None:
 def test_what_is_no_segment_is_reported_and_not_read(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     put(store, line("a"))
-    store.write("ns/log/2026-11-21/12/notes.txt", b"x")
+    store.write("ns/log/2026-11-21/12/30/notes.txt", b"x")
     reader = LogReader(store, "ns")
     assert [e["id"] for e in reader.events()] == ["a"]
-    assert reader.report.strangers == ["ns/log/2026-11-21/12/notes.txt"]
+    assert reader.report.strangers == ["ns/log/2026-11-21/12/30/notes.txt"]
 
 
 def test_a_listing_alone_counts_events(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def list_segments(store: Store, namespace: str, *, folder: str = "") -> tuple[li
     Args:
         store: the store.
         namespace: whose log.
-        folder: a day or a day and hour, such as `2026-11-21/12`; empty = everything.
+        folder: a day, an hour or a minute, such as `2026-11-21/12/30`; empty = everything.
 
     Returns:
         The segments, and the keys that are none.

@@ -24,7 +24,7 @@ MAX_SEGMENT_BYTES = 64 << 20
 """Unpacked; far above what a writer makes, so that a planted file cannot fill a reader's memory."""
 _LEVEL = 3
 _NAME = re.compile(
-    r"(?P<day>\d{4}-\d\d-\d\d)/(?P<hour>\d\d)/"
+    r"\d{4}-\d\d-\d\d/\d\d/\d\d/"
     r"(?P<epoch>[0-9TZ]{16}[0-9a-f]{16})-(?P<seq>\d{8})-(?P<events>\d+)-(?P<sha>[0-9a-f]{32})\.jsonl\.zst"
 )
 
@@ -47,6 +47,11 @@ def log_prefix(namespace: str) -> str:
     return f"{namespace}/log"
 
 
+def folder_of(at: datetime) -> str:
+    """Folder of a minute below the log: small enough to be listed every few seconds."""
+    return at.astimezone(UTC).strftime("%Y-%m-%d/%H/%M")
+
+
 def new_epoch(now: datetime) -> str:
     """Name a writer: its start, for people, and 64 random bits, for uniqueness. No two processes share one."""
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}{secrets.token_hex(8)}"
@@ -61,8 +66,7 @@ def pack(lines: Sequence[bytes]) -> bytes:
 def segment_key(namespace: str, *, epoch: str, seq: int, events: int, data: bytes, at: datetime) -> str:
     """Return the key of a new segment; `at` decides only the folder."""
     sha = hashlib.sha256(data).hexdigest()[:32]
-    folder = at.astimezone(UTC).strftime("%Y-%m-%d/%H")
-    return f"{log_prefix(namespace)}/{folder}/{epoch}-{seq:08d}-{events}-{sha}.jsonl.zst"
+    return f"{log_prefix(namespace)}/{folder_of(at)}/{epoch}-{seq:08d}-{events}-{sha}.jsonl.zst"
 
 
 def parse_key(namespace: str, key: str, size: int = 0) -> Segment | None:

@@ -1,0 +1,1 @@
+"""Classic control tasks: do the algorithms learn what CleanRL's do?"""

@@ -336,3 +336,21 @@ def test_progress_is_served_as_json_and_as_metrics() -> None:
     assert 'ratchet_stage_step{namespace="ns",run="r1",stage="supervised"} 4.0' in text
     assert "ratchet_stage_examples_per_second{" in text
     assert threading.active_count() < 50
+
+
+def test_a_client_that_says_nothing_keeps_no_other_waiting_and_no_stage_from_ending() -> None:
+    import socket
+    import urllib.request
+
+    from ratchet_jobs.runtime.progress import ProgressBoard, ProgressServer, StageMetrics
+
+    metrics = StageMetrics(namespace="ns", run="r1", stage="supervised")
+    server = ProgressServer(ProgressBoard("supervised", metrics), metrics, host="127.0.0.1", port=0)
+    with socket.create_connection(("127.0.0.1", server.port)):
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://127.0.0.1:{server.port}/progress", timeout=5) as reply:
+            assert json.load(reply)["stage"] == "supervised"
+        ending = threading.Thread(target=server.close, daemon=True)
+        ending.start()
+        ending.join(5)
+        assert not ending.is_alive()

@@ -1,7 +1,7 @@
 """What a running stage tells the world: /progress as JSON for the operator, /metrics for Prometheus.
 
-One small WSGI server on a thread; the recipe calls `ProgressBoard.report`. The names here are API: dashboards and
-alerts use them.
+One small WSGI server, a thread per request; the recipe calls `ProgressBoard.report`. The names here are API: dashboards
+and alerts use them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -21,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 _LABELS = ("namespace", "run", "stage")
 _SMOOTHING = 0.9
+_CLIENT_SECONDS = 5.0
+"""How long a client may take to say what it wants."""
 
 
 class StageMetrics:
@@ -106,8 +109,20 @@ class ProgressBoard:
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = _CLIENT_SECONDS
+
     def log_message(self, format: str, *args: Any) -> None:
         """Polls are not worth a log line each."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Whoever connects and says nothing keeps neither the next client waiting nor the stage from ending."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away or stayed silent is its own affair."""
 
 
 class ProgressServer:
@@ -128,10 +143,10 @@ class ProgressServer:
             return [b"paths: /progress /metrics\n"]
 
         try:
-            self._server = make_server(host, port, app, server_class=WSGIServer, handler_class=_Quiet)
+            self._server = make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
         except OSError as error:  # a stage that nobody can watch is better than one that does not run
             log.warning("progress port is taken, serving on another", host=host, port=port, error=str(error))
-            self._server = make_server(host, 0, app, server_class=WSGIServer, handler_class=_Quiet)
+            self._server = make_server(host, 0, app, server_class=_Server, handler_class=_Quiet)
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="progress", daemon=True).start()
 

@@ -26,6 +26,8 @@ BITES = [
     ("a clock in plan", PLAN, DOC + "from datetime import datetime\n\nx = datetime.now()\n", "TID251"),
     ("a clock in desired", "operator/ratchet_operator/desired/a.py", DOC + "import time\n\nx = time.time()\n", "TID251"),
     ("randomness in plan", PLAN, DOC + "import random\n\nx = random.random()\n", "TID251"),
+    ("a clock in the maths of learning", "jobs/ratchet_jobs/rl/a.py", DOC + "import time\n\nx = time.monotonic()\n", "TID251"),
+    ("global randomness in a reward", "jobs/ratchet_jobs/rewards/a.py", DOC + "import random\n\nx = random.random()\n", "TID251"),
     ("print in the operator", "operator/ratchet_operator/a.py", DOC + "print(1)\n", "T201"),
     ("print in a recipe", "jobs/ratchet_jobs/recipes/a.py", DOC + "print(1)\n", "T201"),
     ("a module without docstring", "api/ratchet_api/a.py", "x = 1\n", "D100"),
@@ -60,6 +62,8 @@ CROSSINGS = [
     ("plan importing kopf", "operator/ratchet_operator/plan/world.py", "import kopf", "pure-core"),
     ("plan importing observe", "operator/ratchet_operator/plan/world.py", "import ratchet_operator.observe", "operator-layers"),
     ("the operator importing S3", "operator/ratchet_operator/settings.py", "import boto3", "operator-is-light"),
+    ("a reward reading the store", "jobs/ratchet_jobs/rewards/f1.py", "import ratchet_jobs.runtime.store", "pure-maths"),
+    ("the maths of learning importing S3", "jobs/ratchet_jobs/rl/losses.py", "import boto3", "pure-maths"),
     ("a stage importing the operator", "jobs/ratchet_jobs/__init__.py", "import ratchet_operator.settings", "jobs"),
 ]  # fmt: skip
 

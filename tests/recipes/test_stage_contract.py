@@ -14,6 +14,7 @@ import pytest
 from ratchet_api.names import index_key
 from ratchet_api.stage import ExitCode, Stage, StageInput, StageResult, SupervisedConfig, exit_rule
 from ratchet_jobs.runtime import errors, main
+from ratchet_jobs.runtime.commit import find_commit
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 from tests.recipes.stage_process import NAMESPACE, StageProcess
@@ -94,6 +95,23 @@ def test_other_inputs_are_not_found(process: StageProcess, with_recipe: Any) -> 
     process.run(job(process, "r2", digest="c" * 64))
     process.run(job(process, "r3", digest=None))
     assert len(starts) == 3
+
+
+def test_looking_a_stage_up_lists_nothing_that_grows_with_the_number_of_runs(tmp_path: Path) -> None:
+    listed: list[str] = []
+
+    class Watched(DirectoryStore):
+        def list(self, prefix: str) -> Any:
+            found = super().list(prefix)
+            listed.append(prefix)
+            assert not found
+            return found
+
+    store = Watched(tmp_path)
+    store.write(index_key("ns", "a" * 64), b"{}")
+    store.write("ns/runs/other-1/supervised/1-pod/weights.safetensors", b"x")
+    assert find_commit(store, prefix="ns/runs/r-1/supervised", namespace="ns", input_digest=DIGEST) is None
+    assert listed, "a missing bucket would be taken for a missing commit"
 
 
 def test_index_entry_whose_artifact_was_pruned_or_damaged_is_no_hit(process: StageProcess, with_recipe: Any) -> None:

@@ -153,8 +153,9 @@ def _read(store: Store, key: str) -> bytes | None:
     try:
         return store.read(key)
     except StoreNotFound:
-        # a missing bucket is not a missing key: listing the parent tells them apart by raising
-        store.list(key.rpartition("/")[0])
+        # a missing bucket is not a missing key: a listing tells them apart by raising. Below the key itself lies
+        # nothing; the folder around it may be the index, which grows for ever
+        store.list(key)
         return None
 
 

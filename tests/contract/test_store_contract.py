@@ -210,6 +210,16 @@ def test_missing_credentials_are_said(monkeypatch: pytest.MonkeyPatch, s3_server
         store_at(s3_server).read("ns/a")
 
 
+@pytest.mark.parametrize("name", ["my data", "größe", "a%20b", "a#b"])
+def test_a_directory_of_any_name_is_the_one_that_its_uri_names(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    store = open_store(StoreConfig(uri=folder.as_uri()), patience_seconds=0)
+    store.write("ns/a", b"1")
+    assert (folder / "ns" / "a").read_bytes() == b"1"
+    assert store.uri == folder.as_uri()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("uri", ["ftp://x/y", "s3://", "file://relative", "/plain/path"])
 def test_other_store_uris_are_refused_with_the_two_that_work(uri: str) -> None:
     with pytest.raises(BadConfigError, match=r"expected s3://BUCKET.*file:///"):

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ratchet_api.stage import StoreConfig
 from ratchet_jobs.runtime.errors import BadConfigError, StoreCorrupt
@@ -77,7 +77,7 @@ def open_store(config: StoreConfig, *, patience_seconds: float) -> Store:
     if parts.scheme == "file" and parts.path.startswith("/"):
         from ratchet_jobs.runtime.store_directory import DirectoryStore
 
-        return DirectoryStore(Path(parts.path))
+        return DirectoryStore(Path(unquote(parts.path)))
     if parts.scheme == "s3" and parts.netloc:
         from ratchet_jobs.runtime.store_s3 import S3Store
 

@@ -30,8 +30,8 @@ class DirectoryStore:
 
     @property
     def uri(self) -> str:
-        """The root as a file URI."""
-        return f"file://{self._root}"
+        """The root as a file URI: blanks and whatever else a URI cannot hold are written as %XX."""
+        return self._root.as_uri()
 
     def read(self, key: str) -> bytes:
         """Return the object's bytes."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
-from ratchet_api.base import ApiModel, LabelName, ObjectName, Timestamp
+from ratchet_api.base import ApiModel, LabelName, MetricValue, ObjectName, Timestamp
 
 MAX_BATCH = 1000
 """Events of one request."""
@@ -281,6 +281,63 @@ class InteractionAnswer(ApiModel):
     events: Annotated[
         tuple[InteractionStored, ...], Field(strict=False, description="events: in the order they were sent.")
     ]
+
+
+class TrainRequest(ApiModel):
+    """Body of POST /api/policies/train_policy/{policy}."""
+
+    dry_run: Annotated[
+        Literal[True],
+        Field(description="dryRun: true; this answers what a run would be. Runs are submitted as RLTrainingRun."),
+    ]
+    max_steps: Annotated[
+        int | None, Field(default=None, ge=1, le=1_000_000, description="maxSteps: no more optimizer steps than this.")
+    ]
+    learning_rate: Annotated[
+        float | None, Field(default=None, gt=0, le=1, description="learningRate: instead of the template's.")
+    ]
+
+
+class TrainModel(ApiModel):
+    """What would be trained."""
+
+    model_config = ConfigDict(alias_generator=None)
+
+    base_model: Annotated[str, Field(max_length=1024, description="base_model: URI of the pretrained model.")]
+    use_lora: Annotated[bool, Field(description="use_lora: whether adapters are trained.")]
+    learning_rate: Annotated[float, Field(gt=0, le=1, description="learning_rate: at its peak.")]
+
+
+class TrainEstimate(ApiModel):
+    """Answer to a dry run of training."""
+
+    status: Annotated[Literal["dry_run"], Field(description="status: nothing was started.")]
+    feedback_count: Annotated[int, Field(ge=0, le=2**53, description="feedbackCount: rated events of the policy.")]
+    estimated_steps: Annotated[int, Field(ge=0, le=2**53, description="estimatedSteps: optimizer steps.")]
+    estimated_time_minutes: Annotated[
+        float, Field(ge=0, le=1e9, description="estimatedTimeMinutes: on two CPU cores; rough.")
+    ]
+    score_mean: Annotated[float, Field(ge=0, le=1, description="scoreMean: of the rated events.")]
+    score_std: Annotated[float, Field(ge=0, le=1, description="scoreStd: of the rated events.")]
+    model: Annotated[TrainModel, Field(alias="modelConfig", description="modelConfig: what would be trained.")]
+
+
+class VersionView(ApiModel):
+    """One version in the answer of GET /api/policies/{policy}."""
+
+    version: VersionNumber
+    metrics: Annotated[
+        dict[Annotated[str, Field(max_length=64)], MetricValue],
+        Field(description="metrics: measured on held-out data, such as rewardMean or macroF1."),
+    ]
+    run: Annotated[str, Field(max_length=253, description="run: the RLTrainingRun that made it.")]
+    published: Annotated[Timestamp, Field(description="published: when.")]
+
+
+class Problem(ApiModel):
+    """Answer to a request that was refused."""
+
+    detail: Annotated[str, Field(max_length=4096, description="detail: what was wrong and what to do.")]
 
 
 def score_of(event: Mapping[str, Any]) -> float | None:

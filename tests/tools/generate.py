@@ -15,6 +15,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
 from ratchet_api import crdgen
+from ratchet_gateway.log.writer import WriterStats
+from ratchet_gateway.metrics import GatewayMetrics, WriterCollector
 from ratchet_jobs.runtime.progress import StageMetrics
 from ratchet_operator.metrics import Metrics
 
@@ -39,6 +41,13 @@ gives step, steps, loss and seconds left as JSON.
 | metric | type | labels | meaning |
 | --- | --- | --- | --- |
 {stage}
+
+## Of the gateway
+On the port of its API, `/metrics`, without a token.
+
+| metric | type | labels | meaning |
+| --- | --- | --- | --- |
+{gateway}
 """
 
 
@@ -46,7 +55,11 @@ def metrics_page() -> str:
     """Return docs/reference/metrics.md."""
     operator, stage = CollectorRegistry(), StageMetrics(namespace="", run="", stage="").registry
     Metrics(operator, version="", now=lambda: 0.0)
-    return _PAGE.format(operator="\n".join(_rows(operator)), stage="\n".join(_rows(stage)))
+    gateway = CollectorRegistry()
+    GatewayMetrics(gateway)
+    gateway.register(WriterCollector(WriterStats()))
+    pages = {"operator": operator, "stage": stage, "gateway": gateway}
+    return _PAGE.format(**{name: "\n".join(_rows(registry)) for name, registry in pages.items()})
 
 
 def _rows(registry: CollectorRegistry) -> Iterator[str]:

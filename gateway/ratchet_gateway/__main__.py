@@ -1,0 +1,94 @@
+"""`ratchet-gateway`: reads the settings, then serves until it is told to stop.
+
+Exit codes: 0 after SIGTERM or SIGINT, when everything that was accepted is stored; 78 when the settings, the keys or
+the cluster's login cannot be used.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import uvicorn
+from kubernetes import client, config
+from kubernetes.config.config_exception import ConfigException
+
+from ratchet_api.signing import BadKey, KeyRing
+from ratchet_gateway import logs
+from ratchet_gateway.app import Parts, create_app
+from ratchet_gateway.auth import Anyone, ApiKeys, Authenticator, BadKeyFile
+from ratchet_gateway.policies import FixedPolicies, Policies
+from ratchet_gateway.policies_kubernetes import KubernetesPolicies
+from ratchet_gateway.settings import Settings, SettingsError
+from ratchet_gateway.tokenreview import KubernetesTokens
+from ratchet_jobs.runtime.errors import BadConfigError
+from ratchet_jobs.runtime.store import open_store
+
+EXIT_CONFIG = 78
+
+
+def main() -> None:
+    """Run the gateway; the console script."""
+    try:
+        settings = Settings.from_env(os.environ)
+        parts = connect(settings)
+    except (SettingsError, BadKey, BadKeyFile, BadConfigError, ConfigException) as error:
+        sys.stderr.write(f"ratchet-gateway: {error}\n")
+        sys.exit(EXIT_CONFIG)
+    logs.configure(settings.log_level)
+    uvicorn.run(
+        create_app(settings, parts),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # requests that wait for the store are given their answer before the writer is drained
+        timeout_graceful_shutdown=round(settings.drain_seconds) or 1,
+    )
+
+
+def connect(settings: Settings) -> Parts:
+    """Open the store, the keys, and the cluster where one is used.
+
+    Raises:
+        SettingsError, BadKey, BadKeyFile, BadConfigError, ConfigException: one of them cannot be used.
+    """
+    needs_cluster = settings.policies is None or "kubernetes" in settings.auth
+    api = client.ApiClient(_login() if needs_cluster else client.Configuration())
+    policies: Policies
+    if settings.policies is not None:
+        policies = FixedPolicies.named(settings.policies)
+    else:
+        policies = KubernetesPolicies(api, namespace=settings.namespace, clock=time.monotonic)
+    ways: list[Authenticator] = []
+    for mode in settings.auth:
+        if mode == "none":
+            ways.append(Anyone())
+        elif mode == "keys" and settings.keys_file is not None:
+            ways.append(ApiKeys(settings.keys_file, time.monotonic))
+        elif mode == "kubernetes":
+            ways.append(KubernetesTokens(api, namespace=settings.namespace, clock=time.monotonic))
+    return Parts(
+        store=open_store(settings.store, patience_seconds=0),
+        ring=KeyRing.from_directory(settings.signing_keys),
+        policies=policies,
+        ways=tuple(ways),
+    )
+
+
+def _login() -> client.Configuration:
+    """The pod's own login, else the user's kubeconfig."""
+    found = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=found)
+    except ConfigException:
+        config.load_kube_config(client_configuration=found)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""The application: parts put together, refusals turned into answers, start and end in order.
+
+Decides that nothing is served before the log's writer runs, and that it is drained after the last request. The store
+is probed in the background: a gateway whose store is away starts, says that it is not ready, and heals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry
+
+from ratchet_api import __version__
+from ratchet_api.signing import KeyRing
+from ratchet_gateway.auth import Authenticator
+from ratchet_gateway.body import Guard
+from ratchet_gateway.errors import Refused
+from ratchet_gateway.estimates import Tally
+from ratchet_gateway.follower import Follower
+from ratchet_gateway.known import KnownEvents
+from ratchet_gateway.log.writer import LogWriter
+from ratchet_gateway.metrics import GatewayMetrics, WriterCollector
+from ratchet_gateway.policies import Policies
+from ratchet_gateway.ratelimit import RateLimit
+from ratchet_gateway.records import Recorder
+from ratchet_gateway.routes import feedback, health, policies
+from ratchet_gateway.services import Services
+from ratchet_gateway.settings import Settings
+from ratchet_jobs.runtime.errors import BadConfigError, StoreAccessDenied, StoreError
+from ratchet_jobs.runtime.probe import ensure_probed
+from ratchet_jobs.runtime.store import Store
+
+log = logging.getLogger(__name__)
+
+_ATOMIC = "conditional PUT is atomic"
+_NOT_ATOMIC = "conditional PUT is NOT atomic: the log does not need it, training runs do"
+_UNKNOWN = "conditional PUT was not probed, the credentials may not delete"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an application is made of besides its settings.
+
+    Attributes:
+        store: of the log.
+        ring: keys of interaction ids and subjects.
+        policies: which there are.
+        ways: how callers are known.
+        now: the clock.
+        monotonic: seconds that never go back.
+    """
+
+    store: Store
+    ring: KeyRing
+    policies: Policies
+    ways: tuple[Authenticator, ...]
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    monotonic: Callable[[], float] = time.monotonic
+
+
+def create_app(settings: Settings, parts: Parts) -> FastAPI:
+    """Put the application together; its writer starts with its lifespan."""
+    metrics = GatewayMetrics(CollectorRegistry())
+    app = FastAPI(
+        title="Ratchet gateway",
+        version=__version__,
+        description="Feedback in, durably and once; what is known of policies out.",
+        lifespan=lambda app: _lifespan(app, settings, parts, metrics),
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    app.state.store_note, app.state.store_error = "", ""
+    app.add_middleware(Guard, max_bytes=settings.max_body_bytes, metrics=metrics)
+    for group in (feedback, policies, health):
+        app.include_router(group.router)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(StoreError, _store_away)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI, settings: Settings, parts: Parts, metrics: GatewayMetrics) -> AsyncIterator[None]:
+    writer = LogWriter(parts.store, namespace=settings.namespace, now=parts.now, settings=settings.log)
+    writer.stats.commit_seconds = metrics.commit_seconds.observe
+    metrics.registry.register(WriterCollector(writer.stats))
+    known = KnownEvents()
+    app.state.services = Services(
+        writer=writer,
+        recorder=Recorder(
+            parts.ring,
+            require_interaction=settings.require_interaction,
+            collection_rate=settings.collection_rate,
+            lifetime=settings.interaction_lifetime,
+        ),
+        known=known,
+        policies=parts.policies,
+        ways=parts.ways,
+        key_limit=RateLimit(settings.key_events_per_minute, parts.monotonic),
+        subject_limit=RateLimit(settings.subject_events_per_minute, parts.monotonic),
+        tally=Tally(parts.store, settings.namespace),
+        metrics=metrics,
+        now=parts.now,
+    )
+    writer.start()
+    tasks = [asyncio.create_task(_probe(app, parts.store, settings.namespace))]
+    if settings.follow_seconds:
+        follower = Follower(parts.store, namespace=settings.namespace, epoch=writer.epoch, known=known, now=parts.now)
+        tasks.append(asyncio.create_task(follower.run(settings.follow_seconds)))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await writer.close(drain_seconds=settings.drain_seconds)
+
+
+async def _probe(app: FastAPI, store: Store, namespace: str) -> None:
+    """Find out, once the store answers, whether its conditional PUT lets one writer win, and say so."""
+    pause = 0.5
+    while not app.state.store_note:
+        try:
+            await asyncio.to_thread(ensure_probed, store, namespace=namespace)
+            app.state.store_note = _ATOMIC
+        except BadConfigError as error:
+            log.error("store", extra={"error": str(error)})
+            app.state.store_note = _NOT_ATOMIC
+        except StoreAccessDenied as error:
+            app.state.store_error = str(error)
+            if await asyncio.to_thread(_is_reachable, store, namespace):
+                app.state.store_note = _UNKNOWN
+        except StoreError as error:
+            app.state.store_error = str(error)
+        if not app.state.store_note:
+            log.warning("store was not reached", extra={"error": app.state.store_error})
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 10)
+    log.info("store", extra={"uri": store.uri, "probe": app.state.store_note})
+
+
+def _is_reachable(store: Store, namespace: str) -> bool:
+    try:
+        store.exists(f"{namespace}/probe/passed")
+    except StoreError:
+        return False
+    return True
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refused)
+    request.app.state.services.metrics.refused.labels(error.why).inc()
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse({"detail": str(error)}, error.status, headers)
+
+
+async def _store_away(request: Request, error: Exception) -> JSONResponse:
+    log.error("store", extra={"error": str(error)})
+    request.app.state.services.metrics.refused.labels("unavailable").inc()
+    return JSONResponse({"detail": f"the log cannot be read: {error}"}, 503, {"Retry-After": "10"})
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    request.app.state.services.metrics.refused.labels("malformed").inc()
+    return JSONResponse({"detail": "; ".join(_findings(error.errors()))[:4000]}, 422)
+
+
+def _findings(errors: Sequence[Any]) -> list[str]:
+    """One line per wrong field: its path, what is wanted, and the value if it is a number; texts are not repeated."""
+    lines = []
+    for finding in errors:
+        parts = [str(part) for part in finding["loc"] if part not in ("body", "single", "batch")]
+        seen = finding.get("input")
+        shown = f" (seen: {seen!r})" if isinstance(seen, int | float) else ""
+        lines.append(f"{'.'.join(parts) or 'body'}: {finding['msg']}{shown}")
+    return lines

@@ -1,0 +1,82 @@
+"""What a request is refused with; `app` turns each into its status and `{"detail": …}`.
+
+Refused
+├── Malformed          422  the event cannot be what the sender means
+├── NotEnough          400  too few samples to train
+├── Unauthenticated    401  no token, or one that nobody knows
+├── Forbidden          403  a known caller without the role
+├── UnknownPolicy      404  no such policy
+├── Conflict           409  the same key or interaction with another content
+├── TooMany            429  a rate limit
+└── Away               503  the store or the API server does not answer
+
+A message names the field, the value seen and the remedy. It never repeats a text or a subject.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class Refused(Exception):
+    """Base of everything that ends a request in an orderly way.
+
+    Attributes:
+        retry_after: seconds, where coming back helps.
+    """
+
+    status: ClassVar[int] = 500
+    why: ClassVar[str] = "defect"
+    """One word for the metric."""
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Malformed(Refused):
+    """The event contradicts itself, or cites what it may not cite."""
+
+    status, why = 422, "malformed"
+
+
+class NotEnough(Refused):
+    """Too few samples."""
+
+    status, why = 400, "samples"
+
+
+class Unauthenticated(Refused):
+    """Nobody we know."""
+
+    status, why = 401, "token"
+
+
+class Forbidden(Refused):
+    """Known, without the role."""
+
+    status, why = 403, "role"
+
+
+class UnknownPolicy(Refused):
+    """No such policy."""
+
+    status, why = 404, "policy"
+
+
+class Conflict(Refused):
+    """Something else was stored under this key or for this interaction."""
+
+    status, why = 409, "conflict"
+
+
+class TooMany(Refused):
+    """A rate limit."""
+
+    status, why = 429, "rate"
+
+
+class Away(Refused):
+    """What we depend on does not answer."""
+
+    status, why = 503, "unavailable"

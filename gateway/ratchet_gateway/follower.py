@@ -1,0 +1,84 @@
+"""Follows what the other replicas write, so that a reused key is noticed wherever it was used first.
+
+Decides which segments are read: those of other writers, in the folders of the last minutes. What it learns only
+speeds up an answer; the log's readers count every event once without it. Runs as one task of the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from ratchet_gateway.known import KnownEvents
+from ratchet_gateway.log.reader import list_segments, read_segment
+from ratchet_gateway.log.segment import folder_of
+from ratchet_jobs.runtime.errors import StoreError
+from ratchet_jobs.runtime.store import Store
+
+log = logging.getLogger(__name__)
+
+FIRST_LOOK = timedelta(minutes=15)
+OVERLAP = timedelta(minutes=1)
+"""A segment may appear in a minute's folder after the minute has passed."""
+_KEPT = 10_000
+
+
+class Follower:
+    """Reads the segments of everybody but one epoch.
+
+    Args:
+        store: where the log is.
+        namespace: whose log.
+        epoch: our own writer's.
+        known: where the names go.
+        now: the clock.
+    """
+
+    def __init__(
+        self, store: Store, *, namespace: str, epoch: str, known: KnownEvents, now: Callable[[], datetime]
+    ) -> None:
+        self._store, self._namespace, self._epoch, self._known, self._now = store, namespace, epoch, known, now
+        self._since = now() - FIRST_LOOK
+        self._read: dict[str, None] = {}
+
+    async def run(self, every_seconds: float) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except StoreError as error:
+                log.warning("cannot follow the other replicas", extra={"error": str(error)})
+            await asyncio.sleep(every_seconds)
+
+    async def look(self) -> int:
+        """Read what is new; return how many segments that was."""
+        until = self._now()
+        news = await asyncio.to_thread(self._fetch, self._since - OVERLAP, until)
+        for names in news:
+            for name, fingerprint in names:
+                self._known.stored(name, fingerprint)
+        self._since = until
+        return len(news)
+
+    def _fetch(self, since: datetime, until: datetime) -> list[list[tuple[str, str]]]:
+        found: list[list[tuple[str, str]]] = []
+        minute = since
+        while minute <= until + OVERLAP:
+            for segment in list_segments(self._store, self._namespace, folder=folder_of(minute))[0]:
+                if segment.epoch == self._epoch or segment.key in self._read:
+                    continue
+                found.append(
+                    [
+                        (name, event["fingerprint"])
+                        for event in read_segment(self._store, segment)
+                        for name in (event["id"], event.get("key"))
+                        if name
+                    ]
+                )
+                self._read[segment.key] = None
+            minute += timedelta(minutes=1)
+        for key in list(self._read)[:-_KEPT]:
+            del self._read[key]
+        return found

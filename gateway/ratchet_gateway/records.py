@@ -1,0 +1,177 @@
+"""From a request's event to the line that is stored: ids, pseudonyms, and what the cited interaction says.
+
+Decides what an event is called, so that a retry is the same event in whichever replica it arrives, and which fields
+are written. Raw subjects, idempotency keys and signed ids never are. Pure but for the random id of an event that has
+no name; called by the routes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic_core import to_json
+
+from ratchet_api.feedback import Feedback, Interaction, MetricEvent
+from ratchet_api.signing import BadInteraction, Exposure, KeyRing, pseudonym, sign_interaction, verify_interaction
+from ratchet_gateway.errors import Malformed
+
+_NEVER_STORED = {"subject", "idempotency_key", "interaction_id", "policy", "version"}
+_BODIES = {"input", "response", "label", "probabilities", "tags"}
+_VERDICTS = {"thumbs_up": "thumb", "thumbs_down": "thumb"}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One event, ready to be stored.
+
+    Attributes:
+        id: 32 hex digits.
+        key: name that the idempotency key gives it, where that is not its id.
+        fingerprint: of the content; equal for a retry.
+        subject: pseudonym, for the rate limit.
+        policy: whose feedback it is.
+        type: of the event, for the metric.
+        line: the JSON as it is stored.
+    """
+
+    id: str
+    key: str | None
+    fingerprint: str
+    subject: str | None
+    policy: str
+    type: str
+    line: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Turns events into records.
+
+    Attributes:
+        ring: keys of interaction ids and subjects.
+        require_interaction: refuse feedback without a signed id.
+        collection_rate: share of interactions whose texts are kept.
+        lifetime: of a new interaction id.
+    """
+
+    ring: KeyRing
+    require_interaction: bool = False
+    collection_rate: float = 1.0
+    lifetime: timedelta = timedelta(days=30)
+
+    def feedback(self, event: Feedback, *, source: str, now: datetime) -> Record:
+        """Return the record of one event.
+
+        Args:
+            event: as it was sent.
+            source: name of the caller; idempotency keys of different callers are different.
+            now: when it was received.
+
+        Raises:
+            Malformed: no policy is named, or the interaction id is not good or names another one.
+        """
+        exposure = self._exposure(event.interaction_id, event.policy, now)
+        policy = exposure.policy if exposure else event.policy
+        if policy is None:
+            raise Malformed("policy: is missing; name the policy that answered, or cite the interactionId")
+        if exposure is None and self.require_interaction:
+            raise Malformed("interactionId: is missing; this gateway takes feedback on signed interactions only")
+        fields: dict[str, Any] = {"kind": "feedback"}
+        fields |= event.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=_NEVER_STORED)
+        fields |= self._common(event, policy, exposure)
+        key = _name("key", source, event.idempotency_key) if event.idempotency_key else None
+        if exposure is not None:
+            name = event.name if isinstance(event, MetricEvent) else ""
+            return _record(
+                fields, _name("vote", exposure.id, _VERDICTS.get(event.type, event.type), name), key, source, now
+            )
+        return _record(fields, key or new_id(now), None, source, now)
+
+    def interaction(self, event: Interaction, *, source: str, now: datetime) -> tuple[Record, str, bool]:
+        """Return the record of one interaction, its signed id, and whether its texts are kept.
+
+        Raises:
+            Malformed: the interaction id is not good or names another policy.
+        """
+        exposure = self._exposure(event.interaction_id, event.policy, now)
+        key = _name("key", source, event.idempotency_key) if event.idempotency_key else None
+        signed = event.interaction_id
+        if exposure is None:
+            exposure = Exposure(
+                id=key or new_id(now),
+                policy=event.policy or "",
+                version=event.version,
+                arm=event.arm,
+                propensity=event.assignment_propensity,
+                issued=int(now.timestamp()),
+                expires=int((now + self.lifetime).timestamp()),
+            )
+            signed = None
+        kept = is_collected(exposure.id, self.collection_rate)
+        left_out = _NEVER_STORED | {"arm", "assignment_propensity"} | (set() if kept else _BODIES)
+        fields: dict[str, Any] = {"kind": "interaction" if kept else "exposure"}
+        fields |= event.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=left_out)
+        fields |= self._common(event, exposure.policy, exposure)
+        record = _record(fields, _name("interaction", exposure.id), key, source, now)
+        return record, signed or sign_interaction(exposure, self.ring), kept
+
+    def _exposure(self, text: str | None, policy: str | None, now: datetime) -> Exposure | None:
+        if text is None:
+            return None
+        try:
+            exposure = verify_interaction(text, self.ring, now=now)
+        except BadInteraction as error:
+            raise Malformed(str(error)) from error
+        if policy is not None and policy != exposure.policy:
+            raise Malformed(
+                f"policy {policy!r}: the interactionId was signed for policy {exposure.policy!r}; send one of the two"
+            )
+        return exposure
+
+    def _common(self, event: Feedback | Interaction, policy: str, exposure: Exposure | None) -> dict[str, Any]:
+        fields: dict[str, Any] = {"policy": policy}
+        version = exposure.version if exposure else event.version
+        if version is not None:
+            fields["version"] = version
+        if event.subject is not None:
+            fields["subject"] = pseudonym(event.subject, self.ring)
+        if exposure is not None:
+            fields["interaction"] = exposure.id
+            if exposure.arm is not None:
+                fields["arm"] = exposure.arm
+            if exposure.propensity is not None:
+                fields["assignmentPropensity"] = exposure.propensity
+        return fields
+
+
+def is_collected(interaction: str, rate: float) -> bool:
+    """Tell whether an interaction's texts are kept: the same answer in every replica, for `rate` of all ids."""
+    place = int.from_bytes(hashlib.sha256(b"collect\0" + interaction.encode()).digest()[:8]) / 2.0**64
+    return place < rate
+
+
+def new_id(now: datetime) -> str:
+    """Return an id that sorts by time: 48 bits of milliseconds, 80 random ones, in hex."""
+    return f"{int(now.timestamp() * 1000):012x}{secrets.token_hex(10)}"
+
+
+def _name(*parts: str) -> str:
+    joined = b"".join(len(part.encode()).to_bytes(4) + part.encode() for part in parts)
+    return hashlib.sha256(joined).hexdigest()[:32]
+
+
+def _record(fields: Mapping[str, Any], name: str, key: str | None, source: str, now: datetime) -> Record:
+    fields = {n: v for n, v in fields.items() if v != {}}
+    fingerprint = hashlib.sha256(to_json({n: v for n, v in fields.items() if n != "timestamp"})).hexdigest()[:16]
+    received = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    stored = {"id": name, **fields, "source": source, "received": received, "fingerprint": fingerprint}
+    if key is not None and key != name:
+        stored["key"] = key
+    subject = fields.get("subject")
+    kind = str(fields.get("type", fields["kind"]))
+    return Record(name, stored.get("key"), fingerprint, subject, str(fields["policy"]), kind, to_json(stored))

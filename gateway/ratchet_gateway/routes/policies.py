@@ -1,0 +1,47 @@
+"""What is known of a policy: its versions with their metrics, and what training on its feedback would be."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic.alias_generators import to_camel
+
+from ratchet_api.feedback import TrainEstimate, TrainRequest, VersionView
+from ratchet_gateway.auth import Role
+from ratchet_gateway.errors import Malformed
+from ratchet_gateway.estimates import estimate
+from ratchet_gateway.routes.feedback import PolicyName
+from ratchet_gateway.routes.problems import KNOWN_CALLER, SAMPLES, UNKNOWN
+from ratchet_gateway.services import Calling, Using
+
+router = APIRouter(prefix="/api/policies", tags=["policies"])
+
+
+@router.get("/{policy}", responses={**KNOWN_CALLER, **UNKNOWN}, summary="Versions of a policy")
+async def versions(policy: PolicyName, services: Using, caller: Calling) -> list[VersionView]:
+    """List the published versions with their metrics, oldest first."""
+    caller.need(Role.READ)
+    view = await services.policy(policy)
+    return [
+        VersionView(
+            version=each.version,
+            metrics={to_camel(name): value for name, value in each.metrics.items()},
+            run=each.run,
+            published=each.published,
+        )
+        for each in view.versions
+    ]
+
+
+@router.post(
+    "/train_policy/{policy}", responses={**KNOWN_CALLER, **SAMPLES, **UNKNOWN}, summary="What training would be"
+)
+async def train(policy: PolicyName, body: TrainRequest, services: Using, caller: Calling) -> TrainEstimate:
+    """Answer how many rated events there are and what a run of the policy's template on them would be.
+
+    At least 10 rated events are needed.
+    """
+    caller.need(Role.TRAIN)
+    view = await services.policy(policy)
+    if view.template is None:
+        raise Malformed(f"policy {policy!r}: has no spec.training.template; give it one, and it can be trained")
+    return estimate(await services.tally.scores(policy), view.template, body)

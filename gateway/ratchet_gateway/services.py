@@ -1,0 +1,152 @@
+"""What the routes work with, made once per process and handed to each request.
+
+Decides nothing; holds the parts and the two steps that all ingesting routes share: `admit` before anything is stored,
+and `store`, which answers only when the log has confirmed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from ratchet_gateway.auth import Authenticator, Caller, authenticate
+from ratchet_gateway.errors import Away, Conflict, TooMany, UnknownPolicy
+from ratchet_gateway.estimates import Tally
+from ratchet_gateway.known import KnownEvents, Seen
+from ratchet_gateway.log.writer import LogWriter, NotAccepted
+from ratchet_gateway.metrics import GatewayMetrics
+from ratchet_gateway.policies import Policies, PolicyView
+from ratchet_gateway.ratelimit import RateLimit
+from ratchet_gateway.records import Record, Recorder
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of one gateway process."""
+
+    writer: LogWriter
+    recorder: Recorder
+    known: KnownEvents
+    policies: Policies
+    ways: tuple[Authenticator, ...]
+    key_limit: RateLimit
+    subject_limit: RateLimit
+    tally: Tally
+    metrics: GatewayMetrics
+    now: Callable[[], datetime]
+
+    async def policy(self, name: str) -> PolicyView:
+        """Return a policy.
+
+        Raises:
+            UnknownPolicy: there is none of that name.
+        """
+        view = await self.policies.find(name)
+        if view is None:
+            raise UnknownPolicy(f"policy {name!r}: there is no RLPolicy of that name here; correct it or create it")
+        return view
+
+    async def admit(self, caller: Caller, records: Sequence[Record]) -> None:
+        """Let events pass to the log.
+
+        Raises:
+            UnknownPolicy: one of them is about no policy.
+            TooMany: the caller or a subject sends too much.
+        """
+        for name in {record.policy for record in records}:
+            await self.policy(name)
+        if wait := self.key_limit.take({caller.name: len(records)}):
+            raise TooMany(f"token {caller.name!r} sends too many events; send fewer, or later", retry_after=wait)
+        subjects = Counter(record.subject for record in records if record.subject is not None)
+        if wait := self.subject_limit.take(subjects):
+            raise TooMany("one subject sends too many events; send fewer, or later", retry_after=wait)
+
+    def look(self, records: Sequence[Record]) -> list[bool]:
+        """Tell which events are in the log already, and keep nothing of the others.
+
+        Raises:
+            Conflict: another content has one of the names.
+        """
+        known, claimed = self._claim(records)
+        self._release(claimed)
+        return known
+
+    async def store(self, records: Sequence[Record]) -> list[bool]:
+        """Write what is new to the log; return which events were there before.
+
+        Raises:
+            Conflict: another content has one of the names; nothing is written.
+            Away: the log did not confirm.
+        """
+        known, claimed = self._claim(records)
+        new = {record.id: record for record, is_known in zip(records, known, strict=True) if not is_known}
+        if new:
+            try:
+                await self.writer.append([record.line for record in new.values()])
+            except NotAccepted as error:
+                self._release(claimed)
+                raise Away(str(error), retry_after=error.retry_after) from error
+        for record in new.values():
+            for name in _names(record):
+                self.known.stored(name, record.fingerprint)
+            self.metrics.events.labels(record.policy, record.type).inc()
+        self.metrics.duplicates.inc(len(records) - len(new))
+        first = {id(record) for record in {record.id: record for record in reversed(records)}.values()}
+        return [is_known or id(record) not in first for record, is_known in zip(records, known, strict=True)]
+
+    def _claim(self, records: Sequence[Record]) -> tuple[list[bool], list[tuple[str, str]]]:
+        """Claim the names of new events; return which events are in the log already, and the claims."""
+        claimed: list[tuple[str, str]] = []
+        found: list[bool] = []
+        for number, record in enumerate(records):
+            seen = Seen.NEW
+            for name in _names(record):
+                seen = self.known.claim(name, record.fingerprint)
+                if seen is Seen.OTHER:
+                    self._release(claimed)
+                    what = "idempotencyKey" if name == record.key else "interactionId or idempotencyKey"
+                    raise Conflict(
+                        f"events[{number}] ({record.type}): its {what} was used for another content before; "
+                        "one event of each type counts per interaction, and a new event needs a new key"
+                    )
+                if seen is Seen.NEW:
+                    claimed.append((name, record.fingerprint))
+            found.append(seen is Seen.STORED)
+        return found, claimed
+
+    def _release(self, claimed: Iterable[tuple[str, str]]) -> None:
+        for name, fingerprint in claimed:
+            self.known.release(name, fingerprint)
+
+
+def _names(record: Record) -> list[str]:
+    """Names of an event, its id last."""
+    return [record.id] if record.key is None else [record.key, record.id]
+
+
+_bearer = HTTPBearer(
+    auto_error=False, description="An API key, or a Kubernetes token for the audience ratchet-gateway."
+)
+
+
+def services_of(request: Request) -> Services:
+    """Return the services of the application that serves this request."""
+    found: Services = request.app.state.services
+    return found
+
+
+async def caller_of(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
+    """Return who calls."""
+    return await authenticate(services_of(request).ways, credentials.credentials if credentials else None)
+
+
+Using = Annotated[Services, Depends(services_of)]
+Calling = Annotated[Caller, Depends(caller_of)]

@@ -1,0 +1,119 @@
+"""A gateway in this process for tests: real application, store in a directory, policies from a list, a clock to set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from ratchet_api.signing import KeyRing
+from ratchet_api.stage import StoreConfig
+from ratchet_api.training_run import RunTemplate
+from ratchet_gateway.app import Parts, create_app
+from ratchet_gateway.auth import ApiKeys
+from ratchet_gateway.log.reader import LogReader
+from ratchet_gateway.log.writer import LogSettings
+from ratchet_gateway.policies import FixedPolicies, Policies, PolicyView
+from ratchet_gateway.settings import Settings
+from ratchet_jobs.runtime.store import Store
+from ratchet_jobs.runtime.store_directory import DirectoryStore
+
+START = datetime(2026, 11, 21, 12, tzinfo=UTC)
+RING = KeyRing({"2026-11": b"k" * 32})
+KEYS = {"app": ("ingest",), "reader": ("read",), "trainer": ("train",), "all": ("ingest", "read", "train")}
+TEMPLATE = RunTemplate.model_validate(
+    {
+        "baseModel": {"uri": "store://models/encoder", "sha256": "0" * 64},
+        "datasetRef": {"name": "feedback"},
+    }
+)
+
+
+@dataclass
+class Clock:
+    """A clock that stands until it is set."""
+
+    time: datetime = START
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    def pass_(self, **more: float) -> None:
+        self.time += timedelta(**more)
+
+
+@dataclass
+class Gateway:
+    """The running application and what it works on."""
+
+    client: TestClient
+    store: Store
+    clock: Clock
+    parts: Parts = field(repr=False)
+
+    def post(self, path: str, body: Any, *, token: str | None = "all", **more: Any) -> Any:
+        headers = dict(more.pop("headers", {}))
+        if token is not None:
+            headers["Authorization"] = f"Bearer {key_of(token)}"
+        if isinstance(body, bytes):
+            return self.client.post(path, content=body, headers={"Content-Type": "application/json"} | headers, **more)
+        return self.client.post(path, json=body, headers=headers, **more)
+
+    def get(self, path: str, *, token: str | None = "all") -> Any:
+        return self.client.get(path, headers={"Authorization": f"Bearer {key_of(token)}"} if token else {})
+
+    def log(self) -> list[dict[str, Any]]:
+        return list(LogReader(self.store, "ns").events())
+
+
+def key_of(name: str) -> str:
+    return f"key-of-{name}"
+
+
+def write_keys(path: Path, keys: Mapping[str, tuple[str, ...]] = KEYS) -> Path:
+    entries = [
+        {"name": name, "sha256": hashlib.sha256(key_of(name).encode()).hexdigest(), "roles": list(roles)}
+        for name, roles in keys.items()
+    ]
+    path.write_text(json.dumps({"keys": entries}))
+    return path
+
+
+POLICIES = FixedPolicies({"router": PolicyView("router", (), TEMPLATE), "bare": PolicyView("bare")})
+
+
+@contextmanager
+def running(
+    folder: Path, *, store: Store | None = None, policies: Policies = POLICIES, clock: Clock | None = None, **more: Any
+) -> Iterator[Gateway]:
+    """Run a gateway; further arguments are settings."""
+    clock = clock or Clock()
+    keys = write_keys(folder / "keys.json")
+    settings = Settings(
+        store=StoreConfig(uri=f"file://{folder}/store"),
+        namespace="ns",
+        signing_keys=folder,
+        keys_file=keys,
+        follow_seconds=0,
+        log=LogSettings(window_seconds=0.002, pause_seconds=0.001, max_pause_seconds=0.01, patience_seconds=5),
+    )
+    parts = Parts(
+        store=store or DirectoryStore(folder / "store"),
+        ring=RING,
+        policies=policies,
+        ways=(ApiKeys(keys, clock.monotonic),),
+        now=clock.now,
+        monotonic=clock.monotonic,
+    )
+    with TestClient(create_app(replace(settings, **more), parts)) as client:
+        yield Gateway(client, parts.store, clock, parts)

@@ -1,0 +1,190 @@
+"""The small parts under the routes: rates, names that are known, and following the other replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratchet_gateway.follower import Follower
+from ratchet_gateway.known import KnownEvents, Seen
+from ratchet_gateway.log.writer import LogWriter
+from ratchet_gateway.ratelimit import RateLimit
+from ratchet_gateway.records import is_collected, new_id
+from ratchet_jobs.runtime.store_directory import DirectoryStore
+from tests.gateway_app import START, Clock, running
+
+# --- rates --------------------------------------------------------------------------------------------------------
+
+
+def test_a_minutes_worth_passes_at_once_and_then_one_by_one() -> None:
+    clock = Clock()
+    limit = RateLimit(60, clock.monotonic)
+    assert [limit.take({"a": 1}) for _ in range(61)] == [0] * 60 + [1]
+    clock.pass_(seconds=1)
+    assert [limit.take({"a": 1}) for _ in range(2)] == [0, 1]
+
+
+def test_what_does_not_pass_as_a_whole_costs_nobody_anything() -> None:
+    limit = RateLimit(10, Clock().monotonic)
+    assert limit.take({"a": 5, "b": 11}) > 0
+    assert limit.take({"a": 10, "b": 10}) == 0
+
+
+def test_waiting_as_long_as_one_is_told_is_enough() -> None:
+    clock = Clock()
+    limit = RateLimit(7, clock.monotonic)
+    limit.take({"a": 7})
+    wait = limit.take({"a": 3})
+    clock.pass_(seconds=wait - 1)
+    assert limit.take({"a": 3}) > 0
+    clock.pass_(seconds=1)
+    assert limit.take({"a": 3}) == 0
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 20)), max_size=60), st.integers(1, 50))
+def test_no_minute_sees_more_than_twice_the_rate(calls: list[tuple[float, int]], rate: int) -> None:
+    """A full burst, and what refills during the minute after it."""
+    clock, passed = Clock(), []
+    limit = RateLimit(rate, clock.monotonic)
+    for pause, cost in calls:
+        clock.pass_(seconds=pause)
+        if limit.take({"a": cost}) == 0:
+            passed.append((clock.monotonic(), cost))
+    for start, _ in passed:
+        assert sum(cost for at, cost in passed if start <= at < start + 60) <= 2 * rate
+
+
+def test_names_are_forgotten_beyond_the_limit_the_oldest_first() -> None:
+    limit = RateLimit(1, Clock().monotonic, max_names=2)
+    for name in ("a", "b", "c"):
+        assert limit.take({name: 1}) == 0
+    assert limit.take({"c": 1}) > 0
+    assert limit.take({"a": 1}) == 0
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_belongs_to_the_first_content_that_claims_it() -> None:
+    known = KnownEvents()
+    assert known.claim("n", "x") is Seen.NEW
+    assert known.claim("n", "x") is Seen.UNDER_WAY
+    assert known.claim("n", "y") is Seen.OTHER
+    known.stored("n", "x")
+    assert known.claim("n", "x") is Seen.STORED
+    assert known.claim("n", "y") is Seen.OTHER
+
+
+def test_a_refused_claim_is_given_back_and_a_stored_one_is_not() -> None:
+    known = KnownEvents()
+    known.claim("n", "x")
+    known.release("n", "other")
+    assert known.claim("n", "y") is Seen.OTHER
+    known.release("n", "x")
+    assert known.claim("n", "y") is Seen.NEW
+    known.stored("n", "y")
+    known.release("n", "y")
+    assert known.claim("n", "y") is Seen.STORED
+
+
+def test_memory_is_bounded() -> None:
+    known = KnownEvents(max_names=3)
+    for n in range(10):
+        known.stored(str(n), "x")
+    assert [known.claim(str(n), "x") is Seen.STORED for n in (9, 8, 7)] == [True] * 3
+    assert known.claim("0", "x") is Seen.NEW
+
+
+# --- replicas -----------------------------------------------------------------------------------------------------
+
+
+def line(name: str, fingerprint: str, key: str = "") -> bytes:
+    text = f'{{"id":"{name}","fingerprint":"{fingerprint}"' + (f',"key":"{key}"' if key else "") + "}"
+    return text.encode()
+
+
+async def write(store: DirectoryStore, lines: Iterable[bytes], clock: Clock) -> str:
+    writer = LogWriter(store, namespace="ns", now=clock.now)
+    writer.start()
+    await writer.append(list(lines))
+    await writer.close(drain_seconds=5)
+    return writer.epoch
+
+
+async def test_what_another_replica_stored_is_known_here_and_read_once(tmp_path: Path) -> None:
+    """T22 across replicas: its id and its idempotency key."""
+    store, clock, known = DirectoryStore(tmp_path), Clock(), KnownEvents()
+    await write(store, [line("a", "x", key="k")], clock)
+    follower = Follower(store, namespace="ns", epoch="mine", known=known, now=clock.now)
+    assert await follower.look() == 1
+    assert (known.claim("a", "x"), known.claim("k", "x"), known.claim("k", "y")) == (
+        Seen.STORED,
+        Seen.STORED,
+        Seen.OTHER,
+    )
+    assert await follower.look() == 0
+
+
+async def test_our_own_segments_are_not_read(tmp_path: Path) -> None:
+    store, clock, known = DirectoryStore(tmp_path), Clock(), KnownEvents()
+    epoch = await write(store, [line("a", "x")], clock)
+    assert await Follower(store, namespace="ns", epoch=epoch, known=known, now=clock.now).look() == 0
+
+
+@pytest.mark.parametrize(
+    ("minutes_before", "want"),
+    [pytest.param(14, 1, id="of the last quarter of an hour"), pytest.param(17, 0, id="older")],
+)
+async def test_a_new_process_looks_back(tmp_path: Path, minutes_before: float, want: int) -> None:
+    store, clock = DirectoryStore(tmp_path), Clock(START - timedelta(minutes=minutes_before))
+    await write(store, [line("a", "x")], clock)
+    clock.time = START
+    follower = Follower(store, namespace="ns", epoch="mine", known=KnownEvents(), now=clock.now)
+    assert await follower.look() == want
+
+
+async def test_a_segment_that_appears_late_in_a_passed_minute_is_found(tmp_path: Path) -> None:
+    store, clock = DirectoryStore(tmp_path), Clock()
+    follower = Follower(store, namespace="ns", epoch="mine", known=KnownEvents(), now=clock.now)
+    clock.pass_(minutes=1, seconds=5)
+    assert await follower.look() == 0
+    await write(store, [line("a", "x")], Clock(START + timedelta(seconds=59)))
+    clock.pass_(seconds=5)
+    assert await follower.look() == 1
+
+
+def test_a_key_used_at_one_replica_is_a_conflict_at_another(tmp_path: Path) -> None:
+    """T22: two gateways on one log; the second started after the first had stored."""
+    body = {"type": "thumbs_up", "policy": "router", "idempotencyKey": "k"}
+    with running(tmp_path) as one:
+        one.post("/v1/feedback", body)
+    with running(tmp_path, follow_seconds=0.01) as two:
+        while two.post("/v1/feedback?dryRun=true", body).json()["events"][0]["duplicate"] is False:
+            pass
+        assert two.post("/v1/feedback", body | {"type": "thumbs_down"}).status_code == 409
+        assert two.post("/v1/feedback", body).json()["events"][0]["duplicate"] is True
+        assert len(two.log()) == 1
+
+
+# --- ids ----------------------------------------------------------------------------------------------------------
+
+
+def test_ids_sort_by_time_and_never_repeat() -> None:
+    made = [new_id(START + timedelta(milliseconds=n)) for n in range(100)]
+    assert made == sorted(made)
+    assert len({new_id(START) for _ in range(1000)}) == 1000
+
+
+@pytest.mark.parametrize(("rate", "want"), [(0.0, 0), (1.0, 2000)])
+def test_a_rate_of_all_or_nothing_is_exact(rate: float, want: int) -> None:
+    assert sum(is_collected(str(n), rate) for n in range(2000)) == want
+
+
+def test_a_higher_rate_keeps_what_a_lower_one_kept() -> None:
+    low = {n for n in range(2000) if is_collected(str(n), 0.1)}
+    assert low < {n for n in range(2000) if is_collected(str(n), 0.2)}

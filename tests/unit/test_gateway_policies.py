@@ -1,0 +1,160 @@
+"""What the gateway tells of a policy, and what it counts of itself."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from ratchet_api.policy import PolicyVersion
+from ratchet_gateway.estimates import Scores
+from ratchet_gateway.policies import FixedPolicies, PolicyView
+from tests.gateway_app import TEMPLATE, running
+
+
+def version(number: int, **metrics: float) -> PolicyVersion:
+    return PolicyVersion(
+        version=number,
+        run=f"run-{number}",
+        run_uid="u",
+        uri="s3://b/k",
+        digest="0" * 64,
+        dataset_digest="0" * 64,
+        metrics=metrics,
+        published=datetime(2026, 11, 1, number, tzinfo=UTC),
+    )
+
+
+def test_versions_are_a_bare_list_with_metrics_in_camel_case(tmp_path: Path) -> None:
+    versions = (version(1, macro_f1=0.8), version(2, reward_mean=0.7, reward_std=0.1))
+    with running(tmp_path, policies=FixedPolicies({"p": PolicyView("p", versions)})) as gateway:
+        assert gateway.get("/api/policies/p").json() == [
+            {"version": 1, "metrics": {"macroF1": 0.8}, "run": "run-1", "published": "2026-11-01T01:00:00Z"},
+            {
+                "version": 2,
+                "metrics": {"rewardMean": 0.7, "rewardStd": 0.1},
+                "run": "run-2",
+                "published": "2026-11-01T02:00:00Z",
+            },
+        ]
+        assert gateway.get("/api/policies/nope").status_code == 404
+
+
+def test_a_policy_without_versions_has_an_empty_list(tmp_path: Path) -> None:
+    with running(tmp_path) as gateway:
+        assert gateway.get("/api/policies/bare").json() == []
+
+
+def test_fewer_than_ten_samples_are_not_enough(tmp_path: Path) -> None:
+    with running(tmp_path) as gateway:
+        for n in range(5):
+            gateway.post("/api/policies/feedback/router", {"prompt": "q", "response": "r", "score": n / 4})
+        answer = gateway.post("/api/policies/train_policy/router", {"dryRun": True})
+    assert answer.status_code == 400
+    assert answer.json() == {"detail": "Insufficient feedback: 5 samples (minimum 10 required)"}
+
+
+def test_a_dry_run_of_training_counts_rated_events_once_and_only_this_policys(tmp_path: Path) -> None:
+    """Scores 1, 1, 0.25, 0.75 and six of 0.5: mean 6/10 = 0.6; squares 2 x .16 + .1225 + .0225 + 6 x .01 = .525,
+    so the standard deviation is sqrt(.0525) = 0.229129. 8 of 10 rows train, in batches of 16: 1 step an epoch."""
+    events = [
+        {"type": "thumbs_up"},
+        {"type": "score", "score": 1},
+        {"type": "correction", "correction": "c", "rating": 2},
+        {"type": "rating", "rating": 4},
+        *[{"type": "score", "score": 0.5}] * 6,
+        {"type": "comment", "comment": "not rated"},
+        {"type": "preference", "chosen": "a", "rejected": "b"},
+        {"type": "metric", "name": "m", "value": 9},
+    ]
+    keyed = [event | {"policy": "router", "idempotencyKey": f"k{n}"} for n, event in enumerate(events)]
+    for _ in range(2):  # a second process: its log holds every event twice
+        with running(tmp_path) as gateway:
+            gateway.post("/v1/feedback", {"events": keyed})
+            gateway.post("/v1/feedback", {"type": "thumbs_down", "policy": "bare", "idempotencyKey": "other"})
+            answer = gateway.post("/api/policies/train_policy/router", {"dryRun": True, "learningRate": 1e-5}).json()
+    time = answer.pop("estimatedTimeMinutes")
+    assert answer == {
+        "status": "dry_run",
+        "feedbackCount": 10,
+        "estimatedSteps": 2,
+        "scoreMean": 0.6,
+        "scoreStd": 0.229129,
+        "modelConfig": {"base_model": "store://models/encoder", "use_lora": True, "learning_rate": 1e-5},
+    }
+    assert time >= 1
+
+
+def test_the_number_of_steps_may_be_capped(tmp_path: Path) -> None:
+    events = [{"type": "thumbs_up", "policy": "router"}] * 200  # 160 train, 10 steps an epoch, 2 epochs
+    with running(tmp_path) as gateway:
+        gateway.post("/v1/feedback", {"events": events})
+        steps = [
+            gateway.post("/api/policies/train_policy/router", {"dryRun": True, **cap}).json()["estimatedSteps"]
+            for cap in ({}, {"maxSteps": 7}, {"maxSteps": 70})
+        ]
+    assert TEMPLATE.stages.supervised.epochs == 2
+    assert steps == [20, 7, 20]
+
+
+@pytest.mark.parametrize(
+    ("policy", "body", "want"),
+    [
+        ("router", {"dryRun": False}, 422),
+        ("router", {}, 422),
+        ("router", {"dryRun": True, "maxSteps": 0}, 422),
+        ("router", {"dryRun": True, "learningRate": 10}, 422),
+        ("bare", {"dryRun": True}, 422),
+        ("nope", {"dryRun": True}, 404),
+    ],
+    ids=str,
+)
+def test_training_is_refused_for(tmp_path: Path, policy: str, body: dict[str, object], want: int) -> None:
+    with running(tmp_path) as gateway:
+        assert gateway.post(f"/api/policies/train_policy/{policy}", body).status_code == want
+
+
+def test_a_damaged_log_is_said_and_not_counted_around(tmp_path: Path) -> None:
+    with running(tmp_path) as gateway:
+        gateway.post("/v1/feedback", {"type": "thumbs_up", "policy": "router"})
+        [info] = gateway.store.list("ns/log")
+        gateway.store.write(info.key, b"rot")
+        answer = gateway.post("/api/policies/train_policy/router", {"dryRun": True})
+    assert answer.status_code == 503
+    assert info.key in answer.json()["detail"]
+
+
+def test_welford_agrees_with_the_definition() -> None:
+    """Scores 0, 0.5, 1: mean 0.5, variance (0.25 + 0 + 0.25) / 3 = 1/6."""
+    scores = Scores()
+    assert scores.std == 0
+    for score in (0.0, 0.5, 1.0):
+        scores.add(score)
+    assert (scores.count, scores.mean) == (3, 0.5)
+    assert scores.std**2 == pytest.approx(1 / 6, abs=1e-12)
+
+
+def test_metrics_count_routes_events_and_refusals(tmp_path: Path) -> None:
+    with running(tmp_path) as gateway:
+        event = {"type": "thumbs_up", "policy": "router", "idempotencyKey": "k"}
+        for body in (event, event, event | {"type": "rating"}, event | {"policy": "nope", "idempotencyKey": "j"}):
+            gateway.post("/v1/feedback", body)
+        gateway.post("/v1/feedback", event, token="reader")
+        gateway.get("/no/such/route")
+        text = gateway.get("/metrics", token=None).text
+    samples = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert samples["ratchet_gateway_requests_total", "/v1/feedback", "200"] == 2
+    assert samples["ratchet_gateway_requests_total", "/v1/feedback", "422"] == 1
+    assert samples["ratchet_gateway_requests_total", "404", "none"] == 1
+    assert samples["ratchet_gateway_events_total", "router", "thumbs_up"] == 1
+    assert samples["ratchet_gateway_duplicates_total",] == 1
+    assert [samples["ratchet_gateway_refused_total", why] for why in ("malformed", "policy", "role")] == [1, 1, 1]
+    assert samples["ratchet_gateway_segments_total",] == 1
+    assert samples["ratchet_gateway_commit_seconds_count",] == 1
+    assert "nope" not in text, "a label never takes what a caller makes up"

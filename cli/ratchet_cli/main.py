@@ -79,13 +79,11 @@ def app() -> None:
 def run_command(arguments: list[str]) -> int:
     """Run one command line; return its exit code. Every failure is one readable message on standard error."""
     try:
-        commands(args=arguments, standalone_mode=False)
-        return 0
+        code = commands(args=arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0  # what a verb's typer.Exit says is returned, not raised
     except typer.TyperException as error:
         if message := error.format_message():  # empty when no verb was given: help is on the screen already
             complain(f"{message.rstrip('.')}; see `ratchet --help`")
-        return error.exit_code
-    except typer.Exit as error:
         return error.exit_code
     except Interrupted as error:
         say(str(error), style="idle")

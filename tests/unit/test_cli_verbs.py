@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,6 +172,13 @@ def test_ratchet_home_makes_verbs_local(ratchet: Command, tmp_path: Path, monkey
     code, printed = ratchet("get", "policy")
     assert (code, printed.split()[:1]) == (0, ["NAME"])
     assert ratchet("get", "policy", "--cluster")[0] == 1
+
+
+def test_watching_a_run_that_failed_ends_with_1(ratchet: Command, tmp_path: Path) -> None:
+    (tmp_path / ".ratchet" / "objects" / "rltrainingruns" / "default").mkdir(parents=True)
+    body = {"kind": "RLTrainingRun", "metadata": {"name": "r", "namespace": "default"}, "status": {"state": "Failed"}}
+    (tmp_path / ".ratchet" / "objects" / "rltrainingruns" / "default" / "r.json").write_text(json.dumps(body))
+    assert ratchet("watch", "r", "--local") == (1, "r: Failed\n")
 
 
 def test_a_local_object_can_be_deleted(ratchet: Command, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ratchet_api.conditions import Reason
 from ratchet_api.kinds import KINDS
 from ratchet_operator.cluster.local import LocalCluster
 from ratchet_operator.cluster.protocol import KubeObject, Resource
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 RESYNC = timedelta(seconds=30)
+NEEDS_SOMEBODY = frozenset({Reason.DATASET_FAILED, Reason.DATASET_NOT_FOUND, Reason.POLICY_NOT_FOUND})
+"""Why a run waits for something that only a changed manifest brings; in a cluster somebody may bring it at any time."""
 _KIND_OF = {kind.plural: kind.kind for kind in KINDS.values()}
 
 
@@ -93,6 +96,7 @@ class Driver:
         self._cluster.start()
         resync = asyncio.get_running_loop().time() + RESYNC.total_seconds()
         try:
+            await asyncio.sleep(0.01)  # a rest that an earlier command left is looked at once more
             while not stop.is_set():
                 self._read_inbox()
                 if self._at_rest():
@@ -123,7 +127,9 @@ class Driver:
     def _at_rest(self) -> bool:
         if self._queue.waiting or self._queue.in_work or self._cluster.runner.live:
             return False
-        return all(at_rest(each) for each in self.wanted_objects())
+        wanted = self.wanted_objects()
+        held = {_place(each) for each in wanted if each["kind"] == "FeedbackDataset" and "Suspended" in _true(each)}
+        return all(at_rest(each) or _waits_for(each) in held for each in wanted)
 
     def _changed(self, resource: Resource, obj: KubeObject, gone: bool) -> None:
         keys = keys_to_wake(resource, obj)
@@ -175,10 +181,28 @@ def at_rest(body: KubeObject) -> bool:
     status = body.get("status", {})
     if status.get("observedGeneration") != body["metadata"].get("generation"):
         return False
-    true = {c["type"] for c in status.get("conditions", []) if c["status"] == "True"}
+    true = _true(body)
     if body["kind"] == "RLTrainingRun":
-        return bool(true & {"Complete", "Failed", "Suspended", "Stalled"}) or status.get("state") == "DryRun"
-    return body["kind"] == "RLPolicy" or bool(true & {"Ready", "Stalled", "Suspended"})
+        return bool(true.keys() & {"Complete", "Failed", "Suspended", "Stalled"}) or (
+            true.get("Reconciling") in NEEDS_SOMEBODY
+        )
+    return body["kind"] == "RLPolicy" or bool(true.keys() & {"Ready", "Stalled", "Suspended"})
+
+
+def _true(body: KubeObject) -> dict[str, str]:
+    """The object's conditions that are True, with their reasons."""
+    return {c["type"]: c["reason"] for c in body.get("status", {}).get("conditions", []) if c["status"] == "True"}
+
+
+def _place(body: KubeObject) -> tuple[str, str]:
+    return body["metadata"]["namespace"], body["metadata"]["name"]
+
+
+def _waits_for(body: KubeObject) -> tuple[str, str] | None:
+    """The dataset that a run waits for."""
+    if body["kind"] != "RLTrainingRun" or _true(body).get("Reconciling") != Reason.WAITING_FOR_DATASET:
+        return None
+    return body["metadata"]["namespace"], body["spec"]["datasetRef"]["name"]
 
 
 def apply_edit(cluster: LocalCluster, edit: dict[str, Any]) -> None:

@@ -12,6 +12,9 @@ from datetime import timedelta
 from fnmatch import fnmatchcase
 
 from ratchet_api import __version__
+from ratchet_api.names import short_hash
+
+_CODE_VERSION_LIMIT = 128
 
 
 class SettingsError(ValueError):
@@ -81,7 +84,10 @@ class Settings:
 
     def code_version(self, image: str) -> str:
         """Version of the stage code in an image: ours for our own image, the image's name for any other."""
-        return __version__ if image == self.stage_image else image[:128]
+        if image == self.stage_image:
+            return __version__
+        # cut, two images could have one version, and the cache would take one's results for the other's
+        return image if len(image) <= _CODE_VERSION_LIMIT else f"{image[:95]}~{short_hash(image, 32)}"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:

@@ -6,6 +6,8 @@ heals by itself as soon as the cause is gone.
 
 from __future__ import annotations
 
+import re
+
 from ratchet_api.conditions import Reason
 from ratchet_operator.plan.say import with_remedy
 from ratchet_operator.plan.world import PodSight, StageSight
@@ -14,10 +16,14 @@ _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrI
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"})
 
 
+# what the quota admission says; the word alone may be part of anybody's name
+_QUOTA = re.compile(r"\b(exceeded|failed|insufficient) quota\b|\bstatus unknown for quota\b")
+
+
 def refusal_reason(message: str) -> Reason:
     """Tell from the server's text why it refused to create an object."""
     text = message.lower()
-    if "exceeded quota" in text or "quota" in text:
+    if _QUOTA.search(text):
         return Reason.QUOTA_EXCEEDED
     if "cannot create resource" in text or "cannot get resource" in text or "cannot delete resource" in text:
         return Reason.FORBIDDEN

@@ -6,7 +6,7 @@ once per pass by `reconcile`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,6 +41,7 @@ PolicyPlan = Plan[RLPolicyStatus]
 VERSIONS_LIMIT = 20
 LEDGER_LIMIT = 20
 _METRICS_LIMIT = 16
+_METRIC_KEY_LIMIT = 64
 _REFUSED_SECONDS = 120.0
 _BACKLOG_SECONDS = 30.0
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -152,9 +153,19 @@ def _version(run: PublishableRun, number: int, now: datetime) -> PolicyVersion:
         uri=run.uri,
         digest=run.digest,
         dataset_digest=run.dataset_digest,
-        metrics=dict(list(run.metrics.items())[:_METRICS_LIMIT]),
+        metrics=_kept(run.metrics),
         published=now,
     )
+
+
+def _kept(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The numbers that a version's row holds: those of the whole before those of a class.
+
+    The server returns them sorted by name, not in the order in which the stage said them. What the row cannot hold
+    stands in the run's status and in evaluation.json.
+    """
+    fitting = sorted((name for name in metrics if len(name) <= _METRIC_KEY_LIMIT), key=lambda name: "/" in name)
+    return {name: metrics[name] for name in fitting[:_METRICS_LIMIT]}
 
 
 def _promote(world: PolicyWorld) -> PolicyPlan | None:

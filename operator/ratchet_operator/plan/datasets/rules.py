@@ -122,7 +122,7 @@ def stay_failed(world: DatasetWorld) -> DatasetPlan | None:
         return None
     found = find_condition(status.conditions, ConditionType.STALLED)
     if found is not None and found.status == "True" and found.reason not in _REFUSALS:
-        said: tuple[Said, ...] = (not_ready(Reason(found.reason), found.message),)
+        said: tuple[Said, ...] = (not_ready(_known_reason(found.reason), found.message),)
     else:
         ended = status.attempt.last_exit if status.attempt else None
         reason = _known_reason(ended.reason if ended else "")

@@ -1,0 +1,95 @@
+"""What people, servers and newer operators may say without stopping a pass: long names, odd words, unknown reasons."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from ratchet_api.conditions import Condition
+from ratchet_api.feedback_dataset import FeedbackDatasetSpec, FeedbackDatasetStatus
+from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
+from ratchet_operator.plan.datasets import plan_dataset
+from ratchet_operator.plan.datasets.state import failure_digest, target_of
+from ratchet_operator.plan.pending import refusal_reason
+from ratchet_operator.plan.policies import plan_policy
+from ratchet_operator.plan.world import DatasetWorld, Meta, PolicyWorld, PublishableRun
+from ratchet_operator.settings import Settings
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+WHOLE = ("accuracy", "brier", "coverage", "ece", "loss", "macro_f1", "n_test", "selective_accuracy", "temperature")
+
+
+def registered_metrics(metrics: dict[str, float]) -> dict[str, float]:
+    run = PublishableRun(
+        name="r", uid="u", waiting=True, numbered=False, uri="s3://b/a", digest="a" * 64, dataset_digest="b" * 64,
+        metrics=dict(sorted(metrics.items())),
+    )  # fmt: skip
+    plan = plan_policy(
+        PolicyWorld(
+            now=NOW,
+            settings=Settings(),
+            meta=Meta("RLPolicy", "rlpolicies", "ns", "p", "p-uid", 1),
+            spec=RLPolicySpec(type="classifier"),
+            spec_error="",
+            status=RLPolicyStatus(),
+            runs=(run,),
+        )
+    )
+    assert plan.status is not None
+    return dict(plan.status.versions[0].metrics)
+
+
+def test_a_version_is_registered_whatever_the_gated_class_is_called() -> None:
+    assert registered_metrics({"accuracy": 0.9, f"f1/{'x' * 128}": 0.5}) == {"accuracy": 0.9}
+
+
+def test_a_version_keeps_the_numbers_of_the_whole_however_many_classes_are_gated() -> None:
+    kept = registered_metrics(dict.fromkeys(WHOLE, 0.5) | {f"f1/class {n:02d}": 0.5 for n in range(30)})
+    assert set(WHOLE) <= set(kept)
+    assert len(kept) == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ('pods "quota-forecast-1" is forbidden: violates PodSecurity "restricted:latest"', "AdmissionDenied"),
+        ('jobs.batch "x" is forbidden: no new jobs in namespace "quota"', "AdmissionDenied"),
+        ('pods "x" is forbidden: insufficient quota to match these scopes: [{PriorityClass}]', "QuotaExceeded"),
+        ('pods "x" is forbidden: status unknown for quota: q, resources: limits.cpu', "QuotaExceeded"),
+    ],
+)
+def test_a_name_with_quota_in_it_is_no_refusal_by_a_quota(text: str, want: str) -> None:
+    assert refusal_reason(text) == want
+
+
+def test_images_that_differ_only_in_their_digest_have_different_code_versions() -> None:
+    stem = f"registry.example.com/{'team/' * 30}trainer@sha256:"
+    versions = {Settings().code_version(f"{stem}{digit * 64}") for digit in "ab"}
+    assert len(versions) == 2
+    assert all(len(version) <= 128 for version in versions)
+    assert Settings().code_version("own:1") == "own:1"
+
+
+def test_a_reason_that_only_a_newer_operator_knows_stops_no_pass() -> None:
+    spec = FeedbackDatasetSpec.model_validate(
+        {"type": "classification", "source": {"inline": [{"text": "a", "label": "b"}]}}
+    )
+    words = {"reason": "FromTheFuture", "message": "seen then", "lastTransitionTime": NOW, "observedGeneration": 1}
+    world = DatasetWorld(
+        now=NOW,
+        settings=Settings(),
+        meta=Meta("FeedbackDataset", "feedbackdatasets", "ns", "d", "d-uid", 1),
+        spec=spec,
+        spec_error="",
+        status=FeedbackDatasetStatus(),
+    )
+    status = FeedbackDatasetStatus(
+        conditions=(Condition.model_validate({"type": "Stalled", "status": "True", **words}),),
+        target=target_of(spec, ""),
+        failed_target=failure_digest(world),
+    )
+    plan = plan_dataset(replace(world, status=status))
+    assert plan.status is not None
+    assert {c.type: c.message for c in plan.status.conditions}["Ready"] == "seen then"

@@ -19,11 +19,25 @@ RewardType = Literal[
     "accuracy", "f1", "calibration", "confidencePenalty", "expression", "costMatrix", "latency", "entryPoint"
 ]
 
-REWARD_FIELDS: dict[str, str] = {"expression": "expression", "costs": "costMatrix", "entryPoint": "entryPoint"}
+REWARD_FIELDS: dict[str, str] = {
+    "expression": "expression",
+    "costs": "costMatrix",
+    "targetMs": "latency",
+    "entryPoint": "entryPoint",
+}
 """Field that belongs to one type of reward, and that type: needed there, refused elsewhere."""
 
-DQN_FIELDS = ("explorationEpsilon", "targetUpdateInterval")
-"""Fields that only algorithm dqn has a use for."""
+VERDICT_COEF = 3.0
+"""verdictCoef where it is omitted and acts; measured in bench/classifier_rl."""
+
+ALGORITHM_FIELDS: dict[str, str] = {
+    "explorationEpsilon": "dqn",
+    "targetUpdateInterval": "dqn",
+    "clipRangeValue": "ppo",
+    "targetKl": "ppo",
+    "verdictCoef": "ppo",
+}
+"""Field that only one algorithm has a use for, and that algorithm."""
 
 WEIGHT_LIMIT = 1000.0
 
@@ -145,8 +159,8 @@ class Reward(ApiModel):
         Field(
             default=None,
             min_length=1,
-            max_length=512,
-            description="expression: for type expression; arithmetic over correct, confidence, label_prob, entropy, latency_ms.",
+            max_length=500,
+            description="expression: for type expression; arithmetic over correct, confidence, label_prob, entropy, max_prob, latency_ms, classes and step.",
         ),
     ]
     costs: Annotated[
@@ -157,6 +171,24 @@ class Reward(ApiModel):
             min_length=1,
             max_length=256,
             description="costs: for type costMatrix; pairs that differ from 1 for right and 0 for wrong.",
+        ),
+    ]
+    penalty: Annotated[
+        float,
+        Field(
+            default=0.5,
+            ge=0,
+            le=1000,
+            description="penalty: for type confidencePenalty; what a mistake made with probability 1 costs.",
+        ),
+    ]
+    target_ms: Annotated[
+        float | None,
+        Field(
+            default=None,
+            gt=0,
+            le=1e6,
+            description="targetMs: for type latency; measured milliseconds per query up to which nothing is lost; -1 at twice as many.",
         ),
     ]
     entry_point: Annotated[
@@ -172,7 +204,12 @@ class Reward(ApiModel):
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> Self:
-        given = {"expression": self.expression, "costs": self.costs, "entryPoint": self.entry_point}
+        given = {
+            "expression": self.expression,
+            "costs": self.costs,
+            "targetMs": self.target_ms,
+            "entryPoint": self.entry_point,
+        }
         for field, kind in REWARD_FIELDS.items():
             if self.type == kind and given[field] is None:
                 raise ValueError(f"type {kind} needs {field}; add it")
@@ -207,8 +244,8 @@ class Epsilon(ApiModel):
         return self
 
 
-class RlStage(ApiModel):
-    """Hyper-parameters of the rl stage. A step is one rollout and the update on it."""
+class RlSettings(ApiModel):
+    """What decides how a classifier learns from rewards, in a stage or in a notebook."""
 
     algorithm: Annotated[
         AlgorithmName,
@@ -236,27 +273,23 @@ class RlStage(ApiModel):
         int, Field(default=4, ge=1, le=100, description="updateEpochs: passes over the buffer per update.")
     ]
     learning_rate: Annotated[
-        float, Field(default=1e-5, gt=0, le=1, description="learningRate: of the adapters, at the start.")
+        float | None,
+        Field(
+            default=None,
+            gt=0,
+            le=1,
+            description="learningRate: of the adapters, at the start; 1e-5 to 1e-4 are usual. If omitted, the adapters keep what they know and the heads alone learn: then each query passes the encoder once, however often it is learned from.",
+        ),
     ]
     head_learning_rate: Annotated[
-        float | None,
-        Field(default=None, gt=0, le=1, description="headLearningRate: of the class head. If omitted, learningRate."),
+        float, Field(default=1e-3, gt=0, le=1, description="headLearningRate: of the class head, at the start.")
     ]
     value_learning_rate: Annotated[
-        float | None,
-        Field(default=None, gt=0, le=1, description="valueLearningRate: of the value head. If omitted, learningRate."),
+        float, Field(default=1e-3, gt=0, le=1, description="valueLearningRate: of the value head, at the start.")
     ]
     lr_schedule: Annotated[
         Literal["linear", "constant"],
         Field(default="linear", description="lrSchedule: linear falls to 0 over the stage; constant stays."),
-    ]
-    gamma: Annotated[
-        float,
-        Field(default=0.99, ge=0, le=1, description="gamma: discount per turn; acts with episodes conversation."),
-    ]
-    lam: Annotated[
-        float,
-        Field(default=0.95, ge=0, le=1, description="lam: lambda of GAE (arXiv:1506.02438); acts as gamma does."),
     ]
     clip_range: Annotated[
         float, Field(default=0.2, gt=0, le=10, description="clipRange: PPO's bound on the probability ratio.")
@@ -270,6 +303,24 @@ class RlStage(ApiModel):
     vf_coef: Annotated[float, Field(default=0.5, ge=0, le=100, description="vfCoef: weight of the value loss.")]
     entropy_coef: Annotated[
         float, Field(default=0.01, ge=0, le=100, description="entropyCoef: weight of the entropy bonus.")
+    ]
+    verdict_coef: Annotated[
+        float | None,
+        Field(
+            default=None,
+            ge=0,
+            le=1000,
+            description="verdictCoef: for ppo; weight of the cross-entropy between an answer's probability and its reward, which then lies in 0..1. If omitted, 3 where accuracy is the only reward and each query an episode, else 0.",
+        ),
+    ]
+    verdict_noise: Annotated[
+        float,
+        Field(
+            default=0.0,
+            ge=0,
+            lt=0.5,
+            description="verdictNoise: share of wrong verdicts to reckon with in verdictCoef's cross-entropy.",
+        ),
     ]
     kl_coef: Annotated[
         float,
@@ -315,12 +366,79 @@ class RlStage(ApiModel):
             description="targetUpdateInterval: for dqn; optimizer steps between copies into the target network. If omitted, 500.",
         ),
     ]
+    max_kl: Annotated[
+        float,
+        Field(
+            default=2.0,
+            gt=0,
+            le=1000,
+            description="maxKl: the stage fails once an update's approximate divergence from the policies that acted exceeds this.",
+        ),
+    ]
+    min_entropy_ratio: Annotated[
+        float,
+        Field(
+            default=0.001,
+            ge=0,
+            lt=1,
+            description="minEntropyRatio: the stage fails once three updates in a row have an entropy below this share of the first one's.",
+        ),
+    ]
+    rewards: Annotated[
+        tuple[Reward, ...],
+        Field(
+            default=(Reward(type="accuracy"),),
+            strict=False,
+            min_length=1,
+            max_length=16,
+            description="rewards: components of the reward, summed by weight. If omitted, accuracy alone.",
+        ),
+    ]
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.minibatch_size > self.rollout_size:
+            raise ValueError(
+                f"minibatchSize {self.minibatch_size} must not be above rolloutSize {self.rollout_size}; lower it"
+            )
+        if self.buffer_capacity is not None and self.buffer_capacity < self.rollout_size:
+            raise ValueError(
+                f"bufferCapacity {self.buffer_capacity} must not be below rolloutSize {self.rollout_size}; raise it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fields_act(self) -> Self:
+        given = {field.alias: getattr(self, name) for name, field in RlSettings.model_fields.items()}
+        for name, algorithm in ALGORITHM_FIELDS.items():
+            if given[name] is not None and self.algorithm != algorithm:
+                raise ValueError(f"{name} is only for algorithm {algorithm}; remove it or set algorithm: {algorithm}")
+        return self
+
+    @property
+    def is_right_or_wrong(self) -> bool:
+        """True = the reward is the accuracy as it is, so it says whether an answer was right."""
+        reward = self.rewards[0]
+        return len(self.rewards) == 1 and reward == Reward(type="accuracy") and self.kl_coef == 0
+
+
+class RlStage(RlSettings):
+    """Settings of the rl stage. A step is one rollout and the update on it."""
+
     episodes: Annotated[
         Literal["query", "group"],
         Field(
             default="query",
             description="episodes: query = each answer is an episode of its own; group = the rows of one group (spec.columns.group of the dataset) are the turns of one.",
         ),
+    ]
+    gamma: Annotated[
+        float,
+        Field(default=0.99, ge=0, le=1, description="gamma: discount per turn; acts with episodes: group."),
+    ]
+    lam: Annotated[
+        float,
+        Field(default=0.95, ge=0, le=1, description="lam: lambda of GAE (arXiv:1506.02438); acts as gamma does."),
     ]
     traffic: Annotated[
         Literal["reshuffled", "fresh"],
@@ -338,53 +456,6 @@ class RlStage(ApiModel):
             description="checkpointEverySteps: rollouts between checkpoints; a preemption loses at most this many.",
         ),
     ]
-    max_kl: Annotated[
-        float | None,
-        Field(
-            default=None,
-            gt=0,
-            le=1000,
-            description="maxKl: the stage fails once the divergence of one update exceeds this. If omitted, never.",
-        ),
-    ]
-    min_entropy: Annotated[
-        float | None,
-        Field(
-            default=None,
-            gt=0,
-            le=100,
-            description="minEntropy: the stage fails once the mean entropy of the answers, in nats, falls below this. If omitted, never.",
-        ),
-    ]
-    rewards: Annotated[
-        tuple[Reward, ...],
-        Field(
-            default=(Reward(type="accuracy"),),
-            strict=False,
-            min_length=1,
-            max_length=16,
-            description="rewards: components of the reward, summed by weight. If omitted, accuracy alone.",
-        ),
-    ]
     resources: Annotated[
         Resources, Field(default=Resources(cpu=2, memory_gi=6), description="resources: of the stage's pod.")
     ]
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> Self:
-        if self.minibatch_size > self.rollout_size:
-            raise ValueError(
-                f"minibatchSize {self.minibatch_size} must not be above rolloutSize {self.rollout_size}; lower it"
-            )
-        if self.buffer_capacity is not None and self.buffer_capacity < self.rollout_size:
-            raise ValueError(
-                f"bufferCapacity {self.buffer_capacity} must not be below rolloutSize {self.rollout_size}; raise it"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _fields_act(self) -> Self:
-        for field, value in zip(DQN_FIELDS, (self.exploration_epsilon, self.target_update_interval), strict=True):
-            if value is not None and self.algorithm != "dqn":
-                raise ValueError(f"{field} is only for algorithm dqn; remove it or set algorithm: dqn")
-        return self

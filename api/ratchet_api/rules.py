@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, Filters, Source, Split
 from ratchet_api.placement import Toleration
-from ratchet_api.rl import DQN_FIELDS, REWARD_FIELDS, Clip, Epsilon, Reward, RlStage, StartFrom
+from ratchet_api.rl import ALGORITHM_FIELDS, REWARD_FIELDS, Clip, Epsilon, Reward, RlStage, StartFrom
 from ratchet_api.training_run import GATED_LABEL_BYTES, Evaluation, Gate, RLTrainingRunSpec
 
 MUTABLE_ONCE_STARTED = ("suspend", "ttlSecondsAfterFinished")
@@ -160,11 +160,11 @@ RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
         ),
         *(
             Rule(
-                f"!has(self.{field}) || self.algorithm == 'dqn'",
-                f"{field} is only for algorithm dqn; remove it or set algorithm: dqn",
+                f"!has(self.{field}) || self.algorithm == '{algorithm}'",
+                f"{field} is only for algorithm {algorithm}; remove it or set algorithm: {algorithm}",
                 field_path=f".{field}",
             )
-            for field in DQN_FIELDS
+            for field, algorithm in ALGORITHM_FIELDS.items()
         ),
     ),
 }

@@ -17,7 +17,7 @@ from ratchet_api.attempts import Artifact
 from ratchet_api.base import StatusModel, digest_of
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import Columns, Filters, SnapshotSummary, Source, Split
-from ratchet_api.rl import PolicyArtifact, RlStage
+from ratchet_api.rl import RlStage
 from ratchet_api.training_run import BaseModelRef, EvaluateStage, Evaluation, Gate, Lora, SupervisedStage
 
 CONTRACT_VERSION: Final = "ratchet.dev/stage-v1"
@@ -207,7 +207,7 @@ class RlConfig(StatusModel):
     """Its train split is the traffic, unless `traffic` names another; labels serve the simulated feedback only."""
     traffic: DatasetRef | None = None
     start: StageRef | None = None
-    start_artifact: PolicyArtifact | None = None
+    start_artifact: Artifact | None = None
     hyper: RlStage
     seed: int
 

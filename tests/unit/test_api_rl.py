@@ -41,6 +41,8 @@ REFUSED = [
     (RlStage, {"bufferCapacity": 255}, "bufferCapacity 255 must not be below rolloutSize 256", "a small buffer"),
     (RlStage, {"explorationEpsilon": {}}, "explorationEpsilon is only for algorithm dqn", "epsilon for ppo"),
     (RlStage, {"targetUpdateInterval": 5}, "targetUpdateInterval is only for algorithm dqn", "target network for ppo"),
+    (RlStage, {"algorithm": "a2c", "targetKl": 0.1}, "targetKl is only for algorithm ppo", "early stop for a2c"),
+    (RlStage, {"algorithm": "dqn", "verdictCoef": 1}, "verdictCoef is only for algorithm ppo", "verdicts for dqn"),
     (RlStage, {"algorithm": "dqn", "explorationEpsilon": {"start": 0.1, "end": 0.2}}, "end 0.2 must", "epsilon rises"),
     (RlStage, {"rewards": []}, "rewards", "no reward"),
     (RlStage, {"rewards": [{"type": "accuracy"}] * 17}, "rewards", "seventeen rewards"),
@@ -48,6 +50,7 @@ REFUSED = [
     (Reward, {"type": "expression"}, "type expression needs expression", "expression without one"),
     (Reward, {"type": "accuracy", "expression": "1"}, "expression is only for type expression", "expression elsewhere"),
     (Reward, {"type": "entryPoint", "entryPoint": "os.system"}, "entryPoint", "entry point without a function"),
+    (Reward, {"type": "latency"}, "type latency needs targetMs", "latency without a target"),
     (Reward, {"type": "costMatrix"}, "type costMatrix needs costs", "cost matrix without costs"),
     (Reward, {"type": "f1", "scale": 0}, "scale must not be 0", "a reward that says nothing"),
     (Reward, {"type": "f1", "clip": {"minimum": 1, "maximum": 1}}, "minimum 1.0 must be below", "an empty clip"),
@@ -90,18 +93,19 @@ def test_every_validator_has_its_rule_for_the_server() -> None:
     """R31: what a model's validators refuse, CEL refuses."""
     judged = {model for model, _, want, _ in REFUSED if "must" in want or "only for" in want or "exactly" in want}
     assert judged <= set(rules.RL_RULES)
-    # one rule per way to be wrong: three members of the union, no scale of 0, one weight, an ordered curriculum
-    assert len(rules.RL_RULES[Reward]) == 6
-    assert len(rules.RL_RULES[RlStage]) == 4
+    # one rule per way to be wrong: four members of the union, no scale of 0, one weight, an ordered curriculum
+    assert len(rules.RL_RULES[Reward]) == 7
+    assert len(rules.RL_RULES[RlStage]) == 7
 
 
 CONFIG = {"dataset": {"digest": DIGEST, "prefix": "ns/snapshots/0"}, "hyper": {}, "seed": 0}
+COMMITTED = {"uri": "s3://bucket/ns/runs/it/evaluate", "digest": DIGEST}
 START = StageRef(stage=Stage.SUPERVISED, prefix="ns/runs/it/supervised", input_digest=DIGEST).to_wire()
 
 
 def test_a_stage_starts_from_a_commit_or_an_artifact_and_never_both() -> None:
     assert RlConfig.model_validate({**CONFIG, "start": START}).dataset == DatasetRef.model_validate(CONFIG["dataset"])
-    assert RlConfig.model_validate({**CONFIG, "startArtifact": ARTIFACT}).start is None
-    for wrong in ({}, {"start": START, "startArtifact": ARTIFACT}):
+    assert RlConfig.model_validate({**CONFIG, "startArtifact": COMMITTED}).start is None
+    for wrong in ({}, {"start": START, "startArtifact": COMMITTED}):
         with pytest.raises(ValidationError, match="exactly one of start and startArtifact"):
             RlConfig.model_validate({**CONFIG, **wrong})

@@ -277,6 +277,8 @@ class JobRunner:
             "RATCHET_SCRATCH": str(scratch),
             "HOME": str(scratch),
             "PYTHONUNBUFFERED": "1",
+            # each stage is a process of its own: without compiled files every one of them compiles torch for 15 s
+            "PYTHONDONTWRITEBYTECODE": "",
             # nothing limits a process here as a pod's CPU limit would, so a stage takes the whole machine
             "OMP_NUM_THREADS": str(os.cpu_count() or 1),
         }  # fmt: skip

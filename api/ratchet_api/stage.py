@@ -40,7 +40,7 @@ class Stage(StrEnum):
 STAGE_REVISION: Mapping[Stage, int] = {
     Stage.SNAPSHOT: 1,
     Stage.RESOLVE: 1,
-    Stage.SUPERVISED: 1,
+    Stage.SUPERVISED: 2,
     Stage.RL: 1,
     Stage.EVALUATE: 1,
 }

@@ -70,6 +70,15 @@ class Lora(ApiModel):
             description="targetModules: names of the linear layers to adapt. If omitted, every linear layer of the encoder's blocks.",
         ),
     ]
+    last_blocks: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=1,
+            le=1000,
+            description="lastBlocks: adapt only this many of the encoder's blocks, those nearest the output. The blocks below them need no backward pass, which saves its time. If omitted, all blocks.",
+        ),
+    ]
 
 
 class SupervisedStage(ApiModel):

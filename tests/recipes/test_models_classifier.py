@@ -197,6 +197,27 @@ def test_chosen_targets_are_matched_by_whole_name_parts(base: Path) -> None:
     assert len(find_targets(encoder, ["attention.output.dense"])) == 2
 
 
+def test_last_blocks_are_counted_from_the_output_and_those_below_get_no_gradient(base: Path) -> None:
+    encoder = load_encoder(base)
+    assert {name.split(".")[2] for name in find_targets(encoder, None, last_blocks=1)} == {"1"}
+    assert find_targets(encoder, ["query"], last_blocks=1) == ["encoder.layer.1.attention.self.query"]
+    assert find_targets(encoder, None, last_blocks=2) == find_targets(encoder, None)
+
+    classifier = stir(build(base, last_blocks=1))
+    seen: dict[str, bool] = {}
+    for name, module in classifier.named_modules():
+        if name.endswith((".layer.0", ".layer.1")):
+            module.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name[-1]: out.requires_grad}))
+    classifier.train_mode()
+    classifier(*batch(base, texts(3)))
+    assert seen == {"0": False, "1": True}
+
+
+def test_more_last_blocks_than_there_are_is_refused_with_their_number(base: Path) -> None:
+    with pytest.raises(BadConfigError, match=r"lora\.lastBlocks: 3, but the base model has 2 blocks; lower it"):
+        build(base, last_blocks=3)
+
+
 def test_target_that_matches_nothing_is_refused_with_names_that_exist(base: Path) -> None:
     with pytest.raises(BadConfigError, match=r"lora\.targetModules: 'q_proj'.*dense, key, query, value"):
         build(base, target_modules=["query", "q_proj"])

@@ -35,6 +35,7 @@ TEMPLATE: dict[str, Any] = {
     "lora.alpha": 8.0,
     "lora.dropout": 0.1,
     "lora.targetModules": ["query"],
+    "lora.lastBlocks": 4,
     "stages.supervised.epochs": 3.0,
     "stages.supervised.batchSize": 8,
     "stages.supervised.learningRate": 1e-5,

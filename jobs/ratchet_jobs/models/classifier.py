@@ -99,7 +99,7 @@ def build_classifier(base: Path, *, classes: int, lora: Lora, max_tokens: int, s
 
     Raises:
         BadModelError: the folder holds no usable encoder.
-        BadConfigError: maxTokens or targetModules do not fit the encoder.
+        BadConfigError: maxTokens, targetModules or lastBlocks do not fit the encoder.
     """
     encoder = load_encoder(base)
     check_positions(encoder, max_tokens=max_tokens)
@@ -107,7 +107,7 @@ def build_classifier(base: Path, *, classes: int, lora: Lora, max_tokens: int, s
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=find_targets(encoder, lora.target_modules),
+        target_modules=find_targets(encoder, lora.target_modules, last_blocks=lora.last_blocks),
     )
     return _assemble(encoder, config, classes=classes, seed=seed)
 
@@ -255,30 +255,53 @@ def check_vocabulary(encoder: nn.Module, tokenizer: Tokenizer) -> None:
         )
 
 
-def find_targets(encoder: nn.Module, wanted: Sequence[str] | None) -> list[str]:
+def find_targets(encoder: nn.Module, wanted: Sequence[str] | None, *, last_blocks: int | None = None) -> list[str]:
     """Full names of the linear layers to adapt.
 
     Args:
         encoder: the bare encoder.
         wanted: last parts of names (`query`) or longer endings (`attention.self.query`); None = every linear layer
             inside the encoder's stacked blocks.
+        last_blocks: take only the layers of this many blocks, counted from the output; None = of all.
 
     Raises:
-        BadConfigError: a wanted name matches no linear layer.
-        BadModelError: nothing is wanted by name and the encoder has no stacked blocks.
+        BadConfigError: a wanted name matches no linear layer there, or the encoder has fewer blocks.
+        BadModelError: the encoder has no stacked blocks, but they are asked for.
     """
     linear = [name for name, module in encoder.named_modules() if isinstance(module, nn.Linear)]
-    stacks = [name for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)]
-    if wanted is None:
-        inside = [name for name in linear if any(name.startswith(f"{stack}.") for stack in stacks)]
-        if not inside:
-            raise BadModelError("baseModel: the encoder has no blocks of linear layers; set lora.targetModules")
-        return inside
-    for ending in wanted:
+    if wanted is None or last_blocks is not None:
+        linear = _inside_blocks(encoder, linear, last_blocks)
+    for ending in wanted or ():
         if not any(name == ending or name.endswith(f".{ending}") for name in linear):
             exist = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear})[:12])
             raise BadConfigError(f"lora.targetModules: {ending!r} is no linear layer of the base; there are: {exist}")
-    return [name for name in linear if any(name == ending or name.endswith(f".{ending}") for ending in wanted)]
+    return [
+        name
+        for name in linear
+        if wanted is None or any(name == ending or name.endswith(f".{ending}") for ending in wanted)
+    ]
+
+
+def _inside_blocks(encoder: nn.Module, names: Sequence[str], last_blocks: int | None) -> list[str]:
+    """Keep the layers inside the encoder's stacked blocks; with `last_blocks`, inside that many of the last ones."""
+    stacks = {name: module for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)}
+    kept = []
+    for name in names:
+        # the outermost list: a block may hold lists of its own
+        stack = next((stack for stack in stacks if name.startswith(f"{stack}.")), None)
+        if stack is None:
+            continue
+        blocks = len(stacks[stack])
+        if last_blocks is not None and last_blocks > blocks:
+            raise BadConfigError(f"lora.lastBlocks: {last_blocks}, but the base model has {blocks} blocks; lower it")
+        place = int(name[len(stack) + 1 :].split(".", 1)[0])
+        if last_blocks is None or place >= blocks - last_blocks:
+            kept.append(name)
+    if not kept:
+        raise BadModelError(
+            "baseModel: the encoder has no blocks of linear layers; set lora.targetModules and no lora.lastBlocks"
+        )
+    return kept
 
 
 def _assemble(encoder: transformers.PreTrainedModel, config: LoraConfig, *, classes: int, seed: int) -> Classifier:

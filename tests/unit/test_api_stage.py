@@ -128,8 +128,9 @@ def test_the_input_digest_changes_with_the_recipes_revision(monkeypatch: pytest.
 
 
 def test_the_input_digest_is_the_same_in_every_process() -> None:
+    revision = STAGE_REVISION[Stage.SUPERVISED]
     assert input_digest(Stage.SUPERVISED, {"a": 1}, parents={"d": "1"}, code_version="v") == digest_of(
-        {"code": "v", "config": {"a": 1}, "parents": {"d": "1"}, "revision": 1, "stage": "supervised"}
+        {"code": "v", "config": {"a": 1}, "parents": {"d": "1"}, "revision": revision, "stage": "supervised"}
     )
 
 

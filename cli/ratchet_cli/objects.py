@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
 from rich.live import Live
 from rich.markup import escape
 
-from ratchet_api.kinds import KINDS, RL_POLICY, RL_TRAINING_RUN, Kind
+from ratchet_api.kinds import FEEDBACK_DATASET, KINDS, RL_POLICY, RL_TRAINING_RUN, Kind
 from ratchet_api.names import ANNOTATION_PROMOTE
 from ratchet_api.policy import RLPolicyStatus
+from ratchet_api.stage import Stage
 from ratchet_cli.backend import Backend, Body, find_kind, must_get
 from ratchet_cli.errors import CliError, NotFound, UsageProblem
 from ratchet_cli.manifests import load
@@ -26,9 +27,7 @@ OptionalKind = Annotated[
     str | None, typer.Argument(help="dataset, run or policy (also fbd, rltr, rlp). If omitted, all.")
 ]
 OptionalName = Annotated[str | None, typer.Argument(help="Name of a run, or KIND/NAME of any object. If omitted, all.")]
-OptionalStage = Annotated[
-    str | None, typer.Argument(help="resolve, supervised, evaluate or snapshot. If omitted, the newest pod.")
-]
+OptionalStage = Annotated[str | None, typer.Argument(help=f"{', '.join(Stage)}. If omitted, the newest pod.")]
 FINISHED = ("Complete", "Failed", "GateFailed", "DryRun")
 
 
@@ -119,7 +118,8 @@ def logs(
 ) -> None:  # fmt: skip
     """Print what a stage's newest pod wrote."""
     kind, plain = _kind_and_name(name)
-    stages = ("snapshot",) if kind.kind == "FeedbackDataset" else ("resolve", "supervised", "evaluate")
+    of_dataset = (Stage.SNAPSHOT,)
+    stages = of_dataset if kind is FEEDBACK_DATASET else tuple(each for each in Stage if each not in of_dataset)
     if stage is not None and stage not in stages:
         raise UsageProblem(f"stage {stage!r} is none of a {kind.singular}'s; use one of {', '.join(stages)}")
     backend = open_backend(local=local, context=context, namespace=namespace, home=home)
@@ -153,15 +153,33 @@ def _promote(backend: Backend, policy: str, version: int) -> None:
     if seen.champion == version:
         say(f"version {version} is champion of {policy} already")
         return
-    backend.patch(RL_POLICY, policy, {"metadata": {"annotations": {ANNOTATION_PROMOTE: str(version)}}})
+    late = f"the operator has not answered yet, see `ratchet status policy/{policy}`"
+    if seen.observed_promote == str(version):
+        # it was asked for before it existed; each value is acted upon once, so the old wish goes first
+        _ask(backend, policy, None)
+        if _answer(backend, policy, lambda now: now.observed_promote != str(version)) is None:
+            say(f"took the earlier wish for version {version} away; {late}, then ask again")
+            return
+    _ask(backend, policy, str(version))
+    if _answer(backend, policy, lambda now: now.champion == version) is None:
+        say(f"asked for version {version}; {late}")
+        return
+    before = f" (before: {seen.champion})" if seen.champion else ""
+    out.print(f"[good]version {version} is champion[/] of [name]{escape(policy)}[/]{before}")
+
+
+def _ask(backend: Backend, policy: str, value: str | None) -> None:
+    backend.patch(RL_POLICY, policy, {"metadata": {"annotations": {ANNOTATION_PROMOTE: value}}})
+
+
+def _answer(backend: Backend, policy: str, wanted: Callable[[RLPolicyStatus], bool]) -> RLPolicyStatus | None:
+    """Wait some seconds for the operator to do what was asked; None = not yet."""
     for _ in range(15):
         now = RLPolicyStatus.model_validate(must_get(backend, RL_POLICY, policy).get("status", {}))
-        if now.champion == version:
-            before = f" (before: {seen.champion})" if seen.champion else ""
-            out.print(f"[good]version {version} is champion[/] of [name]{escape(policy)}[/]{before}")
-            return
+        if wanted(now):
+            return now
         time.sleep(POLL_SECONDS / 4)
-    say(f"asked for version {version}; the operator has not answered yet, see `ratchet status policy/{policy}`")
+    return None
 
 
 def suspend(

@@ -11,7 +11,9 @@ from typer.main import get_command
 
 from ratchet_api.conditions import Reason
 from ratchet_api.kinds import RL_POLICY
+from ratchet_api.names import ANNOTATION_PROMOTE
 from ratchet_api.policy import RLPolicySpec
+from ratchet_api.stage import Stage
 from ratchet_cli.main import commands, run_command
 from ratchet_operator.cluster.local import LocalCluster
 
@@ -172,6 +174,31 @@ def test_ratchet_home_makes_verbs_local(ratchet: Command, tmp_path: Path, monkey
     code, printed = ratchet("get", "policy")
     assert (code, printed.split()[:1]) == (0, ["NAME"])
     assert ratchet("get", "policy", "--cluster")[0] == 1
+
+
+def test_a_version_that_was_asked_for_before_it_existed_is_promoted_when_asked_for_again(
+    ratchet: Command, tmp_path: Path
+) -> None:
+    versions = [
+        {"version": n, "run": f"r{n}", "runUid": f"u{n}", "uri": "file:///a", "digest": "a" * 64,
+         "datasetDigest": "b" * 64, "published": "2026-01-01T00:00:00Z"}
+        for n in (1, 2)
+    ]  # fmt: skip
+    with LocalCluster(tmp_path / ".ratchet") as cluster:
+        body = RL_POLICY.manifest("p", RLPolicySpec(type="classifier"), namespace="default")
+        cluster.submit({**body, "metadata": {**body["metadata"], "annotations": {ANNOTATION_PROMOTE: "2"}}})
+        status = {"versions": versions, "champion": 1, "nextVersion": 3, "observedPromote": "2"}
+        cluster.objects.set_status("rlpolicies", "default", "p", status)
+    assert ratchet("promote", "p", "v2", "--local") == (0, "version 2 is champion of p (before: 1)\n")
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_logs_knows_every_stage(ratchet: Command, tmp_path: Path, stage: Stage) -> None:
+    made_home(tmp_path)
+    name = "dataset/d" if stage is Stage.SNAPSHOT else "r"
+    code, printed = ratchet("logs", name, stage.value, "--local")
+    assert code == 4
+    assert "is not in namespace" in printed
 
 
 def test_watching_a_run_that_failed_ends_with_1(ratchet: Command, tmp_path: Path) -> None:

@@ -69,7 +69,10 @@ def read_path(body: Mapping[str, Any], path: str) -> str:
 
 def _walk(value: Any, path: str) -> Any:
     for part in path.strip(".").split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+        name, _, index = part.partition("[")
+        value = value.get(name) if isinstance(value, Mapping) else None
+        if index:  # [-1:], the only slice that a column has
+            value = value[-1] if isinstance(value, list) and value else None
     return value
 
 

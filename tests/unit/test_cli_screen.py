@@ -51,6 +51,8 @@ def test_printer_columns_are_read_from_fields_conditions_and_lists() -> None:
     )
     assert read_path(seen, '.status.conditions[?(@.type=="Ready")].status') == "True"
     assert read_path(seen, ".status.versions[*].version") == "1,2"
+    assert read_path(seen, ".status.versions[-1:].version") == "2"
+    assert read_path({"status": {"versions": []}}, ".status.versions[-1:].version") == ""
     assert read_path(seen, ".status.nothing.here") == ""
 
 

@@ -33,6 +33,8 @@ from ruamel.yaml.events import (
 _MAX_VALUES = 200_000
 """Most values one document may expand to; a bomb of nested aliases stops here."""
 _MAX_DEPTH = 100
+_MAX_DIGITS = 70
+"""A longer whole number does not fit into 64 bits, whatever its base; it is read as a float, if it looks like one."""
 
 _WORDS: dict[str, Any] = {
     **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True),
@@ -99,7 +101,7 @@ def _json_stream(text: str) -> list[Any] | None:
             position += len(text[position:]) - len(text[position:].lstrip())
             value, position = decoder.raw_decode(text, position)
             values.append(value)
-    except (json.JSONDecodeError, OverflowError, RecursionError):
+    except (ValueError, OverflowError, RecursionError):
         return None
     return values
 
@@ -235,8 +237,8 @@ def _resolve(text: str) -> Any:
     if text[0] not in "+-0123456789":
         return text
     digits = text.replace("_", "")
-    if _INT.match(digits):
-        return _number(_go_int(digits))
+    if _INT.match(digits) and len(digits) <= _MAX_DIGITS and -(2**63) <= (whole := _go_int(digits)) < 2**64:
+        return _number(whole)
     if _FLOAT.match(digits) and math.isfinite(number := float(digits)):
         return _number(number)
     return text

@@ -12,6 +12,9 @@ from torch.nn import functional
 
 from ratchet_jobs.rl.shapes import require_same_shape
 
+VERDICT_EPS = 1e-6
+"""Nearest that a probability comes to 0 and 1 in `verdict_loss`."""
+
 
 def ppo_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, cliprange: float) -> Tensor:
     """Clipped surrogate (Schulman et al. 2017, arXiv:1707.06347, eq. 7), negated.
@@ -50,6 +53,33 @@ def policy_gradient_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
     """
     require_same_shape("policy_gradient_loss", logprobs=logprobs, advantages=advantages)
     return -advantages.detach() * logprobs
+
+
+def verdict_loss(logprobs: Tensor, rewards: Tensor, *, noise: float) -> Tensor:
+    """Cross-entropy between an answer's probability and the verdict on it: what the verdict says beyond its sign.
+
+    q = noise + (1 - 2 * noise) * p is the probability of a good verdict on an action of probability p, if the verdict
+    is wrong with probability `noise` (forward correction, Patrini et al. 2017, arXiv:1609.03683, section 4);
+    -r log q - (1 - r) log(1 - q). A good verdict is a label, -log p, as in self-imitation (Oh et al. 2018,
+    arXiv:1806.05635); a bad one says only that the action is not it. A proper score: it is least where q is the rate
+    of good verdicts, so it calibrates while it teaches.
+
+    Args:
+        logprobs: (B,) of the actions taken; carries the gradient.
+        rewards: (B,) in 0..1, of episodes of one step.
+        noise: share of wrong verdicts, in [0, 0.5).
+
+    Returns:
+        (B,).
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    require_same_shape("verdict_loss", logprobs=logprobs, rewards=rewards)
+    good = noise + (1.0 - 2.0 * noise) * logprobs.exp()
+    # bounded away from 0 and 1, where a single wrong verdict on a sure answer would be an infinite loss
+    good = good.clamp(VERDICT_EPS, 1.0 - VERDICT_EPS)
+    return -rewards * good.log() - (1.0 - rewards) * (-good).log1p()
 
 
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:

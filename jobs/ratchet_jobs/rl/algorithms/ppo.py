@@ -13,6 +13,8 @@ Deviations from the usual reference code, and why:
  c. Minibatches are of nearly equal size, the last is never a remainder; advantages are scaled by the population
     deviation, which is defined for every size.
  d. The buffer may hold more than one rollout (see `buffer.py`).
+ e. With verdict_coef, episodes of one step also learn by the cross-entropy of verdicts (`losses.verdict_loss`): the
+    clip bounds what one answer can teach, its verdict does not. Measured in bench/classifier_rl.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ from ratchet_jobs.rl.buffer import RolloutBuffer
 from ratchet_jobs.rl.categorical import entropy, log_prob_of
 from ratchet_jobs.rl.diagnostics import clipped, explained_variance, kl_k3
 from ratchet_jobs.rl.learner import Learner, UpdateStats
-from ratchet_jobs.rl.losses import clipped_value_loss, ppo_policy_loss, value_loss
+from ratchet_jobs.rl.losses import clipped_value_loss, ppo_policy_loss, value_loss, verdict_loss
 from ratchet_jobs.rl.returns import center_and_scale, gae
 from ratchet_jobs.rl.rollout import Action, PolicyOutput, Rollout, Samples
 from ratchet_jobs.rl.seeds import generator_for
-from ratchet_jobs.runtime.errors import NotANumberError
+from ratchet_jobs.runtime.errors import BadConfigError, NotANumberError
 
 _MEANS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac")
 
@@ -61,6 +63,11 @@ class PPOConfig:
     """Largest number of samples per optimizer step."""
     normalize_advantages: bool = True
     """Mean 0 and deviation 1 within each minibatch."""
+    verdict_coef: float = 0.0
+    """Weight of the cross-entropy between an action's probability and its reward; above 0, episodes have one step and
+    rewards lie in 0..1."""
+    verdict_noise: float = 0.0
+    """Share of wrong verdicts that the cross-entropy reckons with."""
     target_kl: float | None = None
     """Approximate KL above which the update ends; None = never."""
     buffer_capacity: int | None = None
@@ -80,6 +87,8 @@ class PPOConfig:
         least = 2 if self.normalize_advantages else 1
         enough = self.minibatch_size >= least
         require(enough, "ppo.minibatch_size", self.minibatch_size, f"give at least {least}: one has no spread")
+        require(self.verdict_coef >= 0, "ppo.verdict_coef", self.verdict_coef, "give a number from 0 up")
+        require(0 <= self.verdict_noise < 0.5, "ppo.verdict_noise", self.verdict_noise, "give 0 to below 0.5")
         kl_fits = self.target_kl is None or self.target_kl > 0
         require(kl_fits, "ppo.target_kl", self.target_kl, "give a number above 0, usually 0.01 to 0.05, or none")
         require(0 <= self.final_lr_factor <= 1, "ppo.final_lr_factor", self.final_lr_factor, "give 0 to 1")
@@ -103,6 +112,8 @@ class PPO:
         """See `Algorithm.learn`; the numbered steps are those of the module's text."""
         config = self.config
         rate = self.learner.set_rate(progress=progress, final_lr_factor=config.final_lr_factor)
+        if config.verdict_coef > 0:
+            _check_verdicts(rollout)
         # 1. advantages and targets
         advantages = gae(
             rollout.rewards,
@@ -192,6 +203,9 @@ class PPO:
             value = clipped_value_loss(values, mine.values, mine.returns, cliprange_value=config.cliprange_value)
         spread = entropy(output.logits)
         losses = policy + config.vf_coef * value - config.entropy_coef * spread
+        if config.verdict_coef > 0:
+            rewards = mine.returns.clamp(0.0, 1.0)  # returns are rewards here, up to rounding
+            losses = losses + config.verdict_coef * verdict_loss(logprobs, rewards, noise=config.verdict_noise)
         moved = kl_k3(logprobs, mine.logprobs)
         outside = clipped(logprobs, mine.logprobs, cliprange=config.cliprange)
         return losses, torch.stack([t.detach().double().sum() for t in (policy, value, spread, moved, outside)])
@@ -211,3 +225,18 @@ class PPO:
             self._buffer = RolloutBuffer(capacity)
             prefix = "buffer/"
             self._buffer.load_state({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
+
+
+def _check_verdicts(rollout: Rollout) -> None:
+    """Refuse rewards that are no verdicts.
+
+    Raises:
+        BadConfigError: an episode goes on, or a reward is outside 0..1.
+    """
+    if not bool(rollout.terminated.all()):
+        raise BadConfigError("ppo.verdict_coef: only for episodes of one step; set it to 0")
+    low, high = float(rollout.rewards.min()), float(rollout.rewards.max())
+    if low < 0.0 or high > 1.0:
+        raise BadConfigError(
+            f"ppo.verdict_coef: rewards from {low:g} to {high:g} are no verdicts in 0..1; scale them, or set it to 0"
+        )

@@ -130,3 +130,10 @@ def test_row_without_a_time_is_dropped_only_when_ages_are_asked_for(process: Sta
     assert removed_by(kept) == {"InvalidTimestamp": 3}
     aged = process.summary(source=source("d.jsonl"), columns=columns, filters={"maxAgeDays": 30}, target="aged")
     assert removed_by(aged) == {"InvalidTimestamp": 3, "MissingTimestamp": 2}
+
+
+def test_a_column_that_no_json_row_has_is_named(process: StageProcess) -> None:
+    process.put("d.jsonl", "\n".join(GOOD) + "\n")
+    code, said = process.snapshot(source=source("d.jsonl"), columns={"subject": "person"})
+    assert code == 10
+    assert "no column 'person' (spec.columns.subject); it has: label, team, text, who" in said["message"]

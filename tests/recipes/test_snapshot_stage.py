@@ -150,6 +150,22 @@ def test_parquet_csv_and_jsonl_of_the_same_rows_are_the_same_snapshot(process: S
     assert len(digests) == 1
 
 
+@pytest.mark.parametrize("fields", [("who",), ("who", "when"), ("meta",)])
+def test_json_rows_may_leave_out_what_they_have_no_value_for_also_the_first(
+    process: StageProcess, fields: tuple[str, ...]
+) -> None:
+    columns = {"subject": "meta.who" if "meta" in fields else "who"} | (
+        {"timestamp": "when"} if "when" in fields else {}
+    )
+    full = {"who": "w", "when": "2026-01-01T00:00:00Z", "meta": {"who": "w"}}
+    rows = [
+        {"text": text, "label": label} | ({} if place % 2 == 0 else {field: full[field] for field in fields})
+        for place, (text, label) in enumerate(many(100))
+    ]
+    process.put("d.jsonl", "\n".join(map(json.dumps, rows)))
+    assert process.summary(source=source("d.jsonl"), columns=columns)["counts"]["kept"] == 100
+
+
 def test_column_names_as_offices_write_them_are_mapped_as_they_stand(process: StageProcess) -> None:
     process.put("d.csv", csv_of(many(), header="Consumer complaint narrative, Product"))
     columns = {"text": "Consumer complaint narrative", "label": "Product"}
@@ -162,6 +178,13 @@ def test_column_names_as_offices_write_them_are_mapped_as_they_stand(process: St
 
 BAD_INPUT = [
     pytest.param("x,label\na,b\n", {}, 10, ["no column 'text'", "x", "spec.columns"], id="unknown column"),
+    pytest.param(
+        "text,label\n" + "".join(f"text {n},id {n}\n" for n in range(3000)),
+        {},
+        12,
+        ["classes in", "'id 0'", "at most 2000", "column of ids"],
+        id="a column of ids as classes",
+    ),
     pytest.param("", {}, 10, ["is empty", "first line"], id="empty file"),
     pytest.param(csv_of(many(9)), {}, 10, ["train rows are left", "at least 10"], id="five samples"),
     pytest.param(csv_of(many(100, "a")), {}, 12, ["'a'", "at least two classes"], id="one class only"),

@@ -177,18 +177,27 @@ def pick(fields: Mapping[str, Any], path: str) -> Any:
     return here
 
 
-def check_columns(fields: Mapping[str, Any], columns: Columns, *, name: str) -> None:
-    """Check that a file's first row has every mapped column.
+def absent_columns(fields: Mapping[str, Any], wanted: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the mapped columns (field of spec.columns -> path) that a row does not have."""
+    return {field: path for field, path in wanted.items() if pick(fields, path) is _MISSING}
+
+
+def refuse_absent(absent: Mapping[str, str], seen: Mapping[str, Any], *, name: str) -> None:
+    """Refuse a file in which a mapped column is nowhere.
+
+    Args:
+        absent: mapped columns that no row has.
+        seen: fields of a row, for the message.
+        name: how messages call the file.
 
     Raises:
         BadDataError: lists the columns that are there.
     """
-    for field, path in columns.to_wire().items():
-        if pick(fields, path) is _MISSING:
-            found = ", ".join(sorted(map(str, fields))[:30])
-            raise BadDataError(
-                f"source file {name}: no column {path!r} (spec.columns.{field}); it has: {found}. Correct spec.columns"
-            )
+    for field, path in absent.items():
+        found = ", ".join(sorted(map(str, seen))[:30])
+        raise BadDataError(
+            f"source file {name}: no column {path!r} (spec.columns.{field}); it has: {found}. Correct spec.columns"
+        )
 
 
 def to_example(fields: Mapping[str, Any], columns: Columns) -> Example | str:

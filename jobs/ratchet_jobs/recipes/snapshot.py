@@ -14,14 +14,23 @@ Raw subjects are never written: a salted hash stands for each. Torch-free: its p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from ratchet_api.base import digest_of
 from ratchet_api.feedback_dataset import Filters, LabelCount, Removed, SnapshotCounts, SnapshotSummary, SplitName
 from ratchet_api.stage import SnapshotConfig, StageResult
-from ratchet_jobs.data.reading import Example, Refused, check_columns, format_of, read_rows, to_example
+from ratchet_jobs.data.reading import (
+    Example,
+    Refused,
+    absent_columns,
+    format_of,
+    read_rows,
+    refuse_absent,
+    to_example,
+)
 from ratchet_jobs.data.snapshots import (
     SPLITS,
     Manifest,
@@ -37,6 +46,8 @@ from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError, StoreCorru
 from ratchet_jobs.runtime.store import resolve_uri, sha256_file
 
 MIN_TRAIN_ROWS = 10
+MAX_CLASSES = 2000
+"""The table of confusions that evaluate writes grows with its square; far more are a column of ids, not of classes."""
 
 
 @dataclass(slots=True)
@@ -187,21 +198,24 @@ def _read(ctx: StageContext, config: SnapshotConfig, tally: Tally, sources: list
             raise StoreCorrupt(
                 f"spec.source.objects[{place}].sha256 is {source.sha256}, but {name} has {sha256}; correct one of them"
             )
-        first, number = True, 0
-        for raw in read_rows(path, format_of(name, source.format), name=name):
+        absent, fmt, number = config.columns.to_wire(), format_of(name, source.format), 0
+        seen: Mapping[str, Any] = {}
+        for raw in read_rows(path, fmt, name=name):
             number += 1
             if isinstance(raw, Refused):
                 tally.remove(raw.rule, raw.where)
                 continue
-            if first:
-                check_columns(raw.fields, config.columns, name=name)
-                first = False
+            if absent:
+                absent, seen = absent_columns(raw.fields, absent), raw.fields
+                if fmt != "jsonl":  # there every row has every column; a JSON object may lack what it has no value for
+                    refuse_absent(absent, seen, name=name)
             example = to_example(raw.fields, config.columns)
             order += 1
             if isinstance(example, str):
                 tally.remove(example, f"{name} row {raw.number}")
             else:
                 yield _row(example, source.split, f"{name} row {raw.number}", order)
+        refuse_absent(absent if seen else {}, seen, name=name)
         path.unlink()
         sources.append(SourceRead(uri=name, sha256=sha256, rows=number))
         ctx.progress.report(place + 1, len(objects))
@@ -283,6 +297,13 @@ def _checked_labels(
             f"removed: {tally.sentence()}"
         )
     names = config.labels if config.labels is not None else tuple(sorted(count["train"]))
+    if len(names) > MAX_CLASSES:
+        shown = ", ".join(map(repr, names[:3]))
+        raise BadLabelsError(
+            f"{len(names)} classes in {len(parts['train'])} train rows ({shown}, …), at most {MAX_CLASSES} are "
+            f"possible; is spec.columns.label {config.columns.label!r} a column of ids? name the column of the class, "
+            "or merge rare ones"
+        )
     if len(count["train"]) < 2:
         only = next(iter(count["train"]))
         raise BadLabelsError(

@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ratchet_cli.demo import carriers
+from ratchet_cli.demo.baseline import Baseline, cut_rows
 from ratchet_cli.demo.carriers import Asset, Carrier, PinnedFile, fetch
-from ratchet_cli.demo.dataset import TEAMS, Rows, choose_rows, write_splits
-from ratchet_cli.demo_verb import example_manifests
+from ratchet_cli.demo.dataset import TEAMS, Row, Rows, choose_rows, write_splits
+from ratchet_cli.demo_verb import example_manifests, where_the_baseline_wins
 from ratchet_cli.errors import CliError
 
 CONTENT = b"text,label\nhello,a\n"
@@ -156,3 +158,23 @@ def test_all_rows_train_under_names_of_their_own_for_the_same_policy() -> None:
     assert run.spec.publish_to.name == by_kind["RLPolicy"].name == "support-router"
     uris = [each.uri for each in by_kind["FeedbackDataset"].spec.source.objects]
     assert all(uri.startswith("store://support-router-full/") for uri in uris)
+
+
+def test_the_even_baseline_reads_the_words_that_the_encoder_reads_and_no_more(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "my": 1, "card": 2, "was": 3}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    rows = Rows((Row("my card was stolen", "cards"), Row("my", "cards")), (), (Row("was card, my card", "cards"),))
+    cut = cut_rows(rows, model=tmp_path, max_tokens=3)
+    assert [row.text for row in (*cut.train, *cut.test)] == ["my card was", "my", "was card,"]
+    assert [row.label for row in cut.train] == ["cards", "cards"]
+
+
+def test_each_number_in_which_a_baseline_is_ahead_is_said() -> None:
+    ours = {"accuracy": 0.78, "macro_f1": 0.73}
+    same, better, mixed = Baseline(0.78, 0.73, 1), Baseline(0.79, 0.75, 1), Baseline(0.80, 0.70, 1)
+    assert where_the_baseline_wins(ours, {"cut texts": same}) == []
+    assert where_the_baseline_wins(ours, {"cut texts": better, "whole texts": mixed}) == [
+        "The SVM on cut texts is ahead in accuracy by 0.010 and macro F1 by 0.020.",
+        "The SVM on whole texts is ahead in accuracy by 0.020.",
+    ]

@@ -3,12 +3,8 @@
 import numpy as np
 import pytest
 
-from ratchet_jobs.models.schedule import (
-    balanced_class_weights,
-    learning_rate_factor,
-    steps_per_epoch,
-    total_steps,
-)
+from ratchet_api.steps import steps_per_epoch, total_steps
+from ratchet_jobs.models.schedule import balanced_class_weights, learning_rate_factor
 
 
 def test_learning_rate_rises_over_the_warmup_and_falls_to_its_last_positive_step() -> None:

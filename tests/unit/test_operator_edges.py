@@ -10,10 +10,12 @@ import pytest
 from ratchet_api.conditions import Condition
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, FeedbackDatasetStatus
 from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
+from ratchet_api.training_run import RLTrainingRunSpec
 from ratchet_operator.plan.datasets import plan_dataset
 from ratchet_operator.plan.datasets.state import failure_digest, target_of
 from ratchet_operator.plan.pending import refusal_reason
 from ratchet_operator.plan.policies import plan_policy
+from ratchet_operator.plan.runs.pipeline.supervised import SUPERVISED
 from ratchet_operator.plan.world import DatasetWorld, Meta, PolicyWorld, PublishableRun
 from ratchet_operator.settings import Settings
 
@@ -93,3 +95,16 @@ def test_a_reason_that_only_a_newer_operator_knows_stops_no_pass() -> None:
     plan = plan_dataset(replace(world, status=status))
     assert plan.status is not None
     assert {c.type: c.message for c in plan.status.conditions}["Ready"] == "seen then"
+
+
+def test_a_dry_run_counts_the_steps_that_the_stage_will_take() -> None:
+    spec = RLTrainingRunSpec.model_validate(
+        {
+            "policyType": "classifier",
+            "datasetRef": {"name": "d"},
+            "baseModel": {"uri": "store://m", "sha256": "0" * 64},
+            "stages": {"supervised": {"epochs": 1.1, "batchSize": 10}},
+        }
+    )
+    # 100 steps per epoch; 1.1 * 100 is 110.00000000000001, which is no 111th step
+    assert SUPERVISED.steps(spec, 1000) == 110

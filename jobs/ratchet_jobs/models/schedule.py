@@ -1,24 +1,12 @@
-"""Small pure functions that a training loop asks at every step: learning rate, class weights, step counts.
+"""Small pure functions that a training loop asks at every step: learning rate, class weights.
 
-Called by the recipes; the operator's estimate counts steps by the same rule.
+Called by the recipes. How many steps there are stands in `ratchet_api.steps`.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
-
-
-def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """Optimizer steps of one pass: the last batch may be smaller, and a batch above the data is one step."""
-    return math.ceil(rows / batch_size)
-
-
-def total_steps(rows: int, batch_size: int, epochs: float) -> int:
-    """Optimizer steps of a run, at least 1; a fraction of an epoch is rounded up to whole steps."""
-    return max(1, math.ceil(round(steps_per_epoch(rows, batch_size) * epochs, 6)))
 
 
 def learning_rate_factor(step: int, *, steps: int, warmup_ratio: float) -> float:

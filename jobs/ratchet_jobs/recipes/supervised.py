@@ -44,13 +44,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ratchet_api.stage import StageResult, SupervisedConfig
+from ratchet_api.steps import steps_per_epoch, total_steps
 from ratchet_jobs.data.base_model import fetch_model
 from ratchet_jobs.data.snapshots import open_snapshot
 from ratchet_jobs.models.batching import bucketed_batches, pad
 from ratchet_jobs.models.card import PolicyCard
 from ratchet_jobs.models.classifier import build_classifier, check_vocabulary, save_classifier
 from ratchet_jobs.models.examples import Examples, read_examples
-from ratchet_jobs.models.schedule import balanced_class_weights, learning_rate_factor, steps_per_epoch, total_steps
+from ratchet_jobs.models.schedule import balanced_class_weights, learning_rate_factor
 from ratchet_jobs.models.tokenizing import TokenRows, load_tokenizer, tokenize
 from ratchet_jobs.models.training_state import load_training_state, save_training_state
 from ratchet_jobs.runtime.context import StageContext

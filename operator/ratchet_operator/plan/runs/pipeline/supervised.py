@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from ratchet_api.stage import Stage, SupervisedConfig
+from ratchet_api.steps import total_steps
 from ratchet_api.training_run import ResolvedRun, RLTrainingRunSpec
 from ratchet_operator.plan.runs.pipeline.kind import Deciding, Digests, StageKind, Told, wire_without
 
@@ -31,7 +30,7 @@ def _config(told: Told) -> SupervisedConfig:
 
 def _steps(spec: RLTrainingRunSpec, train_rows: int) -> int:
     hyper = spec.stages.supervised
-    return math.ceil(hyper.epochs * math.ceil(train_rows / hyper.batch_size))
+    return total_steps(train_rows, hyper.batch_size, hyper.epochs)
 
 
 SUPERVISED = StageKind(

@@ -6,7 +6,6 @@ the lock of the object that was read and is skipped when it would change nothing
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,8 +23,11 @@ class Applier:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    async def carry_out(self, resource: Resource, obj: KubeObject, plan: Plan[Any]) -> None:
+    async def carry_out(self, resource: Resource, obj: KubeObject, plan: Plan[Any]) -> KubeObject | None:
         """Carry the plan out for the object that it was made from.
+
+        Returns:
+            The object with its new status; None = the status was not written.
 
         Raises:
             ChildConflict: a child's name is taken by an object that is not ours.
@@ -39,18 +41,19 @@ class Applier:
                     await self._cluster.delete(
                         action.resource, action.namespace, action.name, uid=action.uid, foreground=action.foreground
                     )
+        stored = None
         if plan.status is not None:
-            await self.write_status(resource, obj, plan.status)
+            stored = await self.write_status(resource, obj, plan.status)
         for event in plan.events:
             await self._cluster.emit(obj, type=event.type, reason=event.reason.value, message=event.message)
+        return stored
 
-    async def write_status(self, resource: Resource, obj: KubeObject, status: StatusModel) -> bool:
-        """Store the whole status unless the stored one says the same; tell whether it was written."""
+    async def write_status(self, resource: Resource, obj: KubeObject, status: StatusModel) -> KubeObject | None:
+        """Store the whole status unless the stored one says the same; return the object if it was written."""
         wire = status.to_wire()
         if same(wire, obj.get("status") or {}):
-            return False
-        await self._cluster.patch_status(resource, obj, wire)
-        return True
+            return None
+        return await self._cluster.patch_status(resource, obj, wire)
 
     async def _create(self, action: CreateObject) -> None:
         try:
@@ -87,5 +90,9 @@ def _hash(obj: KubeObject) -> object:
 
 
 def same(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
-    """Tell whether two JSON values say the same, whatever the order of their keys."""
-    return json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True, default=str)
+    """Tell whether two JSON values say the same, whatever the order of their keys.
+
+    By value, not by text: the API server stores 0.0 as 0, and a status with a whole number in a float field would be
+    written anew in every pass.
+    """
+    return left == right

@@ -21,7 +21,7 @@ from ratchet_api.kinds import FEEDBACK_DATASET, RL_POLICY, RL_TRAINING_RUN, Spec
 from ratchet_api.names import LABEL_ATTEMPT, LABEL_OWNER_UID, LABEL_STAGE, STORE_CONFIGMAP, child_name
 from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
 from ratchet_api.stage import Progress, Stage
-from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus
+from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus, StageStatus
 from ratchet_operator.cluster.protocol import Cluster, KubeObject
 from ratchet_operator.plan.datasets.state import settled
 from ratchet_operator.plan.runs.finished import ended
@@ -78,15 +78,21 @@ class Observer:
             frozen=not readable and _says_ended(obj),
         )
 
-    async def run(self, obj: KubeObject) -> RunWorld:
-        """Read what an RLTrainingRun's decision needs."""
+    async def run(self, obj: KubeObject, before: RunWorld | None = None) -> RunWorld:
+        """Read what an RLTrainingRun's decision needs.
+
+        Args:
+            obj: the run.
+            before: what the step before saw, whose status write a moment ago made this object; what it read of the
+                store need not be read again.
+        """
         world = self.bare_run(obj)
         meta, spec, status = world.meta, world.spec, world.status
         if meta.deleting or spec is None or world.frozen or ended(status):
             return world
         row = current_stage(status)
         sight = StageSight()
-        if row is not None and row.attempt is not None:
+        if row is not None and row.attempt is not None and not _first_of_stage(row, before):
             sight = await self._stage(meta, row.name, row.attempt)
         dataset = policy = store = None
         if status.resolved is None:
@@ -94,7 +100,7 @@ class Observer:
         elif row is None and spec.publish_to is not None:
             policy = await self._policy(meta.namespace, spec.publish_to.name)
         if status.resolved is None or (row is not None and sight.job is None):
-            store = await self._store(meta.namespace)
+            store = (before.store if before is not None else None) or await self._store(meta.namespace)
         world = replace(world, sight=sight, dataset=dataset, policy=policy, store=store)
         if self._running_pod(sight) is not None and progress_due(world):
             return replace(world, sight=replace(sight, progress=await self._progress(sight)))
@@ -116,8 +122,8 @@ class Observer:
             status=status,
         )
 
-    async def dataset(self, obj: KubeObject) -> DatasetWorld:
-        """Read what a FeedbackDataset's decision needs."""
+    async def dataset(self, obj: KubeObject, before: DatasetWorld | None = None) -> DatasetWorld:
+        """Read what a FeedbackDataset's decision needs; all of it, whatever the step before saw: datasets are few."""
         world = self.bare_dataset(obj)
         meta, attempt = world.meta, world.status.attempt
         if meta.deleting or world.spec is None or settled(world):
@@ -144,8 +150,8 @@ class Observer:
             status=status,
         )
 
-    async def policy(self, obj: KubeObject) -> PolicyWorld:
-        """Read what an RLPolicy's decision needs."""
+    async def policy(self, obj: KubeObject, before: PolicyWorld | None = None) -> PolicyWorld:
+        """Read what an RLPolicy's decision needs; all of it, whatever the step before saw: policies are few."""
         world = self.bare_policy(obj)
         meta, spec = world.meta, world.spec
         if meta.deleting or spec is None:
@@ -213,6 +219,17 @@ class Observer:
             region=text_of(data.get("region")).strip() or "us-east-1",
             secret_name=text_of(data.get("secretName")).strip() or None,
         )
+
+
+def _first_of_stage(row: StageStatus, before: RunWorld | None) -> bool:
+    """Whether the step before recorded this first attempt: its Job was named only a moment ago.
+
+    Looking for it would be in vain. Should another operator have created it in between, our create is refused with
+    a Conflict, and `apply` then reads what is there.
+    """
+    if before is None or row.attempt is None or row.attempt.number != 1:
+        return False
+    return all(old.attempt is None for old in before.status.stages if old.name == row.name)
 
 
 def _run_spec(obj: KubeObject) -> tuple[RLTrainingRunSpec | None, str]:

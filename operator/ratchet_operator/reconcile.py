@@ -1,8 +1,8 @@
 """One pass over one object: observe, plan, apply. The same in a cluster, in `ratchet run` and in tests.
 
-Called by the queue's workers, never twice at once for one key. Decides nothing but which kind is meant and how a
-refusal of the cluster becomes a condition. What can heal by trying again (conflicts, an API server that does not
-answer) is raised to the queue, which repeats the pass with backoff.
+Called by the queue's workers, never twice at once for one key. Decides nothing but which kind is meant, where a pass
+gets its object from, and how a refusal of the cluster becomes a condition. What can heal by trying again (conflicts,
+an API server that does not answer) is raised to the queue, which repeats the pass with backoff.
 """
 
 from __future__ import annotations
@@ -22,14 +22,20 @@ from ratchet_operator.plan.datasets import plan_dataset, refused_dataset
 from ratchet_operator.plan.pending import refusal_reason
 from ratchet_operator.plan.policies import plan_policy, refused_policy
 from ratchet_operator.plan.runs import plan_run, refused_run
-from ratchet_operator.plan.world import Plan, Refusal
+from ratchet_operator.plan.world import NOW, Plan, Refusal
 from ratchet_operator.settings import Settings
+from ratchet_operator.sightings import Sightings
 from ratchet_operator.wakes import Key
 
 __all__ = ["Key", "Reconciler"]
 
 _JITTER = 0.1
 _GONE = 404
+_STEPS = 4  # steps that one call may do in a row; more are left to the queue, so that other keys get their turn
+
+
+_Stepped = tuple[timedelta | None, KubeObject | None, Any]
+"""When to look again; the object as our status write left it, if there was one; the world that was seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ class _Brain:
     """How one kind is observed and planned."""
 
     resource: Resource
-    observe: Callable[[KubeObject], Awaitable[Any]]
+    observe: Callable[[KubeObject, Any], Awaitable[Any]]
     bare: Callable[[KubeObject], Any]
     plan: Callable[[Any], Plan[Any]]
     refused: Callable[[Any, Refusal], Plan[Any]]
@@ -51,12 +57,21 @@ class Reconciler:
         settings: the operator's settings.
         clock: returns the present time, aware UTC.
         rng: spreads repeated looks in time; no decision depends on it.
+        sightings: new runs that a watch showed; None = every pass reads its object.
     """
 
-    def __init__(self, cluster: Cluster, settings: Settings, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: Settings,
+        clock: Clock,
+        rng: random.Random,
+        sightings: Sightings | None = None,
+    ) -> None:
         self._cluster = cluster
         self._applier = Applier(cluster)
         self._rng = rng
+        self._sightings = sightings or Sightings()
         observer = Observer(cluster, settings, clock)
         self._brains = {
             "feedbackdatasets": _Brain(
@@ -67,7 +82,7 @@ class Reconciler:
         }
 
     async def reconcile(self, key: Key) -> timedelta | None:
-        """Do one pass.
+        """Do one pass; a step that is known and only waited for the status to be stored follows at once.
 
         Returns:
             When to look again even if nothing is heard; None = only when something changes.
@@ -77,25 +92,45 @@ class Reconciler:
             KeyError: the key's kind is none of ours.
         """
         brain = self._brains[key.plural]
-        obj = await self._cluster.get(brain.resource, key.namespace, key.name)
+        sighted = self._sightings.take(key)
+        obj = sighted or await self._cluster.get(brain.resource, key.namespace, key.name)
         if obj is None:
             return None
+        wait, stored, before = await self._step(brain, obj, None, may_act=sighted is None)
+        for _ in range(_STEPS - 1):
+            if wait != NOW or stored is None:
+                break
+            # The answer to our own write is as good as a reading: the write proves that nobody had changed the object
+            # until then, and whoever changes it later wakes the key.
+            wait, stored, before = await self._step(brain, stored, before, may_act=True)
+        return self._spread(wait)
+
+    async def _step(self, brain: _Brain, obj: KubeObject, before: Any, *, may_act: bool) -> _Stepped:
+        """Observe, plan and apply once.
+
+        Args:
+            brain: how the kind is observed and planned.
+            obj: the object as it is.
+            before: the world of the step before in the same call, if there was one.
+            may_act: False for a sighting; its plan may write a status, which holds the resourceVersion, but not act.
+        """
         try:
-            world = await brain.observe(obj)
+            world = await brain.observe(obj, before)
         except Forbidden as error:
             # a right is missing: what the object itself says is enough to tell which
             plan = brain.refused(brain.bare(obj), refusal_of(error))
-            await self._applier.carry_out(brain.resource, obj, plan)
-            return self._spread(plan.requeue_after)
+            return plan.requeue_after, await self._applier.carry_out(brain.resource, obj, plan), None
         plan = brain.plan(world)
+        if plan.actions and not may_act:
+            return NOW, None, None  # look again, with a reading
         try:
-            await self._applier.carry_out(brain.resource, obj, plan)
+            stored = await self._applier.carry_out(brain.resource, obj, plan)
         except (Rejected, ChildConflict) as error:
             if isinstance(error, Rejected) and error.status == _GONE:
-                return None  # the object or its namespace vanished in the meantime
+                return None, None, None  # the object or its namespace vanished in the meantime
             plan = brain.refused(world, refusal_of(error))
-            await self._applier.carry_out(brain.resource, obj, plan)
-        return self._spread(plan.requeue_after)
+            stored = await self._applier.carry_out(brain.resource, obj, plan)
+        return plan.requeue_after, stored, world
 
     def _spread(self, wait: timedelta | None) -> timedelta | None:
         """Lengthen a wait by up to a tenth, so that runs created together do not poll together."""

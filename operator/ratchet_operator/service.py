@@ -34,6 +34,7 @@ from ratchet_operator.metrics import Metrics, measure_loop_lag, result_of
 from ratchet_operator.queue import KeyedQueue
 from ratchet_operator.reconcile import Reconciler
 from ratchet_operator.settings import Settings
+from ratchet_operator.sightings import Sightings
 from ratchet_operator.wakes import OUR_RESOURCES, Key
 
 _log = structlog.get_logger(__name__)
@@ -90,6 +91,7 @@ class Service:
         self.cluster = HttpCluster(
             first, namespaces=settings.namespaces, on_call=self.metrics.api_call, instance=self._name
         )
+        self._sightings = Sightings()
         make = make_reconciler or self._real_reconciler
         self._reconciler = make(self.cluster)
         self.queue: KeyedQueue[Key] = KeyedQueue(
@@ -150,6 +152,7 @@ class Service:
             index=self.index,
             metrics=self.metrics,
             saw_lease=heartbeat.saw,
+            sightings=self._sightings,
             is_echo=self.cluster.is_echo,
         )
         resync = Resync(
@@ -221,7 +224,7 @@ class Service:
             return await self._reconciler.reconcile(key)
 
     def _real_reconciler(self, cluster: Cluster) -> Reconciles:
-        return Reconciler(cluster, self._settings, _utc_now, self._rng)
+        return Reconciler(cluster, self._settings, _utc_now, self._rng, self._sightings)
 
 
 class _QueueMetrics:

@@ -29,6 +29,7 @@ from ratchet_operator.controllers.watching import ERROR_BACKOFFS, Watching, make
 from ratchet_operator.health import Health, guard
 from ratchet_operator.metrics import Metrics, result_of
 from ratchet_operator.queue import KeyedQueue
+from ratchet_operator.sightings import Sightings
 from ratchet_operator.wakes import Key
 from tests.unit.virtual_time import run_virtual
 
@@ -271,6 +272,32 @@ def test_the_deletion_of_a_former_object_does_not_forget_its_successor() -> None
     index.update(key("rltrainingruns", "a"), run("a", uid="new"))
     assert not index.remove(key("rltrainingruns", "a"), "old")
     assert index.namers(key("feedbackdatasets", "d")) == (key("rltrainingruns", "a"),)
+
+
+def test_only_a_run_without_a_status_is_kept_as_a_sighting_and_only_its_newest_state_once(marks: Marks) -> None:
+    sightings, a = Sightings(), key("rltrainingruns", "a")
+    watching = Watching(mark=marks, index=Index(), metrics=metrics(), saw_lease=lambda _: None, sightings=sightings)
+    watching.kind_event("rltrainingruns", "ADDED", run("a"))
+    watching.kind_event("rltrainingruns", "MODIFIED", newest := run("a", dataset="other"))
+    assert sightings.take(a) is newest
+    assert sightings.take(a) is None
+    watching.kind_event("rltrainingruns", "ADDED", run("a"))
+    watching.kind_event("rltrainingruns", "MODIFIED", run("a", state="Starting"))
+    assert sightings.take(a) is None
+    watching.kind_event("rltrainingruns", "ADDED", run("a"))
+    watching.kind_event("rltrainingruns", "DELETED", run("a"))
+    assert sightings.take(a) is None
+    watching.kind_event("feedbackdatasets", "ADDED", dataset("d") | {"status": {}})
+    assert sightings.take(key("feedbackdatasets", "d")) is None
+
+
+def test_sightings_are_bounded_and_the_oldest_falls_out() -> None:
+    sightings = Sightings()
+    for number in range(2000):
+        sightings.saw(key("rltrainingruns", f"r{number}"), run(f"r{number}"))
+    kept = [number for number in range(2000) if sightings.take(key("rltrainingruns", f"r{number}")) is not None]
+    assert 100 < len(kept) < 1000
+    assert kept[-1] == 1999
 
 
 def test_our_own_write_wakes_those_who_name_the_object_but_not_itself(marks: Marks) -> None:

@@ -19,6 +19,7 @@ from ratchet_operator.cluster.memory_jobs import JobScript, Play, golden
 from ratchet_operator.cluster.protocol import ClusterError, Conflict, KubeObject, Unavailable
 from ratchet_operator.reconcile import Reconciler
 from ratchet_operator.settings import Settings, StoreSettings
+from ratchet_operator.sightings import Sightings
 from ratchet_operator.wakes import OUR_RESOURCES, Key, dependents, key_of, keys_to_wake
 from tests.world.builders import NAMESPACE
 
@@ -43,7 +44,10 @@ class Operator:
     def __init__(self, world: World, *, clock_error: timedelta = timedelta(0)) -> None:
         self.world = world
         self.due: dict[Key, datetime] = {}
-        self.reconciler = Reconciler(world.cluster, world.settings, lambda: world.now + clock_error, random.Random(0))
+        self.sightings = Sightings()
+        self.reconciler = Reconciler(
+            world.cluster, world.settings, lambda: world.now + clock_error, random.Random(0), self.sightings
+        )
 
     def mark(self, key: Key, when: datetime | None = None) -> None:
         when = when or self.world.now
@@ -52,6 +56,7 @@ class Operator:
     def restart(self) -> None:
         self.due.clear()
         for resource, obj in self.world.ours():
+            self.sightings.gone(key_of(resource, obj))
             self.mark(key_of(resource, obj))
 
     async def work(self) -> None:
@@ -198,6 +203,8 @@ class World:
         if resource in OUR_RESOURCES:
             keys += dependents(key_of(resource, obj), self.ours())
         for operator in self.operators:
+            if resource in OUR_RESOURCES and change != "DELETED":
+                operator.sightings.saw(key_of(resource, obj), obj)
             for key in keys:
                 operator.mark(key)
 

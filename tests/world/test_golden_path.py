@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ratchet_api.stage import StageInput
-from ratchet_operator.cluster.memory import WRITES
+from ratchet_operator.cluster.memory import WRITES, Call, Fault, NoFault
 from ratchet_operator.cluster.memory_jobs import Act, committed, golden
 from ratchet_operator.settings import Settings
+from ratchet_operator.wakes import Key
 from tests.world import builders as b
 from tests.world.harness import World
 
@@ -26,22 +27,88 @@ async def test_a_run_trains_evaluates_publishes_and_is_complete() -> None:
     assert world.status("RLPolicy", "support")["versions"][0]["digest"] == status["artifact"]["digest"]
 
 
-async def test_at_most_four_writes_before_the_first_job_exists() -> None:
-    world = World()
+async def ready_world(fault: Fault | None = None) -> World:
+    """A world whose dataset has its snapshot."""
+    world = World(fault=fault)
     world.submit(b.dataset())
     await world.run_until(lambda: world.condition("Ready", "FeedbackDataset", "complaints").get("status") == "True")
     await world.settle(3)
+    return world
+
+
+async def test_a_new_run_has_its_job_after_two_reads_and_three_writes() -> None:
+    """The run itself is not read: the watch has shown it, and the status write's answer shows it again."""
+    world = await ready_world()
     before = len(world.cluster.log)
     world.submit(b.run())
     await world.run_until(lambda: "router-resolve-1" in world.jobs())
     calls = world.cluster.log[before:]
     first_job = next(i for i, call in enumerate(calls) if (call.verb, call.resource) == ("create", "jobs"))
-    writes = [call for call in calls[: first_job + 1] if call.verb in WRITES]
-    assert [(c.verb, c.resource) for c in writes] == [
+    assert [(c.verb, c.resource) for c in calls[: first_job + 1]] == [
+        ("get", "feedbackdatasets"),
+        ("get", "configmaps"),
         ("patch_status", "rltrainingruns"),
         ("create", "configmaps"),
         ("create", "jobs"),
     ]
+
+
+def stays_pending(stage: StageInput, pod: int) -> Act:
+    """No node ever has room for a stage of a run."""
+    return golden(stage, pod) if stage.config.stage == "snapshot" else Act(unschedulable="0/3 nodes are available")
+
+
+async def test_a_pass_that_finds_nothing_new_writes_nothing() -> None:
+    """Whatever the server makes of 0.0 (it stores 0), a status that says the same is the same."""
+    world = World(stays_pending)
+    world.submit(b.dataset(), b.run())
+    await world.settle(30)
+    before = len(world.cluster.log)
+    for operator in world.operators:
+        operator.restart()
+        await operator.work()
+    assert any(c.verb == "get" and c.name == "router" for c in world.cluster.log[before:])
+    assert [c for c in world.cluster.log[before:] if c.verb in WRITES] == []
+
+
+class EditsBefore(NoFault):
+    """Somebody suspends the run just before the operator's first status write reaches the server."""
+
+    def __init__(self) -> None:
+        self.world: World | None = None
+
+    def before(self, call: Call) -> None:
+        if self.world is not None and (call.verb, call.resource) == ("patch_status", "rltrainingruns"):
+            world, self.world = self.world, None
+            world.edit("RLTrainingRun", "router", {"spec": {"suspend": True}})
+
+
+async def test_a_sighting_that_is_out_of_date_ends_as_a_conflict_and_starts_nothing() -> None:
+    """T2: what a watch showed is used for a locked status write at most."""
+    fault = EditsBefore()
+    world = await ready_world(fault)
+    fault.world = world
+    world.submit(b.run())
+    await world.settle(10)
+    assert fault.world is None
+    assert world.status()["state"] == "Suspended"
+    assert "router-resolve-1" not in world.jobs()
+
+
+async def test_a_sighting_never_leads_to_an_action() -> None:
+    """Should a rule ever act on a run without a status, the pass first reads the run."""
+    world = await ready_world()
+    world.submit(b.run())
+    await world.run_until(lambda: "router-resolve-1" in world.jobs())
+    operator, key = world.operators[0], Key("rltrainingruns", b.NAMESPACE, "router")
+    started = world.object("RLTrainingRun", "router")
+    world.cluster.objects.delete("jobs", b.NAMESPACE, "router-resolve-1")
+    operator.sightings.saw(key, started)
+    assert operator.sightings.take(key) is None
+    operator.sightings._seen[key] = started  # as if a run with a status could be a sighting
+    before = len(world.cluster.log)
+    await operator.reconciler.reconcile(key)
+    assert [c for c in world.cluster.log[before:] if c.verb in WRITES] == []
 
 
 async def test_a_fully_cached_run_starts_only_the_resolve_pod() -> None:

@@ -233,7 +233,10 @@ class ObjectStore:
 
 
 def clone(value: T) -> T:
-    """Copy JSON-like data; several times faster than `copy.deepcopy`, which must expect anything."""
+    """Copy JSON-like data; several times faster than `copy.deepcopy`, which must expect anything.
+
+    A float without a fraction becomes a whole number, as it does in an API server: 0.0 is stored as 0.
+    """
     return cast(T, _clone(value))
 
 
@@ -242,6 +245,8 @@ def _clone(value: Any) -> Any:
         return {key: _clone(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_clone(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return value
 
 

@@ -27,6 +27,7 @@ from ratchet_operator.cluster.protocol import Resource
 from ratchet_operator.controllers.heartbeat import LEASE_NAME
 from ratchet_operator.controllers.index import Index
 from ratchet_operator.metrics import Metrics
+from ratchet_operator.sightings import Sightings
 from ratchet_operator.wakes import OUR_RESOURCES, Key, key_of, keys_to_wake
 
 CHILDREN: tuple[Resource, ...] = ("jobs", "pods")
@@ -60,6 +61,7 @@ class Watching:
         index: who names whom.
         metrics: hears of every event.
         saw_lease: takes the heartbeat's Lease.
+        sightings: get every new run.
         is_echo: whether a revision is our own last write. It wakes nobody who made it: the pass that wrote it knew
             it, and asked for another pass if it wanted one.
     """
@@ -71,12 +73,14 @@ class Watching:
         index: Index,
         metrics: Metrics,
         saw_lease: Callable[[dict[str, Any]], None],
+        sightings: Sightings | None = None,
         is_echo: Callable[[str, dict[str, Any]], bool] = lambda _resource, _obj: False,
     ) -> None:
         self._mark = mark
         self._index = index
         self._metrics = metrics
         self._saw_lease = saw_lease
+        self._sightings = sightings or Sightings()
         self._is_echo = is_echo
 
     def kind_event(self, resource: Resource, type: str | None, obj: dict[str, Any]) -> None:
@@ -84,10 +88,12 @@ class Watching:
         self._metrics.watch_event(resource)
         key = key_of(resource, obj)
         if type == "DELETED":
+            self._sightings.gone(key)
             concerns_others = self._index.remove(key, str(obj["metadata"].get("uid", "")))
             if concerns_others and resource == "rltrainingruns":
                 self._metrics.run_gone(key.namespace, key.name)
         else:
+            self._sightings.saw(key, obj)
             concerns_others = self._index.update(key, obj)
             if resource == "rltrainingruns":
                 self._metrics.run_seen(obj)

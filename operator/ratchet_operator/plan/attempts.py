@@ -29,10 +29,11 @@ POLL_SECONDS = 20.0
 """How often a running pod is asked for its progress."""
 LONGEST_POLL_SECONDS = 60.0
 """How seldom a slow pod is asked."""
-PENDING_SECONDS = 90.0
-"""How often a waiting pod is looked at without an event: four reads a pass keep a run below six calls a minute."""
+PENDING_SECONDS = 300.0
+"""How often a waiting Job is looked at without an event. Its cause is mended by something whose event wakes us."""
 FRESH_SECONDS = 15.0
-"""The first second look at a Job that has no pod yet; nothing wakes us if a quota refuses its pod."""
+"""The second look at a Job that has no pod yet. Nothing wakes us if a quota refuses its pod, so looks go on, each
+after as long as the Job is old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,5 @@ def _lacks(said: TerminationMessage, stage: str) -> str:
 def _look_again(job: JobSight, sight: StageSight, reason: Reason, limits: Limits) -> float:
     if reason is not Reason.WAITING_FOR_POD or sight.pods or job.created is None:
         return PENDING_SECONDS
-    age = (limits.now - job.created).total_seconds()
-    fresh = limits.settings.pause(60).total_seconds()
-    return FRESH_SECONDS if 0 <= age < fresh else PENDING_SECONDS
+    age = (limits.now - job.created).total_seconds() / limits.settings.time_scale
+    return min(max(age, FRESH_SECONDS), PENDING_SECONDS)

@@ -24,18 +24,24 @@ MUTABLE_ONCE_STARTED = ("suspend", "ttlSecondsAfterFinished")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One CEL rule. Its message is fixed text: the server cannot bound the cost of one with the values in it."""
+    """One CEL rule.
+
+    Its message holds no value of a field: the server cannot bound the cost of one that does. `message_expression` may
+    choose among fixed texts; the message is then what the server says if that fails.
+    """
 
     cel: str
     message: str
     field_path: str | None = None
     reason: str | None = None
+    message_expression: str | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Return the rule as `x-kubernetes-validations` has it."""
         wire = {
             "rule": self.cel,
             "message": self.message,
+            "messageExpression": self.message_expression,
             "fieldPath": self.field_path,
             "reason": self.reason,
         }
@@ -171,24 +177,28 @@ RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
 """Rules of the rl stage's models, for the kinds that hold one."""
 
 
-def immutable_once_started(spec: type[BaseModel], mutable: tuple[str, ...]) -> tuple[Rule, ...]:
-    """Return one transition rule per field of the spec that may not change after status.startTime is set.
+def immutable_once_started(spec: type[BaseModel], mutable: tuple[str, ...]) -> Rule:
+    """Return the transition rule by which the spec's fields may not change after status.startTime is set.
 
-    They stand at the root of the object, because only there a rule sees both spec and status. A field that is added
-    to the model is immutable from its first day unless it is named in `mutable`.
+    It stands at the root of the object, because only there a rule sees both spec and status. There it is judged at
+    every write, also of status, so it is one rule and asks first whether the spec changed at all: a rule for each
+    field made a status write half as dear again. A field that is added to the model is immutable from its first day
+    unless it is named in `mutable`.
     """
     names = {field.alias or name: field.default is not None for name, field in spec.model_fields.items()}
     if unknown := set(mutable) - set(names):
         raise ValueError(f"{spec.__name__} has no field {sorted(unknown)}")
-    return tuple(
-        Rule(
-            f"!has(oldSelf.status) || !has(oldSelf.status.startTime) || {_unchanged(name, always=always)}",
-            f"spec.{name} cannot change once the run has started; revert it and make a new run for new settings",
-            field_path=f".spec.{name}",
-            reason="FieldValueForbidden",
-        )
-        for name, always in names.items()
-        if name not in mutable
+    same = {name: _unchanged(name, always=always) for name, always in names.items() if name not in mutable}
+    free = "self.spec == oldSelf.spec || !has(oldSelf.status) || !has(oldSelf.status.startTime)"
+    # not a list with filter and join: the server cannot bound the cost of those
+    changed = " + ".join(f"({unchanged} ? '' : 'spec.{name} ')" for name, unchanged in same.items())
+    text = "cannot change once the run has started; revert it and make a new run for new settings"
+    return Rule(
+        f"{free} || ({' && '.join(f'({unchanged})' for unchanged in same.values())})",
+        f"the spec {text}; only {' and '.join(mutable)} may change",
+        field_path=".spec",
+        reason="FieldValueForbidden",
+        message_expression=f"{changed} + '{text}'",
     )
 
 
@@ -201,6 +211,6 @@ def _unchanged(name: str, *, always: bool) -> str:
 
 
 ROOT_RULES: Mapping[str, tuple[Rule, ...]] = {
-    "RLTrainingRun": immutable_once_started(RLTrainingRunSpec, MUTABLE_ONCE_STARTED),
+    "RLTrainingRun": (immutable_once_started(RLTrainingRunSpec, MUTABLE_ONCE_STARTED),),
 }
 """Rules at the root of an object, by kind."""

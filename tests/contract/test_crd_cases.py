@@ -145,6 +145,12 @@ def test_a_started_run_keeps_its_spec_except_for_what_may_change(
         server.request("PUT", path, edited)
 
 
+def test_the_refusal_names_every_field_that_changed(server: ControlPlane, started: dict[str, Any]) -> None:
+    edited = {**started, "spec": changed(started["spec"], {"seed": 7, "backoffLimit": 0, "suspend": True})}
+    with pytest.raises(RuntimeError, match=r"spec\.seed spec\.backoffLimit cannot change once"):
+        server.request("PUT", path_of(RL_TRAINING_RUN, "started", query="dryRun=All"), edited)
+
+
 def test_an_optional_field_of_a_started_run_cannot_be_removed_either(server: ControlPlane) -> None:
     spec = changed(VALID["RLTrainingRun"], {"publishTo": {"name": "router"}})
     run = create(server, RL_TRAINING_RUN, "publishing", spec)

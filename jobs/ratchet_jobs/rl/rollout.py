@@ -153,5 +153,5 @@ class Samples:
         return type(self)(**{f.name: torch.cat([getattr(self, f.name), getattr(newer, f.name)]) for f in fields(self)})
 
     def tensors(self) -> dict[str, Tensor]:
-        """By field name, contiguous, for a checkpoint."""
-        return {f.name: getattr(self, f.name).contiguous() for f in fields(self)}
+        """Copies by field name, for a checkpoint."""
+        return {f.name: getattr(self, f.name).clone() for f in fields(self)}

@@ -30,7 +30,7 @@ from ratchet_cli.results import print_results
 from ratchet_cli.screen import out, say, state_text, utc_now
 from ratchet_cli.views import progress_note, view
 from ratchet_operator.cluster.local import HomeBusy, LocalCluster
-from ratchet_operator.cluster.protocol import Denied, KubeObject
+from ratchet_operator.cluster.protocol import Denied, KubeObject, Resource
 from ratchet_operator.logs import configure
 from ratchet_operator.wakes import Key, key_of
 
@@ -126,15 +126,24 @@ def _submit(cluster: LocalCluster, driver: Driver, manifests: Sequence[Manifest]
         out.print(f"{each.kind.singular}/[name]{escape(each.name)}[/] ", state_text(word))
         keys.append(Key(each.kind.plural, body["metadata"]["namespace"], each.name))
     driver.want(keys)
-    datasets = {(key.namespace, key.name) for key in keys if key.plural == "feedbackdatasets"}
     for each, key in zip(manifests, keys, strict=True):
         if isinstance(each.spec, RLTrainingRunSpec):
-            wanted = (key.namespace, each.spec.dataset_ref.name)
-            if wanted not in datasets and cluster.objects.find("feedbackdatasets", *wanted) is None:
-                raise CliError(
-                    f"{each.source}: {each.title}: spec.datasetRef.name: no FeedbackDataset {wanted[1]!r} is in these "
-                    f"manifests or in {cluster.home}; add its manifest with -f"
-                )
+            _check_named(cluster, each, key.namespace, each.spec)
+
+
+def _check_named(cluster: LocalCluster, run: Manifest, namespace: str, spec: RLTrainingRunSpec) -> None:
+    """Refuse a run that names what neither the manifests nor the state directory hold: here nobody would bring it."""
+    named: list[tuple[str, str, Resource, str]] = [
+        ("datasetRef", "FeedbackDataset", "feedbackdatasets", spec.dataset_ref.name)
+    ]
+    if spec.publish_to is not None:
+        named.append(("publishTo", "RLPolicy", "rlpolicies", spec.publish_to.name))
+    for field, kind, resource, name in named:
+        if cluster.objects.find(resource, namespace, name) is None:
+            raise CliError(
+                f"{run.source}: {run.title}: spec.{field}.name: no {kind} {name!r} is in these "
+                f"manifests or in {cluster.home}; add its manifest with -f"
+            )
 
 
 def _take_signals(cluster: LocalCluster, stop: asyncio.Event) -> list[bool]:

@@ -60,6 +60,15 @@ def test_a_run_whose_dataset_never_becomes_ready_ends_the_command_with_its_reaso
         assert want in capsys.readouterr().out
 
 
+def test_a_policy_that_nobody_brings_is_said_before_anything_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ratchet_cli.screen.err.width", 1000)
+    (tmp_path / "all.yaml").write_text(MANIFESTS % "" + "  publishTo: {name: nobody}\n")
+    assert run_command(["run", "-f", str(tmp_path / "all.yaml"), "--home", str(tmp_path / "home"), "--plain"]) == 1
+    assert "spec.publishTo.name: no RLPolicy 'nobody' is in these manifests" in capsys.readouterr().err
+
+
 def run_that_says(kind: str, reason: Reason) -> dict[str, Any]:
     conditions = [{"type": kind, "status": "True", "reason": reason.value}]
     return {

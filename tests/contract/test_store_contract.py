@@ -210,6 +210,18 @@ def test_missing_credentials_are_said(monkeypatch: pytest.MonkeyPatch, s3_server
         store_at(s3_server).read("ns/a")
 
 
+def test_an_object_that_is_deleted_while_a_directory_is_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(StoreConfig(uri=tmp_path.as_uri()), patience_seconds=0)
+    for name in "ab":
+        store.write(f"ns/{name}", b"1")
+    walked = list((tmp_path / "ns").rglob("*"))
+    monkeypatch.setattr(Path, "rglob", lambda *_: iter(walked))
+    store.delete(["ns/a"])
+    assert [info.key for info in store.list("ns")] == ["ns/b"]
+
+
 @pytest.mark.parametrize("name", ["my data", "größe", "a%20b", "a#b"])
 def test_a_directory_of_any_name_is_the_one_that_its_uri_names(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name

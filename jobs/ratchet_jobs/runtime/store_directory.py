@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -80,10 +81,16 @@ class DirectoryStore:
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """Return every object below the prefix."""
-        base = self._path(prefix)
+        found = []
         with self._explained(prefix):
-            files = [p for p in base.rglob("*") if p.is_file() and not p.name.startswith(_PARTIAL)]
-            return sorted(ObjectInfo(p.relative_to(self._root).as_posix(), p.stat().st_size) for p in files)
+            for path in self._path(prefix).rglob("*"):
+                try:
+                    seen = path.stat()
+                except FileNotFoundError:  # deleted since the folder was read, by another pod
+                    continue
+                if stat.S_ISREG(seen.st_mode) and not path.name.startswith(_PARTIAL):
+                    found.append(ObjectInfo(path.relative_to(self._root).as_posix(), seen.st_size))
+        return sorted(found)
 
     def exists(self, key: str) -> bool:
         """Tell whether the object exists."""

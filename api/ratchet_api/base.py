@@ -60,7 +60,8 @@ def _as_utc(value: datetime) -> datetime:
 
 def format_time(value: datetime) -> str:
     """Format an aware datetime as Kubernetes does: UTC, whole seconds, trailing Z."""
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # not strftime, which writes the year 1, as other languages say "no date", with one digit
+    return value.astimezone(UTC).replace(tzinfo=None, microsecond=0).isoformat() + "Z"
 
 
 def parse_time(value: str) -> datetime:

@@ -346,14 +346,18 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[:limit]
 
 
+ETA_LIMIT_SECONDS = 10**9
+"""Thirty years; a longer estimate says no more. An image of the user's may serve anything, status holds this much."""
+
+
 class Progress(StatusModel):
     """What the pod serves at /progress."""
 
     stage: str
-    step: int = Field(ge=0)
-    steps: int = Field(ge=0)
+    step: int = Field(ge=0, le=2**53)
+    steps: int = Field(ge=0, le=2**53)
     loss: float | None = None
-    eta_seconds: int | None = Field(default=None, ge=0)
+    eta_seconds: int | None = Field(default=None, ge=0, le=ETA_LIMIT_SECONDS)
 
 
 def artifact_digest(files: Mapping[str, str]) -> str:

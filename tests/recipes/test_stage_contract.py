@@ -372,3 +372,13 @@ def test_a_client_that_says_nothing_keeps_no_other_waiting_and_no_stage_from_end
         ending.start()
         ending.join(5)
         assert not ending.is_alive()
+
+
+def test_the_slowest_stage_still_says_how_far_it_is() -> None:
+    from ratchet_jobs.runtime.progress import ProgressBoard, StageMetrics
+
+    ticks = iter([0.0, 1e6])
+    board = ProgressBoard("supervised", StageMetrics(namespace="ns", run="r", stage="s"), clock=lambda: next(ticks))
+    board.report(0, 10**6)
+    board.report(1, 10**6)
+    assert board.current().eta_seconds == 10**9

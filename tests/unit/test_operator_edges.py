@@ -6,10 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from pydantic import ValidationError
 
+from ratchet_api.base import format_time, parse_time
 from ratchet_api.conditions import Condition
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, FeedbackDatasetStatus
 from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
+from ratchet_api.stage import Progress
 from ratchet_api.training_run import RLTrainingRunSpec
 from ratchet_operator.plan.datasets import plan_dataset
 from ratchet_operator.plan.datasets.state import failure_digest, target_of
@@ -95,6 +98,17 @@ def test_a_reason_that_only_a_newer_operator_knows_stops_no_pass() -> None:
     plan = plan_dataset(replace(world, status=status))
     assert plan.status is not None
     assert {c.type: c.message for c in plan.status.conditions}["Ready"] == "seen then"
+
+
+@pytest.mark.parametrize("field", ["step", "steps", "etaSeconds"])
+def test_progress_that_status_cannot_hold_is_no_progress(field: str) -> None:
+    with pytest.raises(ValidationError):
+        Progress.model_validate({"stage": "supervised", "step": 1, "steps": 2, field: 2**60})
+
+
+def test_times_before_the_year_1000_are_written_as_the_server_reads_them() -> None:
+    assert format_time(datetime(1, 1, 1, tzinfo=UTC)) == "0001-01-01T00:00:00Z"
+    assert parse_time(format_time(datetime(1, 1, 1, tzinfo=UTC))) == datetime(1, 1, 1, tzinfo=UTC)
 
 
 def test_a_dry_run_counts_the_steps_that_the_stage_will_take() -> None:

@@ -16,7 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
 
-from ratchet_api.stage import Progress
+from ratchet_api.stage import ETA_LIMIT_SECONDS, Progress
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +94,7 @@ class ProgressBoard:
             gauges["examples_per_second"] = self._speed
         self._last = (now, step)
         done = step - self._first[1]
-        eta = round((now - self._first[0]) / done * (steps - step)) if done > 0 else None
+        eta = min(round((now - self._first[0]) / done * (steps - step)), ETA_LIMIT_SECONDS) if done > 0 else None
         if eta is not None:
             gauges["eta_seconds"] = eta
         for name, value in {"step": step, "steps": steps, **gauges}.items():

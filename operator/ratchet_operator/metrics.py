@@ -156,12 +156,12 @@ class Metrics:
         condition = GaugeMetricFamily(
             "ratchet_run_condition",
             "1 when the condition of a run is True, 0 when False; absent when Unknown.",
-            labels=["namespace", "name", "condition"],
+            labels=["namespace", "run", "condition"],
         )
         info = GaugeMetricFamily(
             "ratchet_run_info",
             "Constant 1 per run, labelled with what it trains on and where it stands.",
-            labels=["namespace", "name", "dataset", "state", "stage"],
+            labels=["namespace", "run", "dataset", "state", "stage"],
         )
         for (namespace, name), facts in sorted(self._run_facts.items()):
             info.add_metric([namespace, name, facts["dataset"], facts["state"], facts["stage"]], 1)

@@ -474,13 +474,13 @@ def test_a_runs_state_and_conditions_are_series_that_go_with_it() -> None:
     found.run_seen(run("b", uid="u2"))
     assert sample(found, "ratchet_runs", state="Running") == 1
     assert sample(found, "ratchet_runs", state="Pending") == 1
-    assert sample(found, "ratchet_run_condition", namespace="ns", name="a", condition="DataReady") == 1
+    assert sample(found, "ratchet_run_condition", namespace="ns", run="a", condition="DataReady") == 1
     found.run_seen(run("a", state="Failed", conditions=[condition("Failed", "True"), condition("DataReady", "False")]))
     assert sample(found, "ratchet_runs", state="Running") is None
-    assert sample(found, "ratchet_run_condition", namespace="ns", name="a", condition="DataReady") == 0
+    assert sample(found, "ratchet_run_condition", namespace="ns", run="a", condition="DataReady") == 0
     found.run_gone("ns", "a")
     assert sample(found, "ratchet_runs", state="Failed") is None
-    assert sample(found, "ratchet_run_condition", namespace="ns", name="a", condition="Failed") is None
+    assert sample(found, "ratchet_run_condition", namespace="ns", run="a", condition="Failed") is None
 
 
 def stage(attempt: int, *, reason: str = "", finished: str = "", state: str = "Running") -> dict[str, Any]:

@@ -84,8 +84,6 @@ async def test_a_spec_outside_its_schema_is_denied_and_names_the_field(cluster: 
 async def test_an_absent_namespace_is_denied(cluster: HttpCluster) -> None:
     with pytest.raises(Denied, match="no-such-namespace"):
         await cluster.create("jobs", job("no-such-namespace", "a"))
-    with pytest.raises(Denied, match="no-such-namespace"):
-        await cluster.apply("configmaps", config_map("no-such-namespace", "a"))
 
 
 async def test_a_manifest_of_another_kind_is_refused_before_it_is_sent(
@@ -94,16 +92,6 @@ async def test_a_manifest_of_another_kind_is_refused_before_it_is_sent(
     with pytest.raises(Denied, match="'ConfigMap' sent to jobs"):
         await cluster.create("jobs", config_map(namespace, "a"))
     assert proxy.log == []
-
-
-async def test_applying_again_drops_our_former_field_and_keeps_somebody_elses(
-    control_plane: ControlPlane, cluster: HttpCluster, namespace: str
-) -> None:
-    await cluster.apply("configmaps", config_map(namespace, "a") | {"data": {"one": "1", "two": "2"}})
-    path = f"/api/v1/namespaces/{namespace}/configmaps/a"
-    control_plane.apply(path, config_map(namespace, "a") | {"data": {"theirs": "3"}})
-    last = await cluster.apply("configmaps", config_map(namespace, "a") | {"data": {"two": "4"}})
-    assert last["data"] == {"two": "4", "theirs": "3"}
 
 
 async def test_our_own_last_revision_is_told_from_any_other(

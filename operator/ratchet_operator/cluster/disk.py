@@ -18,7 +18,7 @@ from typing import Any
 
 from ratchet_api.base import format_time
 from ratchet_operator.cluster.processes import write_json
-from ratchet_operator.cluster.protocol import Conflict, KubeObject, Resource
+from ratchet_operator.cluster.protocol import Conflict, KubeObject, Rejected, Resource
 
 _NAME_LIMIT = 200
 Watcher = Callable[[Resource, KubeObject, bool], None]
@@ -124,11 +124,14 @@ class DiskObjects:
         """Replace the status if the object is still the one that was seen.
 
         Raises:
-            Conflict: it changed or is gone.
+            Conflict: it changed, or its name belongs to another object.
+            Rejected: it is gone (404).
         """
         meta = seen["metadata"]
         old = self._objects.get((resource, meta["namespace"], meta["name"]))
-        if old is None or any(old["metadata"][f] != meta[f] for f in ("resourceVersion", "uid")):
+        if old is None:
+            raise Rejected(f"{resource} {meta['namespace']}/{meta['name']} is gone", status=404)
+        if any(old["metadata"][f] != meta[f] for f in ("resourceVersion", "uid")):
             raise Conflict(f"{resource} {meta['namespace']}/{meta['name']} changed since it was read", status=409)
         return self._replace(resource, old, {**copy.deepcopy(old), "status": copy.deepcopy(dict(status))})
 

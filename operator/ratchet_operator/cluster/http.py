@@ -1,6 +1,6 @@
 """`Cluster` against a real API server: a thin client over one aiohttp session.
 
-Decides how a call looks on the wire (server-side apply with our field manager, deletion by uid, status under its
+Decides how a call looks on the wire (creation under our field manager, deletion by uid, status under its
 resourceVersion, lists in pages) and how a refusal is named. Never decides what to call, and repeats a request only
 where the server said that it did not run it. Called by observe and apply through the `Cluster` protocol, and by the
 heartbeat. Why not the `kubernetes` package: ADR 0001.
@@ -123,20 +123,6 @@ class HttpCluster:
         name = str(manifest["metadata"].get("name", ""))
         _, answer = await self._call("create", resource, namespace, name, query=query, body=_whole(resource, manifest))
         self._note_written(resource, answer)
-        return answer
-
-    async def apply(self, resource: Resource, manifest: KubeObject) -> KubeObject:
-        """Server-side apply with our field manager, forcing conflicts on the fields that we name."""
-        metadata = manifest["metadata"]
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        _, answer = await self._call(
-            "apply",
-            resource,
-            str(metadata["namespace"]),
-            str(metadata["name"]),
-            query=query,
-            body=_whole(resource, manifest),
-        )
         return answer
 
     async def delete(

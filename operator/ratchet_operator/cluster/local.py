@@ -155,12 +155,8 @@ class LocalCluster:
         ]
 
     async def create(self, resource: Resource, manifest: KubeObject) -> KubeObject:
-        """Create the object; Conflict if it exists."""
-        return self.objects.insert(resource, manifest)
-
-    async def apply(self, resource: Resource, manifest: KubeObject) -> KubeObject:
-        """Create the object or replace the fields that the manifest names."""
-        return self.objects.merge(resource, manifest)
+        """Create the object, without a status as an API server does; Conflict if it exists."""
+        return self.objects.insert(resource, {key: value for key, value in manifest.items() if key != "status"})
 
     async def delete(
         self, resource: Resource, namespace: str, name: str, *, uid: str, foreground: bool = False

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from ratchet_operator.cluster.objects import ChangeType, ObjectStore
 from ratchet_operator.cluster.protocol import KubeObject, Resource
 
-WRITES = frozenset({"create", "apply", "delete", "patch_status", "emit"})
+WRITES = frozenset({"create", "delete", "patch_status", "emit"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +121,6 @@ class MemoryCluster:
         meta = manifest.get("metadata", {})
         call = self._call("create", resource, str(meta.get("namespace", "")), str(meta.get("name", "")))
         made = self.objects.create(resource, manifest)
-        self.fault.after(call)
-        return made
-
-    async def apply(self, resource: Resource, manifest: KubeObject) -> KubeObject:
-        """Create or merge."""
-        meta = manifest["metadata"]
-        call = self._call("apply", resource, meta["namespace"], meta["name"])
-        made = self.objects.apply(resource, manifest)
         self.fault.after(call)
         return made
 

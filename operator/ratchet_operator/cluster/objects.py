@@ -117,13 +117,6 @@ class ObjectStore:
             self._store("MODIFIED", key, new)
         return self._copy(self._objects[key])
 
-    def apply(self, resource: str, manifest: KubeObject) -> KubeObject:
-        """Create the object or merge the manifest into it: server-side apply with one manager that owns its fields."""
-        meta = manifest["metadata"]
-        if self.get(resource, meta["namespace"], meta["name"]) is None:
-            return self.create(resource, manifest)
-        return self.update(resource, meta["namespace"], meta["name"], manifest)
-
     def set_status(
         self, resource: str, obj: KubeObject, status: Mapping[str, Any], *, locked: bool = True
     ) -> KubeObject:

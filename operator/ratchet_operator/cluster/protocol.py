@@ -78,9 +78,6 @@ class Cluster(Protocol):
             Conflict: it exists already (the caller reads it and adopts it or fails loudly).
         """
 
-    async def apply(self, resource: Resource, manifest: KubeObject) -> KubeObject:
-        """Server-side apply with our field manager, forcing conflicts on the fields that we name."""
-
     async def delete(
         self, resource: Resource, namespace: str, name: str, *, uid: str, foreground: bool = False
     ) -> None:

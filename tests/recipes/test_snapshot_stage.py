@@ -186,6 +186,14 @@ BAD_INPUT = [
         id="a column of ids as classes",
     ),
     pytest.param("", {}, 10, ["is empty", "first line"], id="empty file"),
+    pytest.param('text;label\n"a";"b"\n', {}, 10, ["one column, 'text;label'", "with commas"], id="semicolons"),
+    pytest.param(
+        csv_of([("x" * 101, "a"), ("y" * 101, "b")] * 20),
+        {"filters": {"maxTextChars": 100}},
+        10,
+        ["TextTooLong 40 (by spec.filters.maxTextChars, first: store://d.csv row 1)"],
+        id="every text too long",
+    ),
     pytest.param(csv_of(many(9)), {}, 10, ["train rows are left", "at least 10"], id="five samples"),
     pytest.param(csv_of(many(100, "a")), {}, 12, ["'a'", "at least two classes"], id="one class only"),
     pytest.param(csv_of(many(100)), {"labels": ["a", "b", "z"]}, 12, ["'z'", "no train row"], id="label never seen"),
@@ -197,7 +205,7 @@ BAD_INPUT = [
     pytest.param(
         csv_of(many(100)),
         {"source": {"objects": [{"uri": "store://d.csv", "sha256": "f" * 64}]}},
-        23,
+        10,
         ["sha256 is ffff", "correct one"],
         id="checksum of the source differs",
     ),

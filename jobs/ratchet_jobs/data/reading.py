@@ -93,6 +93,11 @@ def _read_csv(path: Path, name: str) -> Iterator[RawRow | Refused]:
                 raise BadDataError(f"source file {name}: the header is no UTF-8; save the file as UTF-8")
             if not header:
                 raise BadDataError(f"source file {name}: is empty; the first line must name the columns")
+            if len(header) == 1 and (other := next((sign for sign in ";\t|" if sign in header[0]), None)):
+                raise BadDataError(
+                    f"source file {name}: the header is one column, {header[0]!r}; "
+                    f"save the file with commas between columns instead of {other!r}"
+                )
             if len(set(header)) != len(header):
                 raise BadDataError(f"source file {name}: the header repeats a column: {', '.join(header)}")
             for number, values in enumerate(reader, 1):
@@ -140,7 +145,7 @@ def _read_parquet(path: Path, name: str) -> Iterator[RawRow | Refused]:
                     yield RawRow(number, fields)
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a value that Python cannot hold
         raise BadDataError(
-            f"source file {name}: is no whole Parquet file: {error}, after row {number}; write it again"
+            f"source file {name}: is no whole Parquet file after row {number}: {str(error).rstrip('.')}; write it again"
         ) from error
 
 

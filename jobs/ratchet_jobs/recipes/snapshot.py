@@ -42,10 +42,21 @@ from ratchet_jobs.data.snapshots import (
 )
 from ratchet_jobs.data.splitting import PRIORITY, cap_of, components, hash64, normalised, split_of
 from ratchet_jobs.runtime.context import StageContext
-from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError, StoreCorrupt
+from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError
 from ratchet_jobs.runtime.store import resolve_uri, sha256_file
 
 MIN_TRAIN_ROWS = 10
+
+FIELD_OF: Mapping[str, str] = {
+    "TextTooShort": "spec.filters.minTextChars",
+    "TextTooLong": "spec.filters.maxTextChars",
+    "TooOld": "spec.filters.maxAgeDays",
+    "MissingTimestamp": "spec.filters.maxAgeDays",
+    "SubjectShare": "spec.filters.maxSubjectSharePercent",
+    "MaxSamples": "spec.filters.maxSamples",
+    "UnknownLabel": "spec.labels",
+}
+"""Which setting stands behind a rule that removes rows; the other rules are about what the rows hold."""
 MAX_CLASSES = 2000
 """The table of confusions that evaluate writes grows with its square; far more are a column of ids, not of classes."""
 
@@ -86,7 +97,11 @@ class Tally:
 
     def sentence(self) -> str:
         """One line for messages."""
-        return ", ".join(f"{rule} {n} (first: {self.first[rule]})" for rule, n in self.count.most_common(5)) or "none"
+        parts = (
+            f"{rule} {n} ({f'by {FIELD_OF[rule]}, ' if rule in FIELD_OF else ''}first: {self.first[rule]})"
+            for rule, n in self.count.most_common(5)
+        )
+        return ", ".join(parts) or "none"
 
 
 def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
@@ -195,7 +210,7 @@ def _read(ctx: StageContext, config: SnapshotConfig, tally: Tally, sources: list
         ctx.store.download(key, path)
         sha256 = sha256_file(path)
         if source.sha256 is not None and source.sha256 != sha256:
-            raise StoreCorrupt(
+            raise BadDataError(
                 f"spec.source.objects[{place}].sha256 is {source.sha256}, but {name} has {sha256}; correct one of them"
             )
         absent, fmt, number = config.columns.to_wire(), format_of(name, source.format), 0

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
-from ratchet_api.base import ApiModel, LabelName, MetricValue, ObjectName, Timestamp
+from ratchet_api.base import ApiModel, LabelName, MetricValue, ObjectName, StatusModel, Timestamp
 
 MAX_BATCH = 1000
 """Events of one request."""
@@ -248,7 +248,7 @@ InteractionBody = Annotated[
 """Body of POST /v1/interactions: one interaction, or `{"events": [...]}`."""
 
 
-class Stored(ApiModel):
+class Stored(StatusModel):
     """One event is in the log, on durable storage."""
 
     id: Annotated[str, Field(max_length=64, description="id: of the event; the same for every retry.")]
@@ -257,7 +257,7 @@ class Stored(ApiModel):
     ]
 
 
-class FeedbackAnswer(ApiModel):
+class FeedbackAnswer(StatusModel):
     """Answer to one event, or to a dry run of it."""
 
     status: Annotated[Literal["stored", "dry_run"], Field(description="status: a dry run stores nothing.")]
@@ -275,7 +275,7 @@ class InteractionStored(Stored):
     ]
 
 
-class InteractionAnswer(ApiModel):
+class InteractionAnswer(StatusModel):
     """Answer to POST /v1/interactions."""
 
     events: Annotated[
@@ -298,7 +298,7 @@ class TrainRequest(ApiModel):
     ]
 
 
-class TrainModel(ApiModel):
+class TrainModel(StatusModel):
     """What would be trained."""
 
     model_config = ConfigDict(alias_generator=None)
@@ -308,7 +308,7 @@ class TrainModel(ApiModel):
     learning_rate: Annotated[float, Field(gt=0, le=1, description="learning_rate: at its peak.")]
 
 
-class TrainEstimate(ApiModel):
+class TrainEstimate(StatusModel):
     """Answer to a dry run of training."""
 
     status: Annotated[Literal["dry_run"], Field(description="status: nothing was started.")]
@@ -322,7 +322,7 @@ class TrainEstimate(ApiModel):
     model: Annotated[TrainModel, Field(alias="modelConfig", description="modelConfig: what would be trained.")]
 
 
-class VersionView(ApiModel):
+class VersionView(StatusModel):
     """One version in the answer of GET /api/policies/{policy}."""
 
     version: VersionNumber
@@ -334,7 +334,27 @@ class VersionView(ApiModel):
     published: Annotated[Timestamp, Field(description="published: when.")]
 
 
-class Problem(ApiModel):
+class FeedbackStats(StatusModel):
+    """Answer to GET /api/policies/{policy}/feedback: what is in the log about a policy, each event once."""
+
+    policy: ObjectName
+    events: Annotated[int, Field(ge=0, le=2**53, description="events: of feedback.")]
+    by_type: Annotated[dict[str, int], Field(description="byType: events by type.")]
+    rated: Annotated[int, Field(ge=0, le=2**53, description="rated: events that score the answer.")]
+    score_mean: Annotated[float | None, Field(default=None, ge=0, le=1, description="scoreMean: of the rated ones.")]
+    score_std: Annotated[float | None, Field(default=None, ge=0, le=1, description="scoreStd: of the rated ones.")]
+    subjects: Annotated[int, Field(ge=0, le=2**53, description="subjects: different ones that gave feedback.")]
+    largest_share: Annotated[
+        float | None,
+        Field(
+            default=None, ge=0, le=1, description="largestShare: of the busiest subject in the events that name one."
+        ),
+    ]
+    interactions: Annotated[int, Field(ge=0, le=2**53, description="interactions: recorded answers.")]
+    newest: Annotated[str | None, Field(default=None, max_length=32, description="newest: last event's arrival.")]
+
+
+class Problem(StatusModel):
     """Answer to a request that was refused."""
 
     detail: Annotated[str, Field(max_length=4096, description="detail: what was wrong and what to do.")]

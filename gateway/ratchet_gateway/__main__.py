@@ -11,17 +11,13 @@ import sys
 import time
 
 import uvicorn
-from kubernetes import client, config
-from kubernetes.config.config_exception import ConfigException
 
 from ratchet_api.signing import BadKey, KeyRing
 from ratchet_gateway import logs
 from ratchet_gateway.app import Parts, create_app
 from ratchet_gateway.auth import Anyone, ApiKeys, Authenticator, BadKeyFile
 from ratchet_gateway.policies import FixedPolicies, Policies
-from ratchet_gateway.policies_kubernetes import KubernetesPolicies
 from ratchet_gateway.settings import Settings, SettingsError
-from ratchet_gateway.tokenreview import KubernetesTokens
 from ratchet_jobs.runtime.errors import BadConfigError
 from ratchet_jobs.runtime.store import open_store
 
@@ -33,7 +29,7 @@ def main() -> None:
     try:
         settings = Settings.from_env(os.environ)
         parts = connect(settings)
-    except (SettingsError, BadKey, BadKeyFile, BadConfigError, ConfigException) as error:
+    except (SettingsError, BadKey, BadKeyFile, BadConfigError) as error:
         sys.stderr.write(f"ratchet-gateway: {error}\n")
         sys.exit(EXIT_CONFIG)
     logs.configure(settings.log_level)
@@ -55,22 +51,22 @@ def connect(settings: Settings) -> Parts:
     """Open the store, the keys, and the cluster where one is used.
 
     Raises:
-        SettingsError, BadKey, BadKeyFile, BadConfigError, ConfigException: one of them cannot be used.
+        SettingsError, BadKey, BadKeyFile, BadConfigError: one of them cannot be used.
     """
-    needs_cluster = settings.policies is None or "kubernetes" in settings.auth
-    api = client.ApiClient(_login() if needs_cluster else client.Configuration())
-    policies: Policies
-    if settings.policies is not None:
-        policies = FixedPolicies.named(settings.policies)
-    else:
-        policies = KubernetesPolicies(api, namespace=settings.namespace, clock=time.monotonic)
+    policies: Policies | None = FixedPolicies.named(settings.policies) if settings.policies is not None else None
     ways: list[Authenticator] = []
-    for mode in settings.auth:
-        if mode == "none":
-            ways.append(Anyone())
-        elif mode == "keys" and settings.keys_file is not None:
-            ways.append(ApiKeys(settings.keys_file, time.monotonic))
-        elif mode == "kubernetes":
+    if "none" in settings.auth:
+        ways.append(Anyone())
+    if "keys" in settings.auth and settings.keys_file is not None:
+        ways.append(ApiKeys(settings.keys_file, time.monotonic))
+    if policies is None or "kubernetes" in settings.auth:
+        # the generated client takes seconds to import, and a gateway without a cluster has no use for it
+        from ratchet_gateway.cluster import KubernetesPolicies, KubernetesTokens, log_in
+
+        api = log_in()
+        if policies is None:
+            policies = KubernetesPolicies(api, namespace=settings.namespace, clock=time.monotonic)
+        if "kubernetes" in settings.auth:
             ways.append(KubernetesTokens(api, namespace=settings.namespace, clock=time.monotonic))
     return Parts(
         store=open_store(settings.store, patience_seconds=0),
@@ -78,16 +74,6 @@ def connect(settings: Settings) -> Parts:
         policies=policies,
         ways=tuple(ways),
     )
-
-
-def _login() -> client.Configuration:
-    """The pod's own login, else the user's kubeconfig."""
-    found = client.Configuration()
-    try:
-        config.load_incluster_config(client_configuration=found)
-    except ConfigException:
-        config.load_kube_config(client_configuration=found)
-    return found
 
 
 if __name__ == "__main__":

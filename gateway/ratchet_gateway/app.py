@@ -25,7 +25,6 @@ from ratchet_api.signing import KeyRing
 from ratchet_gateway.auth import Authenticator
 from ratchet_gateway.body import Guard
 from ratchet_gateway.errors import Refused
-from ratchet_gateway.estimates import Tally
 from ratchet_gateway.follower import Follower
 from ratchet_gateway.known import KnownEvents
 from ratchet_gateway.log.writer import LogWriter
@@ -36,6 +35,7 @@ from ratchet_gateway.records import Recorder
 from ratchet_gateway.routes import feedback, health, policies
 from ratchet_gateway.services import Services
 from ratchet_gateway.settings import Settings
+from ratchet_gateway.tally import Tally
 from ratchet_jobs.runtime.errors import BadConfigError, StoreAccessDenied, StoreError
 from ratchet_jobs.runtime.probe import ensure_probed
 from ratchet_jobs.runtime.store import Store

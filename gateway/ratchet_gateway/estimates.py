@@ -1,20 +1,16 @@
 """What training on the feedback so far would be: how many samples, how many steps, how long.
 
-Decides the estimate and the least number of samples. The sums are pure; `Tally` reads the log once per question, in a
-thread, one question at a time. Starts nothing.
+Decides the estimate and the least number of samples. Pure; starts nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
-from dataclasses import dataclass
 
-from ratchet_api.feedback import MIN_TRAIN_SAMPLES, TrainEstimate, TrainModel, TrainRequest, score_of
+from ratchet_api.feedback import MIN_TRAIN_SAMPLES, TrainEstimate, TrainModel, TrainRequest
 from ratchet_api.training_run import RunTemplate
 from ratchet_gateway.errors import NotEnough
-from ratchet_gateway.log.reader import LogReader
-from ratchet_jobs.runtime.store import Store
+from ratchet_gateway.tally import Scores
 
 TRAIN_SHARE = 0.8
 """Of the samples; the rest is for validation and test, as a FeedbackDataset splits unless told otherwise."""
@@ -23,57 +19,6 @@ SECONDS_PER_TOKEN = 1.0 / (16 * 96) / 2
 encoder of 22 million parameters. A GPU is many times faster."""
 START_MINUTES = 1.0
 """Pods start, the model is loaded, the result is evaluated."""
-
-
-@dataclass(slots=True)
-class Scores:
-    """Count, mean and spread of scores, by Welford's recurrence.
-
-    Attributes:
-        count: scores so far.
-        mean: 0 to 1.
-    """
-
-    count: int = 0
-    mean: float = 0.0
-    _squares: float = 0.0
-
-    def add(self, score: float) -> None:
-        """Take one more score into account."""
-        self.count += 1
-        step = score - self.mean
-        self.mean += step / self.count
-        self._squares += step * (score - self.mean)
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of the population."""
-        return math.sqrt(max(self._squares, 0.0) / self.count) if self.count else 0.0
-
-
-class Tally:
-    """Scores of a policy's feedback, read from the log."""
-
-    def __init__(self, store: Store, namespace: str) -> None:
-        """Name the log."""
-        self._store, self._namespace = store, namespace
-        self._one = asyncio.Lock()
-
-    async def scores(self, policy: str) -> Scores:
-        """Return the scores of all rated events of the policy, each event once.
-
-        Raises:
-            StoreError: the log cannot be read.
-        """
-        async with self._one:
-            return await asyncio.to_thread(self._read, policy)
-
-    def _read(self, policy: str) -> Scores:
-        scores = Scores()
-        for event in LogReader(self._store, self._namespace).events():
-            if event["kind"] == "feedback" and event["policy"] == policy and (score := score_of(event)) is not None:
-                scores.add(score)
-        return scores
 
 
 def estimate(scores: Scores, template: RunTemplate, request: TrainRequest) -> TrainEstimate:

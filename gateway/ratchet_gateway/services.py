@@ -17,13 +17,13 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ratchet_gateway.auth import Authenticator, Caller, authenticate
 from ratchet_gateway.errors import Away, Conflict, TooMany, UnknownPolicy
-from ratchet_gateway.estimates import Tally
 from ratchet_gateway.known import KnownEvents, Seen
 from ratchet_gateway.log.writer import LogWriter, NotAccepted
 from ratchet_gateway.metrics import GatewayMetrics
 from ratchet_gateway.policies import Policies, PolicyView
 from ratchet_gateway.ratelimit import RateLimit
 from ratchet_gateway.records import Record, Recorder
+from ratchet_gateway.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,12 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "short form": ("POST", "/api/policies/feedback/router?dryRun=true", {"prompt": "q", "response": "r", "score": 1}),
     "interactions": ("POST", "/v1/interactions", {"policy": "router", "input": "q", "label": "x"}),
     "versions": ("GET", "/api/policies/router", None),
+    "stats": ("GET", "/api/policies/router/feedback", None),
     "train": ("POST", "/api/policies/train_policy/router", {"dryRun": True}),
 }
 ALLOWED = {
     "app": {"feedback", "short form", "interactions"},
-    "reader": {"versions"},
+    "reader": {"versions", "stats"},
     "trainer": {"train"},
     "all": set(CALLS),
 }

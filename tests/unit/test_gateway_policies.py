@@ -9,8 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ratchet_api.policy import PolicyVersion
-from ratchet_gateway.estimates import Scores
 from ratchet_gateway.policies import FixedPolicies, PolicyView
+from ratchet_gateway.tally import Scores
 from tests.gateway_app import TEMPLATE, running
 
 
@@ -134,6 +134,33 @@ def test_welford_agrees_with_the_definition() -> None:
         scores.add(score)
     assert (scores.count, scores.mean) == (3, 0.5)
     assert scores.std**2 == pytest.approx(1 / 6, abs=1e-12)
+
+
+def test_statistics_count_each_event_once_and_tell_how_loud_the_loudest_is(tmp_path: Path) -> None:
+    with running(tmp_path) as gateway:
+        assert gateway.get("/api/policies/router/feedback").json() == {
+            "policy": "router",
+            "events": 0,
+            "byType": {},
+            "rated": 0,
+            "scoreMean": None,
+            "scoreStd": None,
+            "subjects": 0,
+            "largestShare": None,
+            "interactions": 0,
+            "newest": None,
+        }
+        for n, subject in enumerate(["anna", "anna", "anna", "bert"]):
+            gateway.post("/v1/feedback", {"type": "thumbs_up", "policy": "router", "subject": subject, "rating": n + 1})
+        gateway.post("/v1/feedback", {"type": "comment", "comment": "c", "policy": "router"})
+        gateway.post("/v1/feedback", {"type": "comment", "comment": "c", "policy": "bare"})
+        gateway.post("/v1/interactions", {"policy": "router", "input": "q", "label": "x"})
+        found = gateway.get("/api/policies/router/feedback").json()
+        assert gateway.get("/api/policies/nope/feedback").status_code == 404
+    assert found["byType"] == {"comment": 1, "thumbs_up": 4}
+    assert (found["events"], found["rated"], found["scoreMean"]) == (5, 4, 0.375)  # 0, .25, .5, .75
+    assert (found["subjects"], found["largestShare"], found["interactions"]) == (2, 0.75, 1)
+    assert found["newest"] == "2026-11-21T12:00:00.000Z"
 
 
 def test_metrics_count_routes_events_and_refusals(tmp_path: Path) -> None:

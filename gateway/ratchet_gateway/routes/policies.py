@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic.alias_generators import to_camel
 
-from ratchet_api.feedback import TrainEstimate, TrainRequest, VersionView
+from ratchet_api.feedback import FeedbackStats, TrainEstimate, TrainRequest, VersionView
 from ratchet_gateway.auth import Role
 from ratchet_gateway.errors import Malformed
 from ratchet_gateway.estimates import estimate
@@ -32,6 +32,14 @@ async def versions(policy: PolicyName, services: Using, caller: Calling) -> list
     ]
 
 
+@router.get("/{policy}/feedback", responses={**KNOWN_CALLER, **UNKNOWN}, summary="Statistics of a policy's feedback")
+async def feedback_stats(policy: PolicyName, services: Using, caller: Calling) -> FeedbackStats:
+    """Count the policy's feedback in the log: by type, scores, subjects."""
+    caller.need(Role.READ)
+    await services.policy(policy)
+    return (await services.tally.of(policy)).stats()
+
+
 @router.post(
     "/train_policy/{policy}", responses={**KNOWN_CALLER, **SAMPLES, **UNKNOWN}, summary="What training would be"
 )
@@ -44,4 +52,4 @@ async def train(policy: PolicyName, body: TrainRequest, services: Using, caller:
     view = await services.policy(policy)
     if view.template is None:
         raise Malformed(f"policy {policy!r}: has no spec.training.template; give it one, and it can be trained")
-    return estimate(await services.tally.scores(policy), view.template, body)
+    return estimate((await services.tally.of(policy)).scores, view.template, body)

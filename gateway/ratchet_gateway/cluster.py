@@ -1,0 +1,36 @@
+"""The gateway's login to its cluster, and the two parts that use it. Importing this costs the Kubernetes client.
+
+Decides where the login comes from: the pod's own service account, else the user's kubeconfig. Imported by `__main__`
+only where policies or tokens are the cluster's.
+"""
+
+from __future__ import annotations
+
+from kubernetes import client, config
+from kubernetes.config.config_exception import ConfigException
+
+from ratchet_gateway.policies_kubernetes import KubernetesPolicies
+from ratchet_gateway.settings import SettingsError
+from ratchet_gateway.tokenreview import KubernetesTokens
+
+__all__ = ["KubernetesPolicies", "KubernetesTokens", "log_in"]
+
+
+def log_in() -> client.ApiClient:
+    """Return a client of the cluster.
+
+    Raises:
+        SettingsError: there is neither a service account nor a kubeconfig.
+    """
+    found = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=found)
+    except ConfigException:
+        try:
+            config.load_kube_config(client_configuration=found)
+        except ConfigException as error:
+            raise SettingsError(
+                f"no login to a cluster ({error}); set KUBECONFIG, or RATCHET_GATEWAY_POLICIES and "
+                "RATCHET_GATEWAY_AUTH=keys to run without one"
+            ) from error
+    return client.ApiClient(found)

@@ -75,6 +75,8 @@ def changed(spec: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any
 
 
 FBD, RUN, RLP = VALID
+RL = {"mode": "supervised_then_rl"}
+START = {"policy": {"name": "router", "version": 1}}
 
 ACCEPTED = (
     Case("the smallest dataset", FBD),
@@ -108,13 +110,20 @@ ACCEPTED = (
     Case("an explicit null means omitted", RUN, {"publishTo": None, "lora.targetModules": None}),
     Case("a null means the default", RUN, {"suspend": None, "stages": None, "placement.nodeSelector": None}),
     Case("the largest seed", RUN, {"seed": 2**31 - 1}),
-)
+    Case("RL with its defaults", RUN, {"mode": "supervised_then_rl"}),
+    Case("RL with settings and a comparison", RUN, {**RL, "stages.rl.rewards": [{"type": "f1", "weight": 0.5}], "evaluation.comparison.slices": [{"label": "refund", "margin": 0.1}]}),
+    Case("RL from a published version", RUN, {"mode": "rl_only", "startFrom": {"policy": {"name": "router", "version": 3}}}),
+    Case("RL from an artifact", RUN, {"mode": "rl_only", "startFrom": {"artifact": {"uri": "store://runs/a", "sha256": DIGEST}}}),
+    Case("a template with RL", RLP, {"training.template.mode": "supervised_then_rl", "training.template.stages.rl": {"algorithm": "a2c"}}),
+    Case("a curriculum in order", RUN, {**RL, "stages.rl.rewards": [{"type": "accuracy", "curriculum": [{"atInteraction": 0, "weight": 1}, {"atInteraction": 10, "weight": 0.5}]}]}),
+    Case("dqn with its own fields", RUN, {**RL, "stages.rl": {"algorithm": "dqn", "explorationEpsilon": {"start": 0.2, "end": 0.1}, "targetUpdateInterval": 100}}),
+)  # fmt: skip
 
 REFUSED = (
     # shape
     Case("unknown field", RUN, {"epochs": 3}, "epochs", "unknown field", "unknown field"),
     Case("unknown field deep inside", RUN, {"stages.supervised.learning_rte": 1}, "learning_rte", "unknown field", "unknown field"),
-    Case("stage that does not exist", RUN, {"stages.rl": {}}, "stages.rl", "unknown field", "unknown field"),
+    Case("stage that does not exist", RUN, {"stages.distill": {}}, "stages.distill", "unknown field", "unknown field"),
     Case("missing field", RUN, {"datasetRef": REMOVE}, "spec.datasetRef", "required", "Required"),
     Case("text for a number", RUN, {"seed": "7"}, "spec.seed", "valid integer", "must be of type integer"),
     Case("fraction for a whole number", RUN, {"stages.supervised.batchSize": 1.5}, "spec.stages.supervised.batchSize", "valid integer", "must be of type integer"),
@@ -122,7 +131,7 @@ REFUSED = (
     Case("text for a switch", RUN, {"suspend": "yes"}, "spec.suspend", "true or false", "must be of type boolean"),
     Case("list for an object", RUN, {"lora": []}, "spec.lora", "an object", "must be of type object"),
     Case("object for a list", RUN, {"evaluation.gates": {"metric": "ece"}}, "spec.evaluation.gates", "a list", "unknown field"),
-    Case("word outside the list", RUN, {"mode": "rl_only"}, "spec.mode", "supervised", "Unsupported value"),
+    Case("word outside the list", RUN, {"mode": "telepathy"}, "spec.mode", "supervised", "Unsupported value"),
     Case("generator policies are not accepted before they act", RLP, {"type": "generator"}, "spec.type", "classifier", "Unsupported value"),
     Case("null for a required field", RUN, {"datasetRef": None}, "spec.datasetRef", "required", "Required"),
     Case("null as an item", RUN, {"lora.targetModules": [None]}, "spec.lora.targetModules[0]", "valid string", "must be of type string"),
@@ -169,6 +178,24 @@ REFUSED = (
     Case("class gate on another metric", RUN, {"evaluation.gates": [{"metric": "accuracy", "label": "a", "minimum": 0.5}]}, "spec.evaluation.gates[0]", "only for metric macro_f1", "only for metric macro_f1"),
     Case("more class names in gates than a pod can report", RUN, {"evaluation.gates": [{"metric": "macro_f1", "minimum": 0.1, "label": "ж" * 99 + str(n)} for n in range(9)]}, "spec.evaluation", "at most 1600 bytes", "at most 1600 bytes"),
     Case("the same rule inside a policy's template", RLP, {"training.template.evaluation.gates": [{"metric": "ece"}]}, "spec.training.template.evaluation.gates[0]", "needs minimum or maximum", "needs minimum or maximum"),
+    # RL
+    Case("settings of a stage that the mode does not run", RUN, {"stages.rl": {}}, "stages.rl", "only for a mode with RL", "only for a mode with RL"),
+    Case("comparison of a mode that compares nothing", RUN, {"evaluation.comparison": {}}, "evaluation.comparison", "only for a mode with RL", "only for a mode with RL"),
+    Case("RL alone from nothing", RUN, {"mode": "rl_only"}, "spec", "needs startFrom", "needed with mode rl_only"),
+    Case("a start that the mode does not use", RUN, {**RL, "startFrom": START}, "startFrom", "only for mode rl_only", "needed with mode rl_only and only there"),
+    Case("a start in a supervised run", RUN, {"startFrom": START}, "startFrom", "only for mode rl_only", "needed with mode rl_only and only there"),
+    Case("two starts", RUN, {"mode": "rl_only", "startFrom": {**START, "artifact": {"uri": "store://runs/a", "sha256": DIGEST}}}, "spec.startFrom", "exactly one of policy and artifact", "exactly one of policy and artifact"),
+    Case("a start without a digest", RUN, {"mode": "rl_only", "startFrom": {"artifact": {"uri": "store://runs/a"}}}, "spec.startFrom.artifact.sha256", "required", "Required"),
+    Case("a start in another namespace", RUN, {"mode": "rl_only", "startFrom": {"policy": {"name": "router", "version": 1, "namespace": "other"}}}, "namespace", "unknown field", "unknown field"),
+    Case("the same rule inside a template", RLP, {"training.template.stages.rl": {}}, "stages.rl", "only for a mode with RL", "only for a mode with RL"),
+    Case("a learning rate of 10", RUN, {**RL, "stages.rl.learningRate": 10}, "spec.stages.rl.learningRate", "less than or equal to 1", "should be less than or equal to 1"),
+    Case("a buffer smaller than a rollout", RUN, {**RL, "stages.rl.bufferCapacity": 100}, "spec.stages.rl", "must not be below rolloutSize", "must not be below rolloutSize"),
+    Case("a minibatch larger than a rollout", RUN, {**RL, "stages.rl.minibatchSize": 300}, "spec.stages.rl", "must not be above rolloutSize", "must not be above rolloutSize"),
+    Case("a curriculum out of order", RUN, {**RL, "stages.rl.rewards": [{"type": "accuracy", "curriculum": [{"atInteraction": 9, "weight": 1}, {"atInteraction": 1, "weight": 0}]}]}, "spec.stages.rl.rewards[0]", "must ascend", "must ascend"),
+    Case("a field of another algorithm", RUN, {**RL, "stages.rl.targetUpdateInterval": 9}, "spec.stages.rl", "only for algorithm dqn", "only for algorithm dqn"),
+    Case("an expression without one", RUN, {**RL, "stages.rl.rewards": [{"type": "expression"}]}, "spec.stages.rl.rewards[0]", "expression", "expression"),
+    Case("a margin below nothing", RUN, {**RL, "evaluation.comparison.margin": -0.1}, "spec.evaluation.comparison.margin", "greater than or equal to 0", "should be greater than or equal to 0"),
+    Case("a slice twice", RUN, {**RL, "evaluation.comparison.slices": [{"label": "a"}, {"label": "a", "margin": 0.1}]}, "spec.evaluation.comparison", "must not name a class twice", "must not name a class twice"),
     Case("toleration with a value that cannot matter", RUN, {"placement.tolerations": [{"key": "gpu", "operator": "Exists", "value": "a"}]}, "spec.placement.tolerations[0]", "only for operator Equal", "only for operator Equal"),
 )  # fmt: skip
 

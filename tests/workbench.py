@@ -92,7 +92,7 @@ class Workbench:
         ref = StageRef(stage=Stage.SUPERVISED, prefix=self.prefix(run, Stage.SUPERVISED), input_digest="0" * 64)
         return EvaluateConfig(
             dataset=self.dataset,
-            candidate=ref,
+            candidates=(ref,),
             evaluation=Evaluation.model_validate(evaluation),
             hyper=EvaluateStage(batch_size=16),
             max_tokens=max_tokens,

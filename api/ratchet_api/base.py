@@ -100,7 +100,7 @@ LabelName = Annotated[str, Field(min_length=1, max_length=128)]
 
 METRIC_KEY_LIMIT = 160
 METRICS_LIMIT = 64
-"""How many metrics a stage's status holds: the ten of the whole and one per gate on a class."""
+"""How many metrics a stage's status holds: those of the whole, of a comparison, and one per gate on a class."""
 
 MetricKey = Annotated[str, Field(max_length=METRIC_KEY_LIMIT)]
 """Name of a metric: a word, or `f1/` and the name of a class."""

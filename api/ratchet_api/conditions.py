@@ -42,7 +42,7 @@ CONDITIONS: dict[ConditionType, str] = {
     ConditionType.DATA_READY: "The run's dataset has a snapshot, and the run pinned its digest.",
     ConditionType.ADMITTED: "The cluster or its queue let the present Job start.",
     ConditionType.RUNNING: "A pod of the present stage runs.",
-    ConditionType.GATE_PASSED: "Every gate holds. False keeps the version from being published.",
+    ConditionType.GATE_PASSED: "Every gate holds and RL, where asked for, made nothing worse. False with GateFailed: nothing is published; with RLFailed or CandidateWorse: not what RL made.",
     ConditionType.PUBLISHED: "The policy lists the run's artifact as a version.",
 }
 
@@ -68,6 +68,8 @@ class Reason(StrEnum):
     GATE_PASSED = "GatePassed"
     NO_GATES = "NoGates"
     GATE_FAILED = "GateFailed"
+    RL_FAILED = "RLFailed"
+    CANDIDATE_WORSE = "CandidateWorse"
     VERSION_REGISTERED = "VersionRegistered"
     WAITING_FOR_POLICY = "WaitingForPolicy"
     CHAMPION_SET = "ChampionSet"
@@ -82,6 +84,7 @@ class Reason(StrEnum):
     POLICY_NOT_FOUND = "PolicyNotFound"
     POLICY_TYPE_MISMATCH = "PolicyTypeMismatch"
     VERSION_NOT_FOUND = "VersionNotFound"
+    START_NOT_FOUND = "StartNotFound"
     STORE_NOT_CONFIGURED = "StoreNotConfigured"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     PRIORITY_CLASS_NOT_ALLOWED = "PriorityClassNotAllowed"
@@ -164,6 +167,14 @@ REASONS: dict[Reason, ReasonInfo] = {
         "At least one gate does not hold; the version was not published.",
         "Read the numbers in the message, then better the data or the training, or lower the gate.",
     ),
+    Reason.RL_FAILED: ReasonInfo(
+        "The rl stage's numbers went wrong, so the run goes on with the supervised policy alone.",
+        "Lower stages.rl.learningRate or mend the rewards as the message says, then make a new run; the supervised stage is not trained again.",
+    ),
+    Reason.CANDIDATE_WORSE: ReasonInfo(
+        "The policy that RL trained is not shown to be as good as the one it started from, which is kept.",
+        "Read the numbers in the message and in comparison.json; give RL more interactions or the test split more rows, or raise spec.evaluation.comparison.margin.",
+    ),
     Reason.VERSION_REGISTERED: ReasonInfo(
         "The policy lists the run's artifact as a version.", "Promote it with `ratchet promote POLICY VERSION`."
     ),
@@ -201,6 +212,10 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.VERSION_NOT_FOUND: ReasonInfo(
         "The version that was asked for is not among the policy's versions.",
         "List them with `kubectl get rlp NAME -o yaml` and promote one of those.",
+    ),
+    Reason.START_NOT_FOUND: ReasonInfo(
+        "The version that spec.startFrom.policy names does not exist.",
+        "Correct the name or number (`kubectl get rlp NAME -o yaml` lists the versions) in a new run, or publish it; the run goes on by itself as soon as it exists.",
     ),
     Reason.STORE_NOT_CONFIGURED: ReasonInfo(
         "Neither the chart nor the namespace names a store.",

@@ -316,7 +316,7 @@ class RlSettings(ApiModel):
     verdict_noise: Annotated[
         float,
         Field(
-            default=0.0,
+            default=0.05,
             ge=0,
             lt=0.5,
             description="verdictNoise: share of wrong verdicts to reckon with in verdictCoef's cross-entropy.",

@@ -13,10 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ratchet_api.comparison import Comparison
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, Filters, Source, Split
 from ratchet_api.placement import Toleration
 from ratchet_api.rl import ALGORITHM_FIELDS, REWARD_FIELDS, Clip, Epsilon, Reward, RlStage, StartFrom
-from ratchet_api.training_run import GATED_LABEL_BYTES, Evaluation, Gate, RLTrainingRunSpec
+from ratchet_api.training_run import GATED_LABEL_BYTES, Evaluation, Gate, RLTrainingRunSpec, RunTemplate
 
 MUTABLE_ONCE_STARTED = ("suspend", "ttlSecondsAfterFinished")
 """Fields of a started run's spec that may still change."""
@@ -47,6 +48,96 @@ class Rule:
         }
         return {key: value for key, value in wire.items() if value is not None}
 
+
+RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
+    Comparison: (
+        Rule(
+            "self.slices.all(s, self.slices.exists_one(t, t.label == s.label))",
+            "slices must not name a class twice; remove one",
+            field_path=".slices",
+        ),
+    ),
+    StartFrom: (
+        Rule(
+            "has(self.policy) != has(self.artifact)",
+            "exactly one of policy and artifact must be set; remove one or add the missing one",
+        ),
+    ),
+    Clip: (
+        Rule(
+            "self.minimum < self.maximum",
+            "minimum must be below maximum; no reward could vary",
+            field_path=".minimum",
+        ),
+    ),
+    Epsilon: (Rule("self.end <= self.start", "end must not be above start; exploration falls", field_path=".end"),),
+    Reward: (
+        *(
+            Rule(
+                f"(self.type == '{kind}') == has(self.{field})",
+                f"{field} is needed for type {kind} and only there; add it, remove it or change type",
+                field_path=".type",
+            )
+            for field, kind in REWARD_FIELDS.items()
+        ),
+        Rule(
+            "!has(self.scale) || self.scale != 0.0",
+            "scale must not be 0, or the reward says nothing; remove the component instead",
+            field_path=".scale",
+        ),
+        Rule(
+            "!has(self.weight) || !has(self.curriculum)",
+            "weight and curriculum exclude each other; remove one",
+            field_path=".weight",
+        ),
+        Rule(
+            "!has(self.curriculum) || (self.curriculum.map(p, p.atInteraction).isSorted() && "
+            "self.curriculum.all(p, self.curriculum.exists_one(q, q.atInteraction == p.atInteraction)))",
+            "curriculum must ascend in atInteraction; put its points in order",
+            field_path=".curriculum",
+        ),
+    ),
+    RlStage: (
+        Rule(
+            "self.minibatchSize <= self.rolloutSize",
+            "minibatchSize must not be above rolloutSize; lower it",
+            field_path=".minibatchSize",
+        ),
+        Rule(
+            "!has(self.bufferCapacity) || self.bufferCapacity >= self.rolloutSize",
+            "bufferCapacity must not be below rolloutSize; raise it",
+            field_path=".bufferCapacity",
+        ),
+        *(
+            Rule(
+                f"!has(self.{field}) || self.algorithm == '{algorithm}'",
+                f"{field} is only for algorithm {algorithm}; remove it or set algorithm: {algorithm}",
+                field_path=f".{field}",
+            )
+            for field, algorithm in ALGORITHM_FIELDS.items()
+        ),
+    ),
+}
+"""Rules of the rl stage's models, and of the comparison of what it trained."""
+
+_MODE_RULES = (
+    Rule(
+        "(self.mode == 'rl_only') == has(self.startFrom)",
+        "startFrom is needed with mode rl_only and only there; add it, remove it or change mode",
+        field_path=".mode",
+    ),
+    Rule(
+        "self.mode != 'supervised' || !has(self.stages.rl)",
+        "stages.rl is only for a mode with RL; remove it or set mode: supervised_then_rl",
+        field_path=".stages.rl",
+    ),
+    Rule(
+        "self.mode != 'supervised' || !has(self.evaluation.comparison)",
+        "evaluation.comparison is only for a mode with RL; remove it or set mode: supervised_then_rl",
+        field_path=".evaluation.comparison",
+    ),
+)
+"""Which fields a run's mode needs and which it has no use for."""
 
 RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     Source: (
@@ -110,71 +201,9 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             field_path=".label",
         ),
     ),
+    **RL_RULES,
+    **dict.fromkeys((RunTemplate, RLTrainingRunSpec), _MODE_RULES),
 }
-
-RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
-    StartFrom: (
-        Rule(
-            "has(self.policy) != has(self.artifact)",
-            "exactly one of policy and artifact must be set; remove one or add the missing one",
-        ),
-    ),
-    Clip: (
-        Rule(
-            "self.minimum < self.maximum",
-            "minimum must be below maximum; no reward could vary",
-            field_path=".minimum",
-        ),
-    ),
-    Epsilon: (Rule("self.end <= self.start", "end must not be above start; exploration falls", field_path=".end"),),
-    Reward: (
-        *(
-            Rule(
-                f"(self.type == '{kind}') == has(self.{field})",
-                f"{field} is needed for type {kind} and only there; add it, remove it or change type",
-                field_path=".type",
-            )
-            for field, kind in REWARD_FIELDS.items()
-        ),
-        Rule(
-            "!has(self.scale) || self.scale != 0.0",
-            "scale must not be 0, or the reward says nothing; remove the component instead",
-            field_path=".scale",
-        ),
-        Rule(
-            "!has(self.weight) || !has(self.curriculum)",
-            "weight and curriculum exclude each other; remove one",
-            field_path=".weight",
-        ),
-        Rule(
-            "!has(self.curriculum) || (self.curriculum.map(p, p.atInteraction).isSorted() && "
-            "self.curriculum.all(p, self.curriculum.exists_one(q, q.atInteraction == p.atInteraction)))",
-            "curriculum must ascend in atInteraction; put its points in order",
-            field_path=".curriculum",
-        ),
-    ),
-    RlStage: (
-        Rule(
-            "self.minibatchSize <= self.rolloutSize",
-            "minibatchSize must not be above rolloutSize; lower it",
-            field_path=".minibatchSize",
-        ),
-        Rule(
-            "!has(self.bufferCapacity) || self.bufferCapacity >= self.rolloutSize",
-            "bufferCapacity must not be below rolloutSize; raise it",
-            field_path=".bufferCapacity",
-        ),
-        *(
-            Rule(
-                f"!has(self.{field}) || self.algorithm == '{algorithm}'",
-                f"{field} is only for algorithm {algorithm}; remove it or set algorithm: {algorithm}",
-                field_path=f".{field}",
-            )
-            for field, algorithm in ALGORITHM_FIELDS.items()
-        ),
-    ),
-}
-"""Rules of the rl stage's models, for the kinds that hold one."""
 
 
 def immutable_once_started(spec: type[BaseModel], mutable: tuple[str, ...]) -> Rule:

@@ -60,6 +60,11 @@ class _StructuralSchema(GenerateJsonSchema):
             # the server rounds a bound down before it compares it with a whole number: 0 would pass minimum 0.1
             rule = {"rule": f"self >= {low}", "message": f"should be greater than or equal to {low}"}
             made["x-kubernetes-validations"] = [rule]
+        high = made.get("maximum", 0)
+        if high != int(high) and made.pop("exclusiveMaximum", False):
+            # likewise: 0 would be refused below 0.5, because the server asks whether it is below 0
+            rule = {"rule": f"self < {high}", "message": f"should be less than {high}"}
+            made.setdefault("x-kubernetes-validations", []).append(rule)
         return made
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
@@ -85,12 +90,9 @@ class _StructuralSchema(GenerateJsonSchema):
         default = schema.get("default")
         if default is None:
             return made
-        if isinstance(default, BaseModel):
-            # the server judges a default by the model's rules before it fills in the nested defaults
-            whole = type(default) in RULES
-            wire = default.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=not whole)
-            return made | {"default": wire}
-        return made | {"default": list(default) if isinstance(default, tuple) else default}
+        if isinstance(default, tuple):
+            return made | {"default": [_default_on_the_wire(each) for each in default]}
+        return made | {"default": _default_on_the_wire(default)}
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         """An object with its CEL rules; closed by the server's strict field validation, not by the schema."""
@@ -108,6 +110,14 @@ class _StructuralSchema(GenerateJsonSchema):
         definitions = made.pop("$defs", {})
         inlined: Schema = _inline(made, definitions, ())
         return inlined
+
+
+def _default_on_the_wire(default: Any) -> Any:
+    if not isinstance(default, BaseModel):
+        return default
+    # the server judges a default by the model's rules before it fills in the nested defaults
+    whole = type(default) in RULES
+    return default.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=not whole)
 
 
 def _bounds(made: JsonSchemaValue) -> Schema:

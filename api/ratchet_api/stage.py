@@ -7,7 +7,7 @@ termination message. Both sides import this module, so they cannot drift. Pure; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.base import StatusModel, digest_of
+from ratchet_api.comparison import Choice, Slice
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import Columns, Filters, SnapshotSummary, Source, Split
 from ratchet_api.rl import RlStage
@@ -127,6 +128,9 @@ def exit_rule(code: int) -> ExitRule:
     return ExitRule(Reason.UNKNOWN_EXIT, Retry.LIMITED)
 
 
+NUMERIC_REASONS = frozenset({Reason.NOT_A_NUMBER, Reason.DIVERGED})
+"""What exit codes 30 to 39 mean: the numbers went wrong, and equal inputs would let them go wrong again."""
+
 UNCOUNTED_EXITS = (int(ExitCode.PREEMPTED), int(ExitCode.TERMINATED))
 """The only codes after which the Job itself replaces the pod."""
 
@@ -186,6 +190,10 @@ class ResolveConfig(StatusModel):
     lookups: tuple[StageRef, ...] = Field(strict=False)
     gates: tuple[Gate, ...] = Field(default=(), strict=False)
     """Of the run; their classes must be classes of the dataset."""
+    slices: tuple[Slice, ...] = Field(default=(), strict=False)
+    """Of the run's comparison; likewise."""
+    start: Artifact | None = None
+    """The policy that mode rl_only starts from; it must be there, on this base, for the dataset's classes."""
 
 
 class SupervisedConfig(StatusModel):
@@ -223,10 +231,16 @@ class EvaluateConfig(StatusModel):
 
     stage: Literal["evaluate"] = "evaluate"
     dataset: DatasetRef
-    candidate: StageRef
+    candidates: tuple[StageRef, ...] = Field(strict=False, min_length=1, max_length=2)
+    """In order of preference: the first is kept unless it is worse than the next, or than `start`."""
+    start: Artifact | None = None
+    """The policy that mode rl_only started from: it takes the place of a second candidate."""
+    champion: Artifact | None = None
+    """The live version: measured beside them, it decides nothing."""
     evaluation: Evaluation
     hyper: EvaluateStage
-    max_tokens: int
+    max_tokens: int | None = None
+    """What the supervised stage cut texts to; None = whatever the candidates say."""
     seed: int
 
 
@@ -264,6 +278,8 @@ class StageResult(StatusModel):
     snapshot: SnapshotSummary | None = None
     hits: dict[str, StageHit] = Field(default_factory=dict)
     """Resolve only: committed stages by name."""
+    choice: Choice | None = None
+    """Evaluate with RL only: which policy was committed, and why."""
 
 
 class StageHit(StatusModel):
@@ -271,6 +287,7 @@ class StageHit(StatusModel):
 
     artifact: Artifact
     metrics: dict[str, float] = Field(default_factory=dict)
+    choice: Choice | None = None
 
 
 class Commit(StatusModel):
@@ -318,28 +335,42 @@ class TerminationMessage(StatusModel):
     result: StageResult = StageResult()
 
     def fit(self) -> bytes:
-        """Return at most TERMINATION_LIMIT bytes of JSON: cuts the message first, then optional detail.
+        """Return at most TERMINATION_LIMIT bytes of JSON: cuts the message first, then detail by detail.
 
         Raises:
             ValueError: the indispensable part alone is too long (a defect: its fields are bounded).
         """
-        candidate = self
-        for cut in (1000, 200, 0):
-            candidate = candidate.model_copy(update={"message": _cut(self.message, cut)})
-            if len(data := candidate.model_dump_json(by_alias=True, exclude_none=True).encode()) <= TERMINATION_LIMIT:
+        data = b""
+        for length, result in (
+            (1000, self.result),
+            (200, self.result),
+            *((0, less) for less in _lessened(self.result)),
+        ):
+            candidate = self.model_copy(update={"message": _cut(self.message, length), "result": result})
+            data = candidate.model_dump_json(by_alias=True, exclude_none=True).encode()
+            if len(data) <= TERMINATION_LIMIT:
                 return data
-        slim = (
-            self.result.snapshot.model_copy(update={"smallest_labels": (), "removed": ()})
-            if self.result.snapshot
-            else None
-        )
-        candidate = candidate.model_copy(
-            update={"result": self.result.model_copy(update={"snapshot": slim, "metrics": {}})}
-        )
-        data = candidate.model_dump_json(by_alias=True, exclude_none=True).encode()
-        if len(data) > TERMINATION_LIMIT:
-            raise ValueError(f"termination message of {len(data)} bytes does not fit {TERMINATION_LIMIT}")
-        return data
+        raise ValueError(f"termination message of {len(data)} bytes does not fit {TERMINATION_LIMIT}")
+
+
+def _lessened(result: StageResult) -> Iterator[StageResult]:
+    """The result with ever less in it; what was left out stands in COMMIT.json and in the committed files."""
+    yield result
+    if result.snapshot is not None:
+        slim = result.snapshot.model_copy(update={"smallest_labels": (), "removed": ()})
+        result = result.model_copy(update={"snapshot": slim})
+        yield result
+    if result.choice is not None:
+        result = result.model_copy(update={"choice": result.choice.model_copy(update={"why": ""})})
+        yield result
+    kept = {name: value for name, value in result.metrics.items() if "/" not in name or name.startswith("f1/")}
+    result = result.model_copy(update={"metrics": kept})
+    yield result
+    if result.hits:
+        # a stage whose hit is not told starts, and finds the commit by itself
+        result = result.model_copy(update={"hits": {}})
+        yield result
+    yield result.model_copy(update={"metrics": {}})
 
 
 def _cut(text: str, limit: int) -> str:

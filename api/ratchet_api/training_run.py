@@ -6,7 +6,7 @@ CRD schema repeats them. The operator plans from these models and the stages rec
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -23,11 +23,17 @@ from ratchet_api.base import (
     StoreUri,
     Timestamp,
 )
+from ratchet_api.comparison import Choice, Comparison
 from ratchet_api.conditions import Condition
 from ratchet_api.placement import Placement, Resources
+from ratchet_api.rl import RlStage, StartFrom
 
 MetricName = Literal["accuracy", "macro_f1", "ece", "brier", "coverage", "selective_accuracy"]
 
+
+Mode = Literal["supervised", "supervised_then_rl", "rl_only"]
+SUPERVISED_ONLY: Final = "supervised"
+RL_ONLY: Final = "rl_only"
 
 GATED_LABEL_BYTES = 1600
 """Each gated class has its F1 in the stage's termination message, which the kubelet cuts at 4 KiB."""
@@ -151,6 +157,13 @@ class Stages(ApiModel):
     supervised: Annotated[
         SupervisedStage, Field(default=SupervisedStage(), description="supervised: LoRA training on the labels.")
     ]
+    rl: Annotated[
+        RlStage | None,
+        Field(
+            default=None,
+            description="rl: learning from rewards; only with a mode that has it. If omitted, such a mode runs it with its defaults.",
+        ),
+    ]
     evaluate: Annotated[
         EvaluateStage, Field(default=EvaluateStage(), description="evaluate: measuring on the held-out split.")
     ]
@@ -221,6 +234,13 @@ class Evaluation(ApiModel):
             description="gates: bounds on the test split; all must hold for publishing.",
         ),
     ]
+    comparison: Annotated[
+        Comparison | None,
+        Field(
+            default=None,
+            description="comparison: when the RL policy is kept instead of the one it started from; only with a mode that has RL. If omitted, such a mode compares by the defaults.",
+        ),
+    ]
 
     @model_validator(mode="after")
     def _class_names_fit(self) -> Self:
@@ -237,8 +257,18 @@ class RunTemplate(ApiModel):
     """The part of a run's spec that a policy can stamp again and again."""
 
     mode: Annotated[
-        Literal["supervised"],
-        Field(default="supervised", description="mode: which stages run; supervised = snapshot, supervised, evaluate."),
+        Mode,
+        Field(
+            default="supervised",
+            description="mode: which stages run: supervised = supervised, evaluate; supervised_then_rl = supervised, rl, evaluate; rl_only = rl, evaluate, from the policy that startFrom names.",
+        ),
+    ]
+    start_from: Annotated[
+        StartFrom | None,
+        Field(
+            default=None,
+            description="startFrom: with mode rl_only, and only there: the policy whose adapters and head go on learning (lora and stages.supervised then have no say). Its base must be baseModel.",
+        ),
     ]
     base_model: Annotated[BaseModelRef, Field(description="baseModel: the pretrained encoder.")]
     dataset_ref: Annotated[ObjectRef, Field(description="datasetRef: the FeedbackDataset to train on.")]
@@ -281,6 +311,30 @@ class RunTemplate(ApiModel):
             description="ttlSecondsAfterFinished: the run object is deleted this long after it finished; artifacts stay. If omitted, never. May be changed at any time.",
         ),
     ]
+
+    @model_validator(mode="after")
+    def _fits_its_mode(self) -> Self:
+        if self.mode == RL_ONLY and self.start_from is None:
+            raise ValueError("mode rl_only needs startFrom; name a policy's version or an artifact")
+        if self.mode != RL_ONLY and self.start_from is not None:
+            raise ValueError(f"startFrom is only for mode rl_only, not {self.mode}; remove it or change mode")
+        if self.mode == SUPERVISED_ONLY and self.stages.rl is not None:
+            raise ValueError("stages.rl is only for a mode with RL; remove it or set mode: supervised_then_rl")
+        if self.mode == SUPERVISED_ONLY and self.evaluation.comparison is not None:
+            raise ValueError(
+                "evaluation.comparison is only for a mode with RL; remove it or set mode: supervised_then_rl"
+            )
+        return self
+
+    @property
+    def with_rl(self) -> bool:
+        """Whether the rl stage runs."""
+        return self.mode != SUPERVISED_ONLY
+
+    @property
+    def rl(self) -> RlStage:
+        """Settings of the rl stage."""
+        return self.stages.rl or RlStage()
 
 
 class RLTrainingRunSpec(RunTemplate):
@@ -333,6 +387,10 @@ class StageStatus(StatusModel):
         dict[MetricKey, MetricValue],
         Field(default_factory=dict, max_length=METRICS_LIMIT, description="metrics: the stage's numbers."),
     ]
+    choice: Annotated[
+        Choice | None,
+        Field(default=None, description="choice: of evaluate in a run with RL: which policy it committed, and why."),
+    ]
     finished: Annotated[Timestamp | None, Field(default=None, description="finished: when the result was recorded.")]
 
 
@@ -364,6 +422,19 @@ class GateResult(StatusModel):
     passed: Annotated[bool, Field(description="passed: whether the bound holds.")]
 
 
+class ResolvedPolicy(StatusModel):
+    """A policy that existed before the run, fixed by digest."""
+
+    policy: Annotated[
+        str, Field(default="", max_length=253, description="policy: the RLPolicy; empty for an artifact named by URI.")
+    ]
+    version: Annotated[
+        int | None, Field(default=None, ge=1, le=2**31, description="version: its number, if it is a version.")
+    ]
+    uri: Annotated[str, Field(max_length=2048, description="uri: the artifact's directory in the store.")]
+    digest: Annotated[str, Field(min_length=64, max_length=64, description="digest: of the artifact.")]
+
+
 class ResolvedRun(StatusModel):
     """What was fixed when the run started; later changes elsewhere do not reach a started run."""
 
@@ -380,6 +451,16 @@ class ResolvedRun(StatusModel):
     dataset_uri: Annotated[str, Field(max_length=2048, description="datasetUri: where the snapshot stands.")]
     train_rows: Annotated[int, Field(default=0, ge=0, le=2**53, description="trainRows: rows in the train split.")]
     store_uri: Annotated[str, Field(max_length=1024, description="storeUri: the store that every stage uses.")]
+    start: Annotated[
+        ResolvedPolicy | None, Field(default=None, description="start: the policy that mode rl_only starts from.")
+    ]
+    champion: Annotated[
+        ResolvedPolicy | None,
+        Field(
+            default=None,
+            description="champion: of the policy in publishTo when the run started; a run with RL is measured beside it.",
+        ),
+    ]
 
 
 class Estimate(StatusModel):
@@ -390,7 +471,9 @@ class Estimate(StatusModel):
         Field(default=(), strict=False, max_length=8, description="stages: that would run, in order."),
     ]
     train_rows: Annotated[int, Field(ge=0, le=2**53, description="trainRows: rows in the train split.")]
-    steps: Annotated[int, Field(ge=0, le=2**53, description="steps: optimizer steps.")]
+    steps: Annotated[
+        int, Field(ge=0, le=2**53, description="steps: of training: batches of supervised, rollouts of rl.")
+    ]
     gpus: Annotated[int, Field(ge=0, le=10_000, description="gpus: the most GPUs held at once.")]
 
 

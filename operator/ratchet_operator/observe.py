@@ -94,14 +94,16 @@ class Observer:
         sight = StageSight()
         if row is not None and row.attempt is not None and not _first_of_stage(row, before):
             sight = await self._stage(meta, row.name, row.attempt)
-        dataset = policy = store = None
+        dataset = policy = start = store = None
         if status.resolved is None:
             dataset = await self._dataset(meta.namespace, spec.dataset_ref.name)
-        elif row is None and spec.publish_to is not None:
+            if spec.start_from is not None and spec.start_from.policy is not None:
+                start = await self._policy(meta.namespace, spec.start_from.policy.name)
+        if spec.publish_to is not None and (row is None if status.resolved is not None else spec.with_rl):
             policy = await self._policy(meta.namespace, spec.publish_to.name)
         if status.resolved is None or (row is not None and sight.job is None):
             store = (before.store if before is not None else None) or await self._store(meta.namespace)
-        world = replace(world, sight=sight, dataset=dataset, policy=policy, store=store)
+        world = replace(world, sight=sight, dataset=dataset, policy=policy, start=start, store=store)
         if self._running_pod(sight) is not None and progress_due(world):
             return replace(world, sight=replace(sight, progress=await self._progress(sight)))
         return world

@@ -56,6 +56,7 @@ def references(resource: str, obj: Mapping[str, Any]) -> list[Key]:
     named: list[tuple[str, object]] = []
     if resource == RL_TRAINING_RUN.plural:
         named = [(FEEDBACK_DATASET.plural, spec.get("datasetRef")), (RL_POLICY.plural, spec.get("publishTo"))]
+        named.append((RL_POLICY.plural, table_of(spec.get("startFrom")).get("policy")))
     elif resource == RL_POLICY.plural:
         template = table_of(table_of(spec.get("training")).get("template"))
         named = [(FEEDBACK_DATASET.plural, template.get("datasetRef"))]

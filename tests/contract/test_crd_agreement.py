@@ -21,7 +21,7 @@ import yaml
 from ratchet_api.base import API_VERSION, GROUP, VERSION
 from ratchet_api.kinds import KINDS, Kind, SpecError
 from tests.controlplane import ADMIN, ControlPlane
-from tests.spec_cases import VALID, changed
+from tests.spec_cases import DIGEST, VALID, changed
 
 pytestmark = pytest.mark.cluster
 
@@ -92,11 +92,25 @@ FIELDS = [
 ]
 
 
+def around(kind: Kind[Any, Any], path: str) -> Mapping[str, Any]:
+    """A valid spec in which the field may stand: some are refused whatever they hold where no RL is asked for."""
+    if path.startswith("startFrom"):
+        start = {"artifact": {"uri": "store://runs/it", "sha256": DIGEST}}
+        if "policy" in path:
+            start = {"policy": {"name": "router", "version": 1}}
+        return {**VALID[kind.kind], "mode": "rl_only", "startFrom": start}
+    if path.startswith(("stages.rl", "evaluation.comparison")):
+        dqn = path.startswith(("stages.rl.exploration", "stages.rl.target"))
+        rl = {"stages": {"rl": {"algorithm": "dqn"}}} if dqn else {}
+        return {**VALID[kind.kind], "mode": "supervised_then_rl", **rl}
+    return VALID[kind.kind]
+
+
 @pytest.mark.parametrize(("kind", "path"), FIELDS, ids=[f"{kind.kind}.{path}" for kind, path in FIELDS])
 def test_model_and_server_agree_about(kind: Kind[Any, Any], path: str, server: Server) -> None:
     differences = []
     for junk in JUNK:
-        spec = changed(VALID[kind.kind], {path: junk})
+        spec = changed(around(kind, path), {path: junk})
         manifest = {"apiVersion": API_VERSION, "kind": kind.kind, "metadata": {"name": "junk"}, "spec": spec}
         model, api = by_model(kind, manifest), server.refuses(kind, manifest)
         if bool(model) != bool(api):

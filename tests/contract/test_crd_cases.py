@@ -100,7 +100,8 @@ def test_the_schema_is_structural_and_the_kind_established(file: Path, server: C
 
 CHANGES: Mapping[str, Any] = {
     "policyType": None,  # one value only, so there is nothing to change it to
-    "mode": None,
+    "mode": "supervised_then_rl",
+    "startFrom": {"policy": {"name": "router", "version": 1}},
     "baseModel": {"uri": "store://models/other", "sha256": DIGEST},
     "datasetRef": {"name": "other"},
     "publishTo": {"name": "router"},

@@ -63,7 +63,8 @@ def test_metrics_are_those_of_the_committed_policy_on_the_test_split(bench: Work
     assert got["selective_accuracy"] == pytest.approx(right[answered].mean(), abs=0.01)
     assert got["n_test"] == 200
     wanted = {"accuracy", "macro_f1", "ece", "brier", "loss", "coverage", "selective_accuracy"}
-    assert set(got) == wanted | {"temperature", "threshold", "n_test"}
+    assert set(got) == wanted | {"temperature", "threshold", "n_test", "ms_per_sample_1", "ms_per_sample_32"}
+    assert 0 < got["ms_per_sample_32"] < got["ms_per_sample_1"] < 1000, "a batch answers more texts in a second"
 
 
 def test_temperature_is_the_best_one_for_validation_and_never_sees_test(
@@ -126,6 +127,17 @@ def test_report_holds_the_table_of_every_class_and_the_confusion(bench: Workbenc
     assert commit.result.metrics["macro_f1"] == pytest.approx(mean, abs=1e-9)
 
 
+def test_the_abstain_curve_trades_rows_for_accuracy(bench: Workbench) -> None:
+    _, folder = bench.pod(bench.evaluate())
+    report = json.loads((folder / "evaluation.json").read_text())
+    curve = report["abstain_curve"]
+    assert (curve[0]["coverage"], curve[0]["accuracy"]) == (1.0, report["metrics"]["accuracy"])
+    assert [point["coverage"] for point in curve] == sorted((p["coverage"] for p in curve), reverse=True)
+    assert [point["threshold"] for point in curve] == sorted(point["threshold"] for point in curve)
+    assert len(curve) <= 20
+    assert curve[-1]["coverage"] < 0.1
+
+
 def test_classes_that_gates_name_are_in_the_result_and_no_others(bench: Workbench) -> None:
     gates = [{"metric": "macro_f1", "label": "loan", "minimum": 0.1}, {"metric": "accuracy", "minimum": 0.5}]
     commit, folder = bench.pod(bench.evaluate(gates=gates))
@@ -162,15 +174,20 @@ def test_snapshot_of_other_classes_is_refused(bench: Workbench) -> None:
     config = bench.evaluate()
     rows = [(text, label) for text, label in reviews(30, seed=0) if label != "card"]
     other = bench.put_snapshot(train=rows, validation=rows, test=rows, labels=())
-    with pytest.raises(BadLabelsError, match="its 2 classes are not the candidate's 3, which differ in 'card'"):
+    with pytest.raises(BadLabelsError, match="its 2 classes are not the supervised policy's 3, which differ in 'card'"):
         bench.pod(config.model_copy(update={"dataset": other}))
 
 
-def test_same_classes_in_another_order_are_refused(bench: Workbench) -> None:
-    rows = reviews(30, seed=0)
-    other = bench.put_snapshot(train=rows, validation=rows, test=rows, labels=LABELS[::-1])
-    with pytest.raises(BadLabelsError, match="their order"):
-        bench.pod(bench.evaluate().model_copy(update={"dataset": other}))
+def test_an_order_of_classes_of_its_own_changes_no_number(bench: Workbench) -> None:
+    other = bench.put_snapshot(train=reviews(30, seed=0), validation=VALIDATION, test=TEST, labels=LABELS[::-1])
+    gates = [{"metric": "macro_f1", "label": "loan", "minimum": 0.1}]
+    commit, folder = bench.pod(bench.evaluate(gates=gates).model_copy(update={"dataset": other}))
+    want = bench.pod(bench.evaluate(gates=gates))[0].result.metrics
+    got = commit.result.metrics
+    untimed = [name for name in want if not name.startswith("ms_")]
+    assert [got[name] for name in untimed] == pytest.approx([want[name] for name in untimed], abs=1e-9)
+    assert json.loads((folder / "evaluation.json").read_text())["labels"] == LABELS[::-1]
+    assert read_card(folder).labels == tuple(LABELS), "the policy keeps the order that its head has"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +207,7 @@ def test_validation_is_not_needed_when_nothing_is_fitted_on_it(bench: Workbench)
 
 
 def test_settings_of_another_version_are_refused(bench: Workbench) -> None:
-    with pytest.raises(BadConfigError, match="maxTokens: the stage says 16, the candidate was trained with 32"):
+    with pytest.raises(BadConfigError, match="maxTokens: the stage says 16, the supervised policy was trained with 32"):
         bench.pod(bench.evaluate(max_tokens=16))
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ratchet_api.attempts import Artifact
-from ratchet_api.base import canonical_json, digest_of, format_time, parse_time
+from ratchet_api.base import METRICS_LIMIT, canonical_json, digest_of, format_time, parse_time
+from ratchet_api.comparison import Choice
 from ratchet_api.conditions import REASONS, Reason
 from ratchet_api.feedback_dataset import LabelCount, Removed, SnapshotCounts, SnapshotSummary
 from ratchet_api.stage import (
@@ -195,10 +196,31 @@ def test_the_f1_of_every_class_that_gates_may_name_reaches_the_operator(label: s
     assert TerminationMessage.model_validate_json(resolved.fit()).result.hits["evaluate"] == hit
 
 
-def test_what_cannot_fit_is_a_defect_and_says_so() -> None:
+def test_what_a_comparison_says_gives_way_to_what_gates_judge() -> None:
+    """The longest names of classes that gates may have leave room for the choice, not for all of its numbers."""
+    judged = {f"f1/{n:050}": 0.123456789 for n in range(32)} | {f"whole{n}": 0.123456789 for n in range(12)}
+    compared = {f"diff/some_metric_{n}": 0.123456 for n in range(17)}
+    choice = Choice(candidate="rl", baseline="supervised", chosen="rl", why="w" * 400)
+    artifact = Artifact(uri="s3://bucket/" + "p" * 400, digest="d" * 64)
+    result = StageResult(metrics=judged | compared, choice=choice)
+    message = TerminationMessage(state=EndState.COMMITTED, artifact=artifact, result=result)
+    assert len(result.metrics) <= METRICS_LIMIT
+    back = TerminationMessage.model_validate_json(message.fit()).result
+    assert back.choice is not None
+    assert (back.choice.chosen, back.metrics.keys() & judged.keys()) == ("rl", judged.keys())
+    small = message.model_copy(update={"result": StageResult(metrics=compared, choice=choice)})
+    assert TerminationMessage.model_validate_json(small.fit()) == small
+
+
+def test_hits_that_do_not_fit_are_left_for_their_stages_to_find() -> None:
     hits = {name: StageHit(artifact=Artifact(uri="s3://b/" + "x" * 2000, digest="d" * 64)) for name in ("a", "b", "c")}
+    message = TerminationMessage(state=EndState.COMMITTED, result=StageResult(hits=hits, metrics={"train_rows": 8}))
+    assert TerminationMessage.model_validate_json(message.fit()).result == StageResult(metrics={"train_rows": 8})
+
+
+def test_what_cannot_fit_is_a_defect_and_says_so() -> None:
     with pytest.raises(ValueError, match=r"termination message of \d+ bytes does not fit 4096"):
-        TerminationMessage(state=EndState.COMMITTED, result=StageResult(hits=hits)).fit()
+        TerminationMessage(state=EndState.COMMITTED, reason="x" * 4096).fit()
 
 
 # times

@@ -6,7 +6,11 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
+
+from ratchet_api.training_run import Evaluation
 from ratchet_cli.results import REPORT_FILE, local_path, weakest_classes
+from ratchet_jobs.metrics.measuring import Answers, measure
 
 
 def test_the_weakest_classes_come_first_and_at_most_five(tmp_path: Path) -> None:
@@ -15,14 +19,17 @@ def test_the_weakest_classes_come_first_and_at_most_five(tmp_path: Path) -> None
     assert [each["label"] for each in weakest_classes(tmp_path)] == ["l1", "l3", "l5", "l7", "l8"]
 
 
-def test_the_report_has_the_name_and_the_field_that_evaluate_writes() -> None:
+def test_the_report_has_the_name_and_the_fields_that_evaluate_writes(tmp_path: Path) -> None:
     """Read as text: importing the recipe would import torch."""
     spec = importlib.util.find_spec("ratchet_jobs.recipes")
     assert spec is not None
     assert spec.submodule_search_locations is not None
     recipe = (Path(spec.submodule_search_locations[0]) / "evaluate.py").read_text()
     assert f'EVALUATION_FILE = "{REPORT_FILE}"' in recipe
-    assert '"per_class": [' in recipe
+    few = Answers(np.eye(2), np.array([0, 1]))
+    report = measure(few, few, Evaluation(), labels=("a", "b")).report
+    (tmp_path / REPORT_FILE).write_text(json.dumps(report))
+    assert [(each["label"], each["support"]) for each in weakest_classes(tmp_path)] == [("a", 1), ("b", 1)]
 
 
 def test_an_artifact_that_is_elsewhere_or_unreadable_shows_no_classes(tmp_path: Path) -> None:

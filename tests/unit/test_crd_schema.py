@@ -52,6 +52,16 @@ class Inner(ApiModel):
             id="exclusive bounds as OpenAPI 3.0 has them",
         ),
         pytest.param(
+            described(float, ge=0, lt=0.5),
+            {
+                "type": "number",
+                "minimum": 0,
+                "maximum": 0.5,
+                "x-kubernetes-validations": [{"rule": "self < 0.5", "message": "should be less than 0.5"}],
+            },
+            id="a bound that the server would round, as a rule",
+        ),
+        pytest.param(
             described(int, ge=1, le=7),
             {"type": "integer", "format": "int64", "minimum": 1, "maximum": 7},
             id="integers",
@@ -95,6 +105,10 @@ def test_a_field_becomes(annotation: Any, want: Mapping[str, Any]) -> None:
 
 def test_a_models_default_holds_only_what_its_own_defaults_do_not() -> None:
     assert schema_of(described(Inner, default=Inner(high=7)))["default"] == {"high": 7}
+
+
+def test_a_default_list_of_models_is_written_out() -> None:
+    assert schema_of(described(tuple[Inner, ...], default=(Inner(high=7),), max_length=2))["default"] == [{"high": 7}]
 
 
 def test_a_field_says_its_own_description_and_not_its_models() -> None:

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratchet_api.gates import judge_gate
 from ratchet_api.kinds import KINDS
 from ratchet_api.training_run import Gate
 from ratchet_operator.cluster.objects import ObjectStore, merge
 from ratchet_operator.cluster.protocol import Conflict, Denied, Rejected
 from ratchet_operator.plan.pending import refusal_reason
 from ratchet_operator.plan.runs import RULES
-from ratchet_operator.plan.runs.outcome import judge_gate
 from ratchet_operator.plan.runs.state import short_time
 from ratchet_operator.plan.sights import dataset_sight, job_sight, meta_of, pod_sight, policy_sight, publishable_run
 from ratchet_operator.settings import Settings, SettingsError

@@ -25,8 +25,57 @@ PLACEMENT = {
     "priorityClassName": "batch",
     "queueName": "team",
 }
+RL: dict[str, Any] = {
+    "algorithm": "a2c",
+    "interactions": 512,
+    "rolloutSize": 128,
+    "minibatchSize": 32,
+    "updateEpochs": 2,
+    "learningRate": 1e-4,
+    "headLearningRate": 1e-3,
+    "valueLearningRate": 1e-3,
+    "lrSchedule": "constant",
+    "gamma": 0.9,
+    "lam": 0.9,
+    "clipRange": 0.1,
+    "clipRangeValue": 0.1,
+    "vfCoef": 0.1,
+    "entropyCoef": 0.1,
+    "verdictCoef": 1.0,
+    "verdictNoise": 0.1,
+    "klCoef": 0.1,
+    "maxGradNorm": 1.0,
+    "targetKl": 0.1,
+    "normalizeAdvantages": False,
+    "bufferCapacity": 512,
+    "explorationEpsilon.start": 0.5,
+    "explorationEpsilon.end": 0.05,
+    "targetUpdateInterval": 100,
+    "episodes": "group",
+    "traffic": "fresh",
+    "checkpointEverySteps": 7,
+    "maxKl": 0.5,
+    "minEntropyRatio": 0.1,
+    "rewards": [{"type": "f1"}],
+    **{f"resources.{k}": v for k, v in RESOURCES.items()},
+}
+COMPARISON: dict[str, Any] = {
+    "confidence": 0.9,
+    "margin": 0.1,
+    "resamples": 500,
+    "slices": [{"label": "spam", "margin": 0.1}],
+}
+START: dict[str, Any] = {
+    "policy.name": "elsewhere",
+    "policy.version": 2,
+    "artifact.uri": "store://runs/other",
+    "artifact.sha256": "e" * 64,
+}
 TEMPLATE: dict[str, Any] = {
-    "mode": None,  # has one value so far
+    "mode": "supervised_then_rl",
+    **{f"startFrom.{k}": v for k, v in START.items()},
+    **{f"stages.rl.{k}": v for k, v in RL.items()},
+    **{f"evaluation.comparison.{k}": v for k, v in COMPARISON.items()},
     "baseModel.uri": "store://other",
     "baseModel.sha256": "b" * 64,
     "datasetRef.name": "other",
@@ -109,6 +158,26 @@ COMPANIONS: dict[str, dict[str, Any]] = {
 }
 
 
+WITH: dict[str, dict[str, Any]] = {
+    # what the spec holds besides, for fields that act only there
+    "startFrom.policy": {"mode": "rl_only", "startFrom": {"policy": {"name": "support", "version": 1}}},
+    "startFrom.artifact": {
+        "mode": "rl_only",
+        "startFrom": {"artifact": {"uri": "store://runs/it", "sha256": "d" * 64}},
+    },
+    "stages.rl.explorationEpsilon": {"mode": "supervised_then_rl", "stages": {"rl": {"algorithm": "dqn"}}},
+    "stages.rl.targetUpdateInterval": {"mode": "supervised_then_rl", "stages": {"rl": {"algorithm": "dqn"}}},
+    "stages.rl": {"mode": "supervised_then_rl"},
+    "evaluation.comparison": {"mode": "supervised_then_rl"},
+}
+
+
+def besides(path: str) -> dict[str, Any]:
+    """What a run's template holds for this field to act."""
+    path = path.removeprefix("training.template.")
+    return next((fields for start, fields in WITH.items() if path.startswith(start)), {})
+
+
 def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
     """Paths of all fields below a model; a list or mapping is one field."""
     for name, field in model.model_fields.items():
@@ -170,10 +239,14 @@ async def ends(kind: str, spec: dict[str, Any]) -> list[str]:
     return found
 
 
+def policy_spec(path: str) -> dict[str, Any]:
+    return {"type": "classifier", "training": {"template": b.template(**besides(path))}}
+
+
 CASES = [
-    *(("RLTrainingRun", b.run_spec(), path, value) for path, value in RUN.items()),
+    *(("RLTrainingRun", b.run_spec(**besides(path)), path, value) for path, value in RUN.items()),
     *(("FeedbackDataset", b.dataset_spec(), path, value) for path, value in DATASET.items()),
-    *(("RLPolicy", {"type": "classifier", "training": {"template": b.template()}}, p, v) for p, v in POLICY.items()),
+    *(("RLPolicy", policy_spec(path), path, value) for path, value in POLICY.items()),
 ]
 
 
@@ -195,9 +268,13 @@ async def test_a_changed_field_changes_a_child_or_the_status(
         assert world.condition("Stalled", kind, "tried")["reason"] == "InvalidSpec"
         assert f"spec.{path}" in world.condition("Stalled", kind, "tried")["message"]
         return
-    if kind not in baseline:
-        baseline[kind] = await ends(kind, spec)
-    assert await ends(kind, with_field(spec, path, value)) != baseline[kind]
+    before = f"{kind} {spec}"
+    if before not in baseline:
+        baseline[before] = await ends(kind, spec)
+        assert '"InvalidSpec"' not in json.dumps(baseline[before])
+    after = await ends(kind, with_field(spec, path, value))
+    assert after != baseline[before]
+    assert '"InvalidSpec"' not in json.dumps(after), "a refusal would differ, too"
 
 
 BAD_EDITS: dict[str, tuple[str, str, dict[str, Any]]] = {

@@ -1,4 +1,4 @@
-"""A gate may name a class: is it one of the dataset's?
+"""A gate or a slice may name a class: is it one of the dataset's?
 
 Torch-free. Called by `resolve`, before anything that costs a GPU starts, and by `evaluate`, which measures the class.
 """
@@ -6,8 +6,9 @@ Torch-free. Called by `resolve`, before anything that costs a GPU starts, and by
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from ratchet_api.comparison import Slice
 from ratchet_api.training_run import Gate
 from ratchet_jobs.runtime.errors import BadLabelsError
 
@@ -24,14 +25,25 @@ def check_gates(gates: Sequence[Gate], *, labels: Sequence[str]) -> None:
     Raises:
         BadLabelsError: names the gate, its label, the classes that there are, and the nearest one first.
     """
-    for place, gate in enumerate(gates):
-        if gate.label is None or gate.label in labels:
+    named = ((f"spec.evaluation.gates[{n}].label", gate.label) for n, gate in enumerate(gates))
+    _check(((field, label) for field, label in named if label is not None), labels=labels, what="gate")
+
+
+def check_slices(slices: Sequence[Slice], *, labels: Sequence[str]) -> None:
+    """Refuse a slice of a class that does not exist; as `check_gates`."""
+    named = ((f"spec.evaluation.comparison.slices[{n}].label", each.label) for n, each in enumerate(slices))
+    _check(named, labels=labels, what="slice")
+
+
+def _check(named: Iterable[tuple[str, str]], *, labels: Sequence[str], what: str) -> None:
+    for field, label in named:
+        if label in labels:
             continue
-        near = difflib.get_close_matches(gate.label, labels, n=1)
+        near = difflib.get_close_matches(label, labels, n=1)
         others = sorted(set(labels) - set(near))
-        shown = [repr(label) for label in (near + others)[:SHOWN_LABELS]]
+        shown = [repr(name) for name in (near + others)[:SHOWN_LABELS]]
         more = f" and {len(labels) - len(shown)} more" if len(labels) > len(shown) else ""
         raise BadLabelsError(
-            f"spec.evaluation.gates[{place}].label {gate.label!r} is no class of the dataset, which has "
-            f"{', '.join(shown)}{more}; correct the gate, or give the dataset rows of that class"
+            f"{field} {label!r} is no class of the dataset, which has {', '.join(shown)}{more}; "
+            f"correct the {what}, or give the dataset rows of that class"
         )

@@ -208,6 +208,31 @@ def selective(confidence: Floats, right: NDArray[np.bool_], *, threshold: float)
     return Selective(coverage=float(answered.mean()), accuracy=float(right[answered].mean()))
 
 
+class CurvePoint(NamedTuple):
+    """One threshold and what it leaves."""
+
+    threshold: float
+    coverage: float
+    accuracy: float
+
+
+def abstain_curve(confidence: Floats, right: NDArray[np.bool_], *, points: int) -> list[CurvePoint]:
+    """Coverage and accuracy at thresholds that leave about 1, 1 - 1/points, ... 1/points of the rows answered.
+
+    Args:
+        confidence: (N,), N >= 1.
+        right: (N,), True = the prediction is the label.
+        points: how many; rows of equal confidence are answered together, so fewer may come out.
+
+    Returns:
+        By falling coverage; the first point answers every row.
+    """
+    ranked = np.sort(confidence)[::-1]
+    answered = np.ceil(len(ranked) * np.arange(points, 0, -1) / points).astype(np.int64)
+    thresholds = list(dict.fromkeys(float(ranked[count - 1]) for count in answered))
+    return [CurvePoint(each, *selective(confidence, right, threshold=each)) for each in thresholds]
+
+
 def _ratio(numerator: NDArray[np.floating], denominator: Ints) -> Floats:
     result: Floats = np.divide(numerator, denominator, out=np.zeros(len(denominator)), where=denominator > 0)
     return result

@@ -1,17 +1,18 @@
-"""Evaluate stage: measure a trained classifier on held-out rows, calibrate it, and commit the policy to serve.
+"""Evaluate stage: measure trained classifiers on held-out rows, choose one, calibrate it, commit the policy to serve.
 
 Implements temperature scaling (Guo et al. 2017, arXiv:1706.04599, section 4.2) and selective classification by a
-confidence threshold (Geifman and El-Yaniv 2017, arXiv:1705.08500); the formulas are in `metrics.classification`.
+confidence threshold (Geifman and El-Yaniv 2017, arXiv:1705.08500), in `metrics.measuring`; with RL, the comparison of
+what it made with what it started from by paired bootstrap and McNemar's test, in `metrics.choosing`.
 
-1. Read the candidate's committed files, its base model by the digest in policy.json, and the snapshot.
-2. Compute logits of the validation and test splits.
-3. Fit one temperature on validation.
-4. Choose the abstain threshold on validation, with that temperature.
-5. Measure on test: the numbers that gates judge.
-6. Write evaluation.json, and the candidate's files with a policy.json that carries temperature and threshold: this
-   folder is the complete policy.
+1. Read each policy's committed files, its base model by the digest in policy.json, and the snapshot.
+2. Compute logits of the validation and test splits, in one pass per policy so that batches hold texts of like length.
+3. Fit temperature and abstain threshold of each on validation; measure on test: the numbers that gates judge.
+4. Choose: what RL made, unless it may be worse than what it started from, or breaks a gate.
+5. Write evaluation.json, with RL comparison.json, and the chosen policy's files with a policy.json that carries
+   temperature and threshold: this folder is the complete policy.
 
-Test rows decide nothing but the measured numbers: temperature and threshold never see them.
+Test rows decide nothing but the measured numbers and, with RL, the choice between two policies: temperature and
+threshold never see them. The live champion is measured beside them and decides nothing.
 """
 
 from __future__ import annotations
@@ -19,59 +20,94 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import structlog
 import torch
 
+from ratchet_api.attempts import Artifact
 from ratchet_api.stage import EvaluateConfig, StageResult
 from ratchet_jobs.data.base_model import fetch_model
-from ratchet_jobs.data.gates import check_gates
+from ratchet_jobs.data.gates import check_gates, check_slices
+from ratchet_jobs.data.policy_folder import fetch_policy
 from ratchet_jobs.data.snapshots import open_snapshot
-from ratchet_jobs.metrics import classification as formulas
+from ratchet_jobs.metrics.choosing import choose
+from ratchet_jobs.metrics.classification import ABSTAIN_ALWAYS
+from ratchet_jobs.metrics.measuring import Answers, Measured, in_order_of, measure
 from ratchet_jobs.models.card import PolicyCard
 from ratchet_jobs.models.classifier import load_classifier, read_card, write_card
 from ratchet_jobs.models.examples import read_examples
 from ratchet_jobs.models.inference import predict_logits
-from ratchet_jobs.models.tokenizing import tokenize
+from ratchet_jobs.models.timing import ms_per_sample
+from ratchet_jobs.models.tokenizing import TOKENIZER_FILE, TokenRows, tokenize
 from ratchet_jobs.runtime.context import StageContext
-from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadLabelsError, NotANumberError, Preempted
+from ratchet_jobs.runtime.errors import (
+    BadConfigError,
+    BadDataError,
+    BadLabelsError,
+    BadModelError,
+    NotANumberError,
+    Preempted,
+    StoreCorrupt,
+    StoreNotFound,
+)
+from ratchet_jobs.runtime.store import sha256_file
 
 EVALUATION_FILE = "evaluation.json"
+COMPARISON_FILE = "comparison.json"
+TIMED_BATCH_SIZES = (1, 32)
 
 log = structlog.get_logger(__name__)
 
 
+class Entrant(NamedTuple):
+    """A policy that is measured."""
+
+    role: str
+    """rl, supervised, start or champion."""
+    folder: Path
+    card: PolicyCard
+    digest: str
+
+
 def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
-    """Measure the candidate and write the complete policy into the stage's output folder.
+    """Measure the candidates and write the complete policy into the stage's output folder.
 
     Args:
         ctx: store, progress and stop signal of this pod.
-        config: dataset, candidate and how to judge it.
+        config: dataset, candidates and how to judge them.
 
     Returns:
-        Metrics on the test split: accuracy, macro_f1, ece, brier, loss, coverage, selective_accuracy, n_test, and
-        f1/<label> of each class that a gate names; and what was fitted on validation: temperature, threshold.
+        Metrics of the chosen policy on the test split: accuracy, macro_f1, ece, brier, loss, coverage,
+        selective_accuracy, n_test, and f1/<label> of each class that a gate names; what was fitted on validation:
+        temperature, threshold; ms_per_sample_1 and ms_per_sample_32; with RL the choice, and both policies' numbers.
 
     Raises:
-        StageError: the candidate does not fit the snapshot, or a split is too empty for what was asked.
+        StageError: a candidate does not fit the snapshot, or a split is too empty for what was asked.
     """
     wanted = config.evaluation
     torch.set_num_threads(ctx.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    # 1. candidate, snapshot, base
-    folder, commit = ctx.open_stage(config.candidate)
-    card = read_card(folder)
+    # 1. snapshot, candidates, champion
     snapshot = open_snapshot(ctx.store, config.dataset, into=ctx.folder("snapshot"))
+    labels = tuple(snapshot.labels)
     validation, test = read_examples(snapshot, "validation"), read_examples(snapshot, "test")
-    _check_fit(config, card, snapshot.labels, n_validation=len(validation.texts), n_test=len(test.texts))
-    base = fetch_model(ctx.store, card.base_model, namespace=ctx.namespace, into=ctx.folder("base"))
-    policy = load_classifier(folder, base)
-    policy.classifier.to(device)
+    _check_splits(config, labels, n_validation=len(validation.texts), n_test=len(test.texts))
+    entrants = _candidates(ctx, config)
+    for entrant in entrants:
+        _check_fit(config, entrant, labels)
+    champion, absent = _champion(ctx, config.champion, labels)
 
-    # 2. logits
-    total, done = len(validation.texts) + len(test.texts), 0
+    # 2. logits and 3. numbers, one policy after the other
+    texts = [*validation.texts, *test.texts]
+    measured: list[Measured] = []
+    timings: list[dict[str, float]] = []
+    tokens_of: dict[tuple[str, int], TokenRows] = {}
+    passes = [*entrants, *([champion] if champion is not None else [])]
+    total, done = len(texts) * len(passes), 0
 
     def after_batch(rows: int) -> None:
         nonlocal done
@@ -80,96 +116,107 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
         if ctx.should_stop():
             raise Preempted(f"asked to leave after {done} of {total} rows; the next pod measures again")
 
-    def logits_of(texts: Sequence[str]) -> formulas.Floats:
-        tokens = tokenize(policy.tokenizer, texts)
-        return predict_logits(policy.classifier, tokens, batch_size=config.hyper.batch_size, after_batch=after_batch)
-
-    validation_logits, test_logits = logits_of(validation.texts), logits_of(test.texts)
-    if not (np.isfinite(validation_logits).all() and np.isfinite(test_logits).all()):
-        raise NotANumberError("the candidate's logits are not all finite; train again with a lower learningRate")
-
-    # 3. temperature
-    temperature = formulas.fit_temperature(validation_logits, validation.labels) if wanted.calibrate else 1.0
-
-    # 4. threshold
-    threshold = None
-    if wanted.abstain_target_accuracy is not None:
-        seen = formulas.predict(validation_logits, temperature=temperature)
-        threshold = formulas.abstain_threshold(
-            seen.confidence, seen.classes == validation.labels, target_accuracy=wanted.abstain_target_accuracy
+    for entrant in passes:
+        base_ref = entrant.card.base_model
+        base = ctx.scratch / "base" / base_ref.sha256
+        if not base.is_dir():
+            fetch_model(ctx.store, base_ref, namespace=ctx.namespace, into=base)
+        policy = load_classifier(entrant.folder, base)
+        policy.classifier.to(device)
+        # what RL goes on from keeps its tokenizer, so the texts are tokenised once for all of them
+        same = (sha256_file(entrant.folder / TOKENIZER_FILE), entrant.card.max_tokens)
+        if same not in tokens_of:
+            tokens_of[same] = tokenize(policy.tokenizer, texts)
+        logits = predict_logits(
+            policy.classifier, tokens_of[same], batch_size=config.hyper.batch_size, after_batch=after_batch
         )
-        if threshold == formulas.ABSTAIN_ALWAYS:
-            log.warning("no threshold reaches the accuracy: the policy abstains", target=wanted.abstain_target_accuracy)
+        if not np.isfinite(logits).all():
+            raise NotANumberError(
+                f"the logits of the {entrant.role} policy are not all finite; train again with a lower learningRate"
+            )
+        logits = in_order_of(logits, given=entrant.card.labels, wanted=labels)
+        split = len(validation.texts)
+        answers = Answers(logits[:split], validation.labels), Answers(logits[split:], test.labels)
+        measured.append(measure(*answers, wanted, labels=labels))
+        if entrant is not champion:
+            sizes = TIMED_BATCH_SIZES
+            timings.append({f"ms_per_sample_{n}": ms_per_sample(policy, test.texts, batch_size=n) for n in sizes})
 
-    # 5. measure
-    answer = formulas.predict(test_logits, temperature=temperature)
-    right = answer.classes == test.labels
-    confusion = formulas.confusion_matrix(test.labels, answer.classes, classes=len(card.labels))
-    table = formulas.per_class(confusion)
-    kept = formulas.selective(answer.confidence, right, threshold=threshold or 0.0)
-    uncalibrated = formulas.predict(test_logits, temperature=1.0)
-    metrics = {
-        "accuracy": formulas.accuracy(confusion),
-        "macro_f1": formulas.macro_f1(table),
-        "ece": formulas.expected_calibration_error(answer.confidence, right, bins=wanted.ece_bins),
-        "brier": formulas.brier_score(answer.probs, test.labels),
-        "loss": formulas.negative_log_likelihood(test_logits, test.labels, temperature=temperature),
-        "coverage": kept.coverage,
-        "selective_accuracy": kept.accuracy,
-        "temperature": temperature,
-        "threshold": threshold or 0.0,
-        "n_test": float(len(test.labels)),
-    }
-    report = {
-        "metrics": metrics,
-        "ece_uncalibrated": formulas.expected_calibration_error(uncalibrated.confidence, right, bins=wanted.ece_bins),
-        "n_validation": len(validation.labels),
-        "candidate": commit.digest,
-        "snapshot": config.dataset.digest,
-        "labels": list(card.labels),
-        "per_class": [
-            {
-                "label": label,
-                "precision": float(table.precision[i]),
-                "recall": float(table.recall[i]),
-                "f1": float(table.f1[i]),
-                "support": int(table.support[i]),
-            }
-            for i, label in enumerate(card.labels)
-        ],
-        "confusion": confusion.tolist(),
-    }
+    # 4. choose
+    place, judged = 0, None
+    if len(entrants) > 1:
+        judged = choose(
+            measured[0],
+            measured[1],
+            measured[2] if champion is not None else None,
+            role=entrants[1].role,
+            truth=test.labels,
+            wanted=wanted,
+            labels=labels,
+            seed=config.seed,
+        )
+        place = 0 if judged.choice.chosen == entrants[0].role else 1
+        log.info("policy chosen", chosen=judged.choice.chosen, why=judged.choice.why)
+    chosen, numbers = entrants[place], measured[place]
+    if numbers.threshold == ABSTAIN_ALWAYS:
+        log.warning("no threshold reaches the accuracy: the policy abstains", target=wanted.abstain_target_accuracy)
 
-    # 6. write the policy
-    shutil.copytree(folder, ctx.output, dirs_exist_ok=True)
-    write_card(ctx.output, card.model_copy(update={"temperature": temperature, "abstain_threshold": threshold}))
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    (ctx.output / EVALUATION_FILE).write_text(text, encoding="utf-8")
-    gated = {gate.label for gate in wanted.gates if gate.label is not None}
-    return StageResult(metrics=metrics | {f"f1/{name}": float(table.f1[card.labels.index(name)]) for name in gated})
+    # 5. write the policy
+    shutil.copytree(chosen.folder, ctx.output, dirs_exist_ok=True)
+    calibrated = {"temperature": numbers.temperature, "abstain_threshold": numbers.threshold}
+    write_card(ctx.output, chosen.card.model_copy(update=calibrated))
+    origin = {"candidate": chosen.digest, "snapshot": config.dataset.digest}
+    _write_json(ctx.output / EVALUATION_FILE, numbers.report | origin)
+    if judged is not None:
+        policies = {
+            entrant.role: {"digest": entrant.digest} | each.report
+            for entrant, each in zip(passes, measured, strict=True)
+            if entrant is not champion
+        }
+        live = None if champion is None else {"digest": champion.digest} | measured[-1].report
+        report = judged.report | {"policies": policies, "champion": live, "champion_absent": absent}
+        _write_json(ctx.output / COMPARISON_FILE, report)
+    metrics = numbers.judged(wanted, labels) | timings[place] | (judged.metrics if judged is not None else {})
+    return StageResult(metrics=metrics, choice=judged.choice if judged is not None else None)
 
 
-def _check_fit(
-    config: EvaluateConfig, card: PolicyCard, labels: Sequence[str], *, n_validation: int, n_test: int
-) -> None:
+def _candidates(ctx: StageContext, config: EvaluateConfig) -> list[Entrant]:
+    """Fetch what is to be chosen from, in order of preference."""
+    entrants = []
+    for ref in config.candidates:
+        folder, commit = ctx.open_stage(ref)
+        entrants.append(Entrant(ref.stage.value, folder, read_card(folder), commit.digest))
+    if config.start is not None:
+        folder = fetch_policy(ctx.store, config.start, namespace=ctx.namespace, into=ctx.folder("start"))
+        entrants.append(Entrant("start", folder, read_card(folder), config.start.digest))
+    return entrants
+
+
+def _champion(ctx: StageContext, wanted: Artifact | None, labels: Sequence[str]) -> tuple[Entrant | None, str]:
+    """Fetch the live version; one that cannot be compared is left out, with the reason: it decides nothing."""
+    if wanted is None:
+        return None, "the policy had no champion when the run started"
+    try:
+        folder = fetch_policy(ctx.store, wanted, namespace=ctx.namespace, into=ctx.folder("champion"))
+        card = read_card(folder)
+    except (BadConfigError, BadModelError, StoreCorrupt, StoreNotFound) as error:
+        log.warning("the champion cannot be read and is not compared", error=str(error))
+        return None, str(error)
+    if set(card.labels) != set(labels):
+        log.warning("the champion tells other classes and is not compared", classes=len(card.labels))
+        return None, f"its {len(card.labels)} classes are not the {len(labels)} of the dataset"
+    return Entrant("champion", folder, card, wanted.digest), ""
+
+
+def _check_splits(config: EvaluateConfig, labels: Sequence[str], *, n_validation: int, n_test: int) -> None:
     """Refuse what cannot be measured, before any work.
 
     Raises:
-        StageError: candidate, snapshot, gates and settings do not fit each other.
+        StageError: gates, slices and settings do not fit the snapshot.
     """
     wanted = config.evaluation
-    if card.max_tokens != config.max_tokens:
-        raise BadConfigError(
-            f"maxTokens: the stage says {config.max_tokens}, the candidate was trained with {card.max_tokens}; "
-            "operator and stage image are of different versions: use matching ones"
-        )
-    if tuple(labels) != card.labels:
-        odd = sorted(set(labels) ^ set(card.labels)) or ["their order"]
-        raise BadLabelsError(
-            f"snapshot {config.dataset.digest[:12]}: its {len(labels)} classes are not the candidate's "
-            f"{len(card.labels)}, which differ in {', '.join(map(repr, odd[:5]))}; evaluate on the snapshot trained on"
-        )
     check_gates(wanted.gates, labels=labels)
+    check_slices(wanted.comparison.slices if wanted.comparison is not None else (), labels=labels)
     if n_test == 0:
         raise BadDataError("test split: no rows; raise spec.split.testPercent or add rows to the dataset")
     if n_validation == 0 and (wanted.calibrate or wanted.abstain_target_accuracy is not None):
@@ -177,3 +224,27 @@ def _check_fit(
             "validation split: no rows to fit evaluation.calibrate or abstainTargetAccuracy on; raise "
             "spec.split.validationPercent, or set calibrate to false and leave the target out"
         )
+
+
+def _check_fit(config: EvaluateConfig, entrant: Entrant, labels: Sequence[str]) -> None:
+    """Refuse a candidate that was trained for something else; an order of classes of its own is no matter.
+
+    Raises:
+        StageError: its settings or classes are not those of the run.
+    """
+    card = entrant.card
+    if config.max_tokens is not None and card.max_tokens != config.max_tokens:
+        raise BadConfigError(
+            f"maxTokens: the stage says {config.max_tokens}, the {entrant.role} policy was trained with "
+            f"{card.max_tokens}; operator and stage image are of different versions: use matching ones"
+        )
+    if set(labels) != set(card.labels):
+        odd = sorted(set(labels) ^ set(card.labels))
+        raise BadLabelsError(
+            f"snapshot {config.dataset.digest[:12]}: its {len(labels)} classes are not the {entrant.role} policy's "
+            f"{len(card.labels)}, which differ in {', '.join(map(repr, odd[:5]))}; evaluate on the snapshot trained on"
+        )
+
+
+def _write_json(path: Path, report: dict[str, Any]) -> None:
+    path.write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,7 +1,8 @@
 """Resolve: the run's first, light pod. Are the inputs there, and which later stages are committed already?
 
-    1 the pinned snapshot's manifest is there and is the one pinned, with every class that a gate names
-    2 the base model's folder is there with config, tokenizer and safetensors
+    1 the pinned snapshot's manifest is there and is the one pinned, with every class that a gate or slice names
+    2 the base model's folder is there with config, tokenizer and safetensors; a policy to start from is there, has
+      learned on that base, and tells the snapshot's classes
     3 each later stage's input digest is looked up in the index; hits go into the result
     4 the store keeps conditional PUTs, on which every later commit rests (asked once per namespace)
 
@@ -10,13 +11,17 @@ Torch-free and without a GPU, so that a mistyped URI fails in a second and not a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ratchet_api.attempts import Artifact
 from ratchet_api.stage import ResolveConfig, StageHit, StageResult
 from ratchet_jobs.data.base_model import list_model
-from ratchet_jobs.data.gates import check_gates
+from ratchet_jobs.data.gates import check_gates, check_slices
+from ratchet_jobs.data.policy_folder import read_policy_card
 from ratchet_jobs.data.snapshots import read_manifest
 from ratchet_jobs.runtime.commit import find_commit
 from ratchet_jobs.runtime.context import StageContext
+from ratchet_jobs.runtime.errors import BadLabelsError, BadModelError
 from ratchet_jobs.runtime.probe import ensure_probed
 
 
@@ -27,10 +32,13 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
     # 1 snapshot
     manifest = read_manifest(ctx.store, config.dataset)
     check_gates(config.gates, labels=manifest.label_map)
+    check_slices(config.slices, labels=manifest.label_map)
     ctx.progress.report(1, steps)
 
     # 2 base model
     list_model(ctx.store, config.base_model, namespace=ctx.namespace)
+    if config.start is not None:
+        _check_start(ctx, config, config.start, manifest.label_map)
     ctx.progress.report(2, steps)
 
     # 3 look-ups
@@ -39,10 +47,31 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
         commit = find_commit(ctx.store, prefix=ref.prefix, namespace=ctx.namespace, input_digest=ref.input_digest)
         if commit is not None:
             artifact = Artifact(uri=f"{ctx.store.uri}/{commit.directory}", digest=commit.digest)
-            hits[ref.stage.value] = StageHit(artifact=artifact, metrics=commit.result.metrics)
+            result = commit.result
+            hits[ref.stage.value] = StageHit(artifact=artifact, metrics=result.metrics, choice=result.choice)
         ctx.progress.report(place, steps)
 
     # 4 conditional PUT
     ensure_probed(ctx.store, namespace=ctx.namespace)
     ctx.progress.report(steps, steps)
     return StageResult(metrics={"train_rows": float(manifest.counts.train), "hits": float(len(hits))}, hits=hits)
+
+
+def _check_start(ctx: StageContext, config: ResolveConfig, start: Artifact, labels: Sequence[str]) -> None:
+    """Refuse a start policy that cannot go on learning here.
+
+    Raises:
+        StageError: it is not there, stands on another base model, or tells other classes.
+    """
+    card = read_policy_card(ctx.store, start, namespace=ctx.namespace)
+    if card.base_model.sha256 != config.base_model.sha256:
+        raise BadModelError(
+            f"spec.startFrom {start.uri}: it was trained on the base model {card.base_model.uri} with sha256 "
+            f"{card.base_model.sha256}, spec.baseModel.sha256 is {config.base_model.sha256}; name the policy's own base"
+        )
+    if odd := sorted(set(labels) ^ set(card.labels)):
+        raise BadLabelsError(
+            f"spec.startFrom {start.uri}: its {len(card.labels)} classes are not the dataset's {len(labels)}, which "
+            f"differ in {', '.join(map(repr, odd[:5]))}; take a dataset of the same classes, or train anew with mode "
+            "supervised_then_rl"
+        )

@@ -15,7 +15,7 @@ from typing import Any
 
 from ratchet_api.base import digest_of, format_time
 from ratchet_api.names import LABEL_ATTEMPT, LABEL_STAGE, STAGE_CONTAINER, STAGE_FILE
-from ratchet_api.stage import UNCOUNTED_EXITS, StageInput
+from ratchet_api.stage import UNCOUNTED_EXITS, EvaluateConfig, StageInput
 from ratchet_operator.cluster.memory import MemoryCluster
 from ratchet_operator.cluster.protocol import KubeObject
 
@@ -54,7 +54,7 @@ def committed(stage: StageInput, *, metrics: Mapping[str, float] | None = None, 
     digest = digest_of([stage.config.stage, stage.input_digest])
     artifact = {"uri": f"{stage.store.uri}/{stage.prefix}/1-00000000", "digest": digest}
     said: dict[str, Any] = {"state": "Committed", "result": {"metrics": dict(metrics or {}), **result}}
-    if stage.config.stage in ("supervised", "evaluate"):
+    if stage.config.stage in ("supervised", "rl", "evaluate"):
         said["artifact"] = artifact
     return Act(message=json.dumps(said))
 
@@ -65,6 +65,14 @@ def snapshot_result(digest: str, uri: str = "file:///store/snapshots", train: in
     return {"digest": digest, "uri": f"{uri}/{digest}", "counts": counts, "classes": 2}
 
 
+def choice_of(config: EvaluateConfig, *, chosen: str, why: str = "") -> dict[str, Any]:
+    """The choice in an evaluation's result; none where there is nothing to choose from."""
+    if len(config.candidates) + (config.start is not None) < 2:
+        return {}
+    baseline = "start" if config.start is not None else "supervised"
+    return {"choice": {"candidate": "rl", "baseline": baseline, "chosen": chosen, "why": why}}
+
+
 def golden(stage: StageInput, _: int) -> Act:
     """Every stage succeeds at once, with good numbers."""
     if stage.config.stage == "snapshot":
@@ -72,7 +80,8 @@ def golden(stage: StageInput, _: int) -> Act:
     if stage.config.stage == "resolve":
         return committed(stage, hits={})
     if stage.config.stage == "evaluate":
-        return committed(stage, metrics={"accuracy": 0.9, "macro_f1": 0.85, "ece": 0.02, "f1/spam": 0.8})
+        metrics = {"accuracy": 0.9, "macro_f1": 0.85, "ece": 0.02, "f1/spam": 0.8}
+        return committed(stage, metrics=metrics, **choice_of(stage.config, chosen="rl"))
     return committed(stage, metrics={"loss": 0.1})
 
 

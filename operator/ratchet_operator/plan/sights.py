@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ratchet_api.attempts import Artifact
 from ratchet_api.base import parse_time
 from ratchet_api.conditions import ConditionType
 from ratchet_api.feedback_dataset import SnapshotSummary
@@ -178,8 +179,9 @@ def dataset_sight(obj: KubeObject) -> DatasetSight:
 
 
 def policy_sight(obj: KubeObject) -> PolicySight:
-    """Read the policy that a run publishes to."""
-    versions = rows_of(table_of(obj.get("status")).get("versions"))
+    """Read a policy that a run names."""
+    status = table_of(obj.get("status"))
+    versions, champion = rows_of(status.get("versions")), status.get("champion")
     return PolicySight(
         name=text_of(table_of(obj.get("metadata")).get("name")),
         type=text_of(table_of(obj.get("spec")).get("type")),
@@ -188,6 +190,12 @@ def policy_sight(obj: KubeObject) -> PolicySight:
             for row in versions
             if isinstance(row.get("runUid"), str) and isinstance(row.get("version"), int)
         },
+        artifacts={
+            row["version"]: Artifact(uri=row["uri"], digest=row["digest"])
+            for row in versions
+            if isinstance(row.get("version"), int) and text_of(row.get("uri")) and len(text_of(row.get("digest"))) == 64
+        },
+        champion=champion if isinstance(champion, int) else None,
     )
 
 

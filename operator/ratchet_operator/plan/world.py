@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, TypeVar
 
+from ratchet_api.attempts import Artifact
 from ratchet_api.base import StatusModel
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, FeedbackDatasetStatus, SnapshotSummary
@@ -143,12 +144,15 @@ class DatasetSight:
 
 @dataclass(frozen=True, slots=True)
 class PolicySight:
-    """The policy that a run publishes to."""
+    """A policy that a run names."""
 
     name: str
     type: str
     versions: Mapping[str, int] = field(default_factory=dict)
     """uid of a run -> version number."""
+    artifacts: Mapping[int, Artifact] = field(default_factory=dict)
+    """Version number -> what it is."""
+    champion: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,9 @@ class RunWorld:
     """The stored status cannot be read in full but says that the run ended: leave it as it is."""
     dataset: DatasetSight | None = None
     policy: PolicySight | None = None
+    """The policy that it publishes to; read before the start for its champion, and at the end for its number."""
+    start: PolicySight | None = None
+    """The policy that spec.startFrom names; read until the run has started."""
     store: StoreSettings | None = None
     sight: StageSight = field(default_factory=StageSight)
 

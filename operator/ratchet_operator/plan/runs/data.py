@@ -1,7 +1,7 @@
-"""Rules before the first Job: wait for the dataset's snapshot, then fix every input of the run. Pure.
+"""Rules before the first Job: wait for the snapshot and the start policy, then fix every input of the run. Pure.
 
 After `await_data` spoke for the last time, no later change of the dataset, the operator's image or its version
-reaches the run: digest, image, code version and store stand in status.resolved.
+reaches the run: digest, image, code version, store and the policies named stand in status.resolved.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ from ratchet_api.stage import Stage
 from ratchet_api.training_run import Estimate, ResolvedRun, RLTrainingRunStatus, StageStatus
 from ratchet_operator.plan.attempts import first_attempt
 from ratchet_operator.plan.runs.pipeline import pipeline, stage_digests
-from ratchet_operator.plan.runs.state import (
-    image_of,
-    immutable_digest,
-    spec_of,
-)
-from ratchet_operator.plan.say import Said, at_rest, progressing, settle, with_remedy
+from ratchet_operator.plan.runs.start import find_champion, find_start, start_missing
+from ratchet_operator.plan.runs.state import image_of, immutable_digest, spec_of
+from ratchet_operator.plan.say import Said, at_rest, progressing, settle, stalled, with_remedy
 from ratchet_operator.plan.world import NOW, Event, Plan, RunWorld
 from ratchet_operator.settings import StoreSettings
 
@@ -32,6 +29,8 @@ def report_dry_run(world: RunWorld) -> RunPlan | None:
     snapshot = _ready_snapshot(world)
     if snapshot is None:
         return _wait(world)
+    if missing := start_missing(world):
+        return _wait_for_start(world, missing)
     kinds, rows = pipeline(spec), snapshot.counts.train
     stages = tuple(kind.stage.value for kind in kinds)
     steps, gpus = sum(kind.steps(spec, rows) for kind in kinds), max(kind.resources(spec).gpus for kind in kinds)
@@ -53,6 +52,8 @@ def await_data(world: RunWorld) -> RunPlan | None:
     snapshot = _ready_snapshot(world)
     if snapshot is None or world.store is None:
         return _wait(world)
+    if missing := start_missing(world):
+        return _wait_for_start(world, missing)
     return _start(world, snapshot, world.store)
 
 
@@ -76,6 +77,11 @@ def _wait(world: RunWorld) -> RunPlan:
     return settle(world, world.status, "WaitingForData", said)
 
 
+def _wait_for_start(world: RunWorld, missing: str) -> RunPlan:
+    message = with_remedy(Reason.START_NOT_FOUND, missing)
+    return settle(world, world.status, "Pending", stalled(Reason.START_NOT_FOUND, message))
+
+
 def _start(world: RunWorld, snapshot: SnapshotSummary, store: StoreSettings) -> RunPlan:
     spec, image = spec_of(world), image_of(world)
     resolved = ResolvedRun(
@@ -86,6 +92,8 @@ def _start(world: RunWorld, snapshot: SnapshotSummary, store: StoreSettings) -> 
         dataset_uri=snapshot.uri,
         train_rows=snapshot.counts.train,
         store_uri=store.uri,
+        start=find_start(world),
+        champion=find_champion(world),
     )
     digests = stage_digests(spec, resolved)
     rows = tuple(StageStatus(name=stage.value, input_digest=digest) for stage, digest in digests.items())

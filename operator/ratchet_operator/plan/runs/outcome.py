@@ -1,16 +1,17 @@
 """The last rule: every stage is committed, so judge the gates, publish, and be Complete. Pure.
 
-A failed gate completes the run without publishing. A run that publishes waits until the policy lists its uid; the
+A failed gate completes the run without publishing. If RL failed or made nothing better, what it started from is
+published in its place. A run that publishes waits until the policy lists its uid; the
 policy alone gives numbers, so two runs can never take the same one.
 """
 
 from __future__ import annotations
 
-import math
-
 from ratchet_api.conditions import ConditionType, Reason
+from ratchet_api.gates import judge_gate, told
 from ratchet_api.stage import Stage
-from ratchet_api.training_run import Gate, GateResult, ObjectRef, RLTrainingRunStatus
+from ratchet_api.training_run import GateResult, ObjectRef, RLTrainingRunStatus
+from ratchet_operator.plan.runs.lost import START, rl_lost
 from ratchet_operator.plan.runs.state import FINISHED_STATES, poll, spec_of, stage_named
 from ratchet_operator.plan.say import Said, at_rest, progressing, settle, stalled, with_remedy
 from ratchet_operator.plan.world import Event, Plan, PolicySight, RunWorld
@@ -33,38 +34,17 @@ def conclude(world: RunWorld) -> RunPlan:
             "stage": Stage.EVALUATE.value,
         }
     )
-    failed = [result for result in results if not result.passed]
+    failed, lost = [result for result in results if not result.passed], rl_lost(world.status)
     if failed:
-        return _not_published(world, status, failed)
-    passed = _passed(results)
+        words = [told(result) for result in failed] + ([lost.text] if lost is not None else [])
+        return _not_published(world, status, Reason.GATE_FAILED, "; ".join(words))
+    if lost is not None and lost.baseline == START:
+        return _not_published(world, status, lost.reason, lost.text)  # it is published already
+    passed = _passed(results) if lost is None else lost.said()
     publish_to = spec_of(world).publish_to
     if publish_to is None:
         return _complete(world, status, (passed,), "")
     return _publish(world, status, passed, publish_to)
-
-
-def judge_gate(gate: Gate, metrics: dict[str, float]) -> GateResult:
-    """Hold one gate against the numbers; a number that was not measured never passes."""
-    key = gate.metric if gate.label is None else f"f1/{gate.label}"
-    value = metrics.get(key, math.nan)
-    bounds = [f">= {gate.minimum:g}"] if gate.minimum is not None else []
-    bounds += [f"<= {gate.maximum:g}"] if gate.maximum is not None else []
-    measured = math.isfinite(value)
-    holds = measured and (gate.minimum is None or value >= gate.minimum)
-    holds = holds and (gate.maximum is None or value <= gate.maximum)
-    return GateResult(
-        metric=gate.metric,
-        label=gate.label,
-        value=value if measured else -1.0,
-        bound=" and ".join(bounds),
-        passed=holds,
-    )
-
-
-def _told(result: GateResult) -> str:
-    name = result.metric if result.label is None else f"f1 of {result.label!r}"
-    value = "not measured" if result.value == -1.0 else f"{result.value:.4g}"
-    return f"{name} is {value}, must be {result.bound}"
 
 
 def _passed(results: tuple[GateResult, ...]) -> Said:
@@ -73,17 +53,18 @@ def _passed(results: tuple[GateResult, ...]) -> Said:
     return Said(ConditionType.GATE_PASSED, True, Reason.GATE_PASSED, f"{len(results)} of {len(results)} gates hold.")
 
 
-def _not_published(world: RunWorld, status: RLTrainingRunStatus, failed: list[GateResult]) -> RunPlan:
-    text = with_remedy(Reason.GATE_FAILED, "; ".join(_told(result) for result in failed))
+def _not_published(world: RunWorld, status: RLTrainingRunStatus, reason: Reason, detail: str) -> RunPlan:
+    text = with_remedy(reason, detail)
     said = [
-        Said(ConditionType.GATE_PASSED, False, Reason.GATE_FAILED, text),
-        Said(ConditionType.COMPLETE, True, Reason.GATE_FAILED, text),
-        *at_rest(Reason.GATE_FAILED),
+        Said(ConditionType.GATE_PASSED, False, reason, text),
+        Said(ConditionType.COMPLETE, True, reason, text),
+        *at_rest(reason),
     ]
     if spec_of(world).publish_to is not None:
-        said.append(Said(ConditionType.PUBLISHED, False, Reason.GATE_FAILED, "A gate failed."))
+        why = "A gate failed." if reason is Reason.GATE_FAILED else "The start policy is not published again."
+        said.append(Said(ConditionType.PUBLISHED, False, reason, why))
     status = status.model_copy(update={"completion_time": world.now})
-    return settle(world, status, "GateFailed", said, events=(Event(Reason.GATE_FAILED, text, "Warning"),))
+    return settle(world, status, "GateFailed", said, events=(Event(reason, text, "Warning"),))
 
 
 def _publish(world: RunWorld, status: RLTrainingRunStatus, passed: Said, publish_to: ObjectRef) -> RunPlan:
@@ -122,7 +103,8 @@ def _wait_for_policy(
 
 
 def _complete(world: RunWorld, status: RLTrainingRunStatus, said: tuple[Said, ...], where: str) -> RunPlan:
-    text = f"Every stage is committed.{where}"
+    without = "".join(f" but {row.name}" for row in status.stages if row.state == "Failed")
+    text = f"Every stage{without} is committed.{where}"
     said = (*said, Said(ConditionType.COMPLETE, True, Reason.SUCCEEDED, text), *at_rest(Reason.SUCCEEDED))
     status = status.model_copy(update={"completion_time": world.now})
     return settle(world, status, "Complete", said, events=(Event(Reason.SUCCEEDED, f"{world.meta.title}: {text}"),))

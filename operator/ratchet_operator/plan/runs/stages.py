@@ -11,7 +11,7 @@ from datetime import timedelta
 from ratchet_api.attempts import StageAttempt
 from ratchet_api.base import METRIC_KEY_LIMIT, METRICS_LIMIT
 from ratchet_api.conditions import ConditionType, Reason
-from ratchet_api.stage import Stage
+from ratchet_api.stage import NUMERIC_REASONS, Stage
 from ratchet_api.training_run import RLTrainingRunStatus, StageStatus
 from ratchet_operator.desired.child import StageRequest
 from ratchet_operator.desired.configmap import render_configmap
@@ -25,7 +25,7 @@ from ratchet_operator.plan.attempts import (
     judge,
 )
 from ratchet_operator.plan.failure import Again, Fatal
-from ratchet_operator.plan.runs.pipeline import kind_of, stage_input
+from ratchet_operator.plan.runs.pipeline import kind_of, stage_input, without
 from ratchet_operator.plan.runs.progress import cleared, with_progress
 from ratchet_operator.plan.runs.state import (
     current_stage,
@@ -160,6 +160,7 @@ def _succeed(world: RunWorld, row: StageStatus, attempt: StageAttempt, verdict: 
         attempt=done,
         artifact=verdict.said.artifact,
         metrics=_bounded(verdict.said.result.metrics),
+        choice=verdict.said.result.choice,
         finished=world.now,
     )
     events = [Event(Reason.STAGE_SUCCEEDED, f"Stage {row.name!r} is committed.")]
@@ -195,6 +196,7 @@ def _take_hits(
             state="Cached",
             artifact=hit.artifact,
             metrics=_bounded(hit.metrics),
+            choice=hit.choice,
             finished=world.now,
         )
         cached.append(row.name)
@@ -214,6 +216,9 @@ def _retry(world: RunWorld, row: StageStatus, verdict: Again) -> RunPlan:
 
 
 def _fail(world: RunWorld, row: StageStatus, verdict: Fatal) -> RunPlan:
+    spec = spec_of(world)
+    if verdict.reason in NUMERIC_REASONS and kind_of(spec, row.name).numbers_may_fail(spec):
+        return _go_on_without(world, row, verdict)
     status = with_stage(cleared(world.status), row.name, state="Failed", attempt=verdict.attempt, finished=world.now)
     status = status.model_copy(update={"gpu_hours": gpu_hours(world, status), "completion_time": world.now})
     said = (
@@ -224,6 +229,27 @@ def _fail(world: RunWorld, row: StageStatus, verdict: Fatal) -> RunPlan:
     )
     event = Event(verdict.reason, verdict.message, "Warning")
     return settle(world, status, "Failed", said, events=(event,))
+
+
+def _go_on_without(world: RunWorld, row: StageStatus, verdict: Fatal) -> RunPlan:
+    """Leave the stage failed and go on: what follows works with what the stages before it made."""
+    status = with_stage(cleared(world.status), row.name, state="Failed", attempt=verdict.attempt, finished=world.now)
+    places = [each.name for each in status.stages]
+    for later in status.stages[places.index(row.name) + 1 :]:
+        status = with_stage(status, later.name, input_digest=without(later.input_digest, Stage(row.name)))
+    following = current_stage(status)
+    if following is None:
+        raise ValueError(f"{world.meta.title}: stage {row.name!r} is the last one, nothing goes on without it")
+    wanted = first_attempt(world.meta.name, Stage(following.name))
+    status = with_stage(status, following.name, attempt=wanted).model_copy(update={"stage": following.name})
+    status = status.model_copy(update={"gpu_hours": gpu_hours(world, status)})
+    message = f"{verdict.message} The run goes on without stage {row.name!r}."
+    said = (
+        *progressing(Reason.RL_FAILED, message),
+        Said(ConditionType.RUNNING, False, verdict.reason, verdict.message),
+    )
+    event = Event(verdict.reason, message, "Warning")
+    return settle(world, status, "Starting", said, events=(event,), requeue_after=NOW)
 
 
 def _bounded(metrics: dict[str, float]) -> dict[str, float]:

@@ -13,6 +13,8 @@ from ratchet_operator.plan.runs.pipeline import kind_of
 from ratchet_operator.plan.world import RunWorld
 
 FINISHED_STATES = ("Succeeded", "Cached")
+PASSED_STATES = (*FINISHED_STATES, "Failed")
+"""A stage that failed is passed only where the run goes on without it; else the run has ended."""
 
 _MUTABLE = ("suspend", "ttlSecondsAfterFinished")
 
@@ -42,8 +44,8 @@ def image_of(world: RunWorld) -> str:
 
 
 def current_stage(status: RLTrainingRunStatus) -> StageStatus | None:
-    """Return the first stage that is not finished, or None when all are."""
-    return next((s for s in status.stages if s.state not in FINISHED_STATES), None)
+    """Return the first stage that is still to be run, or None when there is none."""
+    return next((s for s in status.stages if s.state not in PASSED_STATES), None)
 
 
 def stage_named(status: RLTrainingRunStatus, stage: Stage) -> StageStatus | None:

@@ -5,22 +5,32 @@ The digests name parents by their own input digests, so all digests of a run are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from ratchet_api.base import digest_of
 from ratchet_api.names import snapshot_prefix, stage_prefix
 from ratchet_api.stage import DatasetRef, Owner, Stage, StageInput, StageRef, StoreConfig
-from ratchet_api.training_run import ResolvedRun, RLTrainingRunSpec, RLTrainingRunStatus
+from ratchet_api.training_run import Mode, ResolvedRun, RLTrainingRunSpec, RLTrainingRunStatus
 from ratchet_operator.plan.runs.pipeline.evaluate import EVALUATE
 from ratchet_operator.plan.runs.pipeline.kind import StageKind, Told
 from ratchet_operator.plan.runs.pipeline.resolve import RESOLVE
+from ratchet_operator.plan.runs.pipeline.rl import RL
 from ratchet_operator.plan.runs.pipeline.supervised import SUPERVISED
 from ratchet_operator.plan.world import Meta
 from ratchet_operator.settings import StoreSettings
 
 RUNS_DIR = "runs"
 
+_BY_MODE: Mapping[Mode, tuple[StageKind, ...]] = {
+    "supervised": (RESOLVE, SUPERVISED, EVALUATE),
+    "supervised_then_rl": (RESOLVE, SUPERVISED, RL, EVALUATE),
+    "rl_only": (RESOLVE, RL, EVALUATE),
+}
 
-def pipeline(_spec: RLTrainingRunSpec) -> tuple[StageKind, ...]:
+
+def pipeline(spec: RLTrainingRunSpec) -> tuple[StageKind, ...]:
     """Return the run's stages in order; the first checks inputs, the last measures."""
-    return (RESOLVE, SUPERVISED, EVALUATE)
+    return _BY_MODE[spec.mode]
 
 
 def kind_of(spec: RLTrainingRunSpec, name: str) -> StageKind:
@@ -43,6 +53,14 @@ def stage_digests(spec: RLTrainingRunSpec, resolved: ResolvedRun) -> dict[Stage,
     return digests
 
 
+def without(recorded: str | None, stage: Stage) -> str | None:
+    """Return the input digest of a later stage once it must do without an earlier one that failed.
+
+    A function of the recorded digest alone: what it makes must never be taken for the result of the whole pipeline.
+    """
+    return None if recorded is None else digest_of({"inputs": recorded, "without": stage.value})
+
+
 def stage_input(
     meta: Meta, spec: RLTrainingRunSpec, status: RLTrainingRunStatus, store: StoreSettings, *, name: str, attempt: int
 ) -> StageInput:
@@ -62,6 +80,7 @@ def stage_input(
             stage=Stage(row.name), prefix=_prefix(meta, row.name), input_digest=row.input_digest or ""
         )
         for row in status.stages
+        if row.state != "Failed"
     }
     dataset = DatasetRef(
         digest=resolved.dataset_digest, prefix=snapshot_prefix(meta.namespace, resolved.dataset_digest)
@@ -72,7 +91,7 @@ def stage_input(
         prefix=_prefix(meta, name),
         input_digest=refs[kind.stage].input_digest or None,
         store=StoreConfig(uri=resolved.store_uri, endpoint=store.endpoint, region=store.region),
-        config=kind.config(Told(spec, dataset, refs)),
+        config=kind.config(Told(spec, dataset, refs, resolved)),
     )
 
 
@@ -80,4 +99,4 @@ def _prefix(meta: Meta, name: str) -> str:
     return stage_prefix(meta.namespace, RUNS_DIR, meta.name, meta.uid, name)
 
 
-__all__ = ["StageKind", "kind_of", "pipeline", "stage_digests", "stage_input"]
+__all__ = ["StageKind", "kind_of", "pipeline", "stage_digests", "stage_input", "without"]

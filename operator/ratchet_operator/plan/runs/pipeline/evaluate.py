@@ -1,34 +1,57 @@
-"""evaluate: measures the trained policy on the held-out split and commits it, calibrated. Pure."""
+"""evaluate: measures the trained policies on the held-out split, chooses one and commits it, calibrated. Pure."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from ratchet_api.attempts import Artifact
+from ratchet_api.comparison import Comparison
 from ratchet_api.stage import EvaluateConfig, Stage
 from ratchet_api.training_run import ResolvedRun, RLTrainingRunSpec
 from ratchet_operator.plan.runs.pipeline.kind import Deciding, Digests, StageKind, Told, parent, wire_without
+from ratchet_operator.plan.runs.pipeline.rl import baseline_digest, start_of
+
+CANDIDATES = (Stage.RL, Stage.SUPERVISED)
+"""In order of preference."""
 
 
 def _deciding(spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) -> Deciding:
-    settings = {
-        # the gates' bounds judge the numbers, they do not make them; a gated class adds one number
-        "evaluation": wire_without(spec.evaluation, "gates"),
+    settings: dict[str, Any] = {
         "gateLabels": sorted({gate.label for gate in spec.evaluation.gates if gate.label is not None}),
-        "maxTokens": spec.stages.supervised.max_tokens,
+        "maxTokens": _max_tokens(spec),
         "seed": spec.seed,
     }
-    parents = {"dataset": resolved.dataset_digest, "candidate": parent(earlier, Stage.SUPERVISED)}
+    parents = {"dataset": resolved.dataset_digest}
+    if not spec.with_rl:
+        # the gates' bounds judge the numbers, they do not make them; a gated class adds one number
+        settings["evaluation"] = wire_without(spec.evaluation, "gates")
+        return Deciding(settings, parents | {"candidate": parent(earlier, Stage.SUPERVISED)})
+    # with RL the bounds choose the policy, too
+    settings["evaluation"] = wire_without(spec.evaluation, "comparison")
+    settings["comparison"] = (spec.evaluation.comparison or Comparison()).to_wire()
+    parents |= {"candidate": parent(earlier, Stage.RL), "baseline": baseline_digest(spec, resolved, earlier)}
+    if resolved.champion is not None:
+        parents["champion"] = resolved.champion.digest
     return Deciding(settings, parents)
 
 
 def _config(told: Told) -> EvaluateConfig:
-    spec = told.spec
+    spec, champion = told.spec, told.resolved.champion
     return EvaluateConfig(
         dataset=told.dataset,
-        candidate=told.stages[Stage.SUPERVISED],
+        candidates=tuple(told.stages[stage] for stage in CANDIDATES if stage in told.stages),
+        start=start_of(told.resolved),
+        champion=None if champion is None else Artifact(uri=champion.uri, digest=champion.digest),
         evaluation=spec.evaluation,
         hyper=spec.stages.evaluate,
-        max_tokens=spec.stages.supervised.max_tokens,
+        max_tokens=_max_tokens(spec),
         seed=spec.seed,
     )
+
+
+def _max_tokens(spec: RLTrainingRunSpec) -> int | None:
+    """What the supervised stage cut texts to; a policy from elsewhere says itself what it was trained with."""
+    return spec.stages.supervised.max_tokens if spec.mode != "rl_only" else None
 
 
 EVALUATE = StageKind(

@@ -28,7 +28,8 @@ class Told(NamedTuple):
     spec: RLTrainingRunSpec
     dataset: DatasetRef
     stages: Mapping[Stage, StageRef]
-    """Every stage of the run, with the digest that was recorded at its start."""
+    """Every stage of the run that did not fail, with the digest that was recorded for it."""
+    resolved: ResolvedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class StageKind:
         resources: what its pod may use.
         config: what it is told.
         deciding: what decides its result; None = it is never cached.
-        steps: how many optimizer steps it takes with so many rows in the train split.
+        steps: how many steps of training it takes with so many rows in the train split.
+        numbers_may_fail: whether the run goes on without it when its numbers went wrong (exit codes 30 to 39).
     """
 
     stage: Stage
@@ -48,6 +50,7 @@ class StageKind:
     config: Callable[[Told], StageConfig]
     deciding: Callable[[RLTrainingRunSpec, ResolvedRun, Digests], Deciding] | None = None
     steps: Callable[[RLTrainingRunSpec, int], int] = lambda _spec, _train_rows: 0
+    numbers_may_fail: Callable[[RLTrainingRunSpec], bool] = lambda _spec: False
 
     def digest(self, spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) -> str | None:
         """Return the stage's input digest; None for one that is never cached."""

@@ -1,0 +1,40 @@
+"""How a gate of `spec.evaluation.gates` judges the numbers of an evaluation.
+
+Pure. Called by the operator, which publishes by it, and by the evaluate stage, which chooses a policy by it: both must
+mean the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ratchet_api.training_run import Gate, GateResult
+
+NOT_MEASURED = -1.0
+"""Value in the result of a gate on a number that is not there."""
+
+
+def judge_gate(gate: Gate, metrics: Mapping[str, float]) -> GateResult:
+    """Hold one gate against the numbers; a number that was not measured never passes."""
+    key = gate.metric if gate.label is None else f"f1/{gate.label}"
+    value = metrics.get(key, math.nan)
+    bounds = [f">= {gate.minimum:g}"] if gate.minimum is not None else []
+    bounds += [f"<= {gate.maximum:g}"] if gate.maximum is not None else []
+    measured = math.isfinite(value)
+    holds = measured and (gate.minimum is None or value >= gate.minimum)
+    holds = holds and (gate.maximum is None or value <= gate.maximum)
+    return GateResult(
+        metric=gate.metric,
+        label=gate.label,
+        value=value if measured else NOT_MEASURED,
+        bound=" and ".join(bounds),
+        passed=holds,
+    )
+
+
+def told(result: GateResult) -> str:
+    """Word a gate and the number it judged."""
+    name = result.metric if result.label is None else f"f1 of {result.label!r}"
+    value = "not measured" if result.value == NOT_MEASURED else f"{result.value:.4g}"
+    return f"{name} is {value}, must be {result.bound}"

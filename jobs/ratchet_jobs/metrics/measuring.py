@@ -1,0 +1,124 @@
+"""Everything that is measured of one policy: fitted on validation, judged on test.
+
+Decides which number is fitted on which rows: temperature and threshold on validation alone, so that test rows decide
+nothing but the measured numbers. Pure numpy; the formulas are in `classification`; called by the evaluate recipe for
+each policy that it measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ratchet_api.training_run import Evaluation
+from ratchet_jobs.metrics import classification as formulas
+from ratchet_jobs.metrics.classification import Floats, Ints
+
+CURVE_POINTS = 20
+"""Points of the abstain curve: the share of rows that is answered falls from 1 to 1/20."""
+
+
+class Answers(NamedTuple):
+    """What a policy says about one split, and the truth."""
+
+    logits: Floats
+    """(N, C), columns in the order of the class names."""
+    labels: Ints
+    """(N,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One policy's numbers.
+
+    Attributes:
+        temperature: fitted on validation, or 1.
+        threshold: chosen on validation; None = the policy never abstains.
+        metrics: measured on test, under the names that gates and status have.
+        f1: (C,) F1 of each class on test.
+        classes: (N,) the policy's answers on test.
+        report: what evaluation.json says beyond the metrics.
+    """
+
+    temperature: float
+    threshold: float | None
+    metrics: dict[str, float]
+    f1: Floats
+    classes: Ints
+    report: dict[str, Any]
+
+    def judged(self, wanted: Evaluation, labels: Sequence[str]) -> dict[str, float]:
+        """Return the metrics with the F1 of each class that a gate names: all that gates judge."""
+        named = sorted({gate.label for gate in wanted.gates if gate.label is not None})
+        return self.metrics | {f"f1/{name}": float(self.f1[labels.index(name)]) for name in named}
+
+
+def measure(validation: Answers, test: Answers, wanted: Evaluation, *, labels: Sequence[str]) -> Measured:
+    """Fit on validation, measure on test.
+
+    Args:
+        validation: may be empty if nothing is to be fitted.
+        test: at least one row.
+        wanted: whether to calibrate, when to abstain, how many bins.
+        labels: C class names.
+    """
+    temperature = formulas.fit_temperature(*validation) if wanted.calibrate else 1.0
+    threshold = None
+    if wanted.abstain_target_accuracy is not None:
+        seen = formulas.predict(validation.logits, temperature=temperature)
+        threshold = formulas.abstain_threshold(
+            seen.confidence, seen.classes == validation.labels, target_accuracy=wanted.abstain_target_accuracy
+        )
+    answer = formulas.predict(test.logits, temperature=temperature)
+    right = answer.classes == test.labels
+    confusion = formulas.confusion_matrix(test.labels, answer.classes, classes=len(labels))
+    table = formulas.per_class(confusion)
+    kept = formulas.selective(answer.confidence, right, threshold=threshold or 0.0)
+    plain = formulas.predict(test.logits, temperature=1.0)
+    metrics = {
+        "accuracy": formulas.accuracy(confusion),
+        "macro_f1": formulas.macro_f1(table),
+        "ece": formulas.expected_calibration_error(answer.confidence, right, bins=wanted.ece_bins),
+        "brier": formulas.brier_score(answer.probs, test.labels),
+        "loss": formulas.negative_log_likelihood(*test, temperature=temperature),
+        "coverage": kept.coverage,
+        "selective_accuracy": kept.accuracy,
+        "temperature": temperature,
+        "threshold": threshold or 0.0,
+        "n_test": float(len(test.labels)),
+    }
+    report = {
+        "metrics": metrics,
+        "ece_uncalibrated": formulas.expected_calibration_error(plain.confidence, right, bins=wanted.ece_bins),
+        "n_validation": len(validation.labels),
+        "labels": list(labels),
+        "per_class": _class_rows(labels, table),
+        "confusion": confusion.tolist(),
+        "abstain_curve": [
+            {"threshold": each.threshold, "coverage": each.coverage, "accuracy": each.accuracy}
+            for each in formulas.abstain_curve(answer.confidence, right, points=CURVE_POINTS)
+        ],
+    }
+    return Measured(temperature, threshold, metrics, table.f1, answer.classes, report)
+
+
+def in_order_of(logits: Floats, *, given: Sequence[str], wanted: Sequence[str]) -> Floats:
+    """Return logits (N, C) with their columns in another order of the same class names."""
+    result: Floats = logits[:, np.array([list(given).index(name) for name in wanted])]
+    return result
+
+
+def _class_rows(labels: Sequence[str], table: formulas.PerClass) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": label,
+            "precision": float(table.precision[i]),
+            "recall": float(table.recall[i]),
+            "f1": float(table.f1[i]),
+            "support": int(table.support[i]),
+        }
+        for i, label in enumerate(labels)
+    ]

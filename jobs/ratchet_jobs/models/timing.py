@@ -1,0 +1,43 @@
+"""How long a policy takes to answer: measured on real texts, from text to logits, never configured.
+
+Decides what is timed. Called by the evaluate recipe, whose metrics show it; nothing is chosen by it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+from ratchet_jobs.models.classifier import LoadedPolicy
+from ratchet_jobs.models.inference import predict_logits
+from ratchet_jobs.models.tokenizing import tokenize
+
+REPEATS = 20
+LEAST_REPEATS = 3
+PATIENCE_SECONDS = 3.0
+"""A large encoder on few cores is measured less often rather than longer."""
+
+
+def ms_per_sample(
+    policy: LoadedPolicy, texts: Sequence[str], *, batch_size: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Median milliseconds per text when answering batches of that size.
+
+    Args:
+        policy: on the device to use.
+        texts: at least one; taken in turn, over and over.
+        batch_size: texts per batch.
+        clock: seconds, rising.
+    """
+    taken: list[float] = []
+    begin = clock()
+    for repeat in range(REPEATS + 1):
+        batch = [texts[(repeat * batch_size + i) % len(texts)] for i in range(batch_size)]
+        start = clock()
+        tokens = tokenize(policy.tokenizer, batch)
+        predict_logits(policy.classifier, tokens, batch_size=batch_size, after_batch=lambda _: None)
+        taken.append(clock() - start)
+        if len(taken) > LEAST_REPEATS and clock() - begin > PATIENCE_SECONDS:
+            break
+    return 1000 * statistics.median(taken[1:]) / batch_size  # the first one warms up

@@ -1,0 +1,51 @@
+"""rl: goes on teaching a policy by rewards: the supervised stage's, or the one that startFrom names. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from ratchet_api.attempts import Artifact
+from ratchet_api.stage import RlConfig, Stage
+from ratchet_api.training_run import ResolvedRun, RLTrainingRunSpec
+from ratchet_operator.plan.runs.pipeline.kind import Deciding, Digests, StageKind, Told, parent, wire_without
+
+
+def baseline_digest(spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) -> str:
+    """Return what stands for the policy that RL starts from: an input digest, or its own if it was there before."""
+    return resolved.start.digest if resolved.start is not None else parent(earlier, Stage.SUPERVISED)
+
+
+def start_of(resolved: ResolvedRun) -> Artifact | None:
+    """Return the policy that mode rl_only starts from."""
+    return None if resolved.start is None else Artifact(uri=resolved.start.uri, digest=resolved.start.digest)
+
+
+def _deciding(spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) -> Deciding:
+    settings = {"hyper": wire_without(spec.rl, "resources", "checkpointEverySteps"), "seed": spec.seed}
+    parents = {"dataset": resolved.dataset_digest, "start": baseline_digest(spec, resolved, earlier)}
+    return Deciding(settings, parents)
+
+
+def _config(told: Told) -> RlConfig:
+    spec, start = told.spec, start_of(told.resolved)
+    return RlConfig(
+        dataset=told.dataset,
+        start=told.stages[Stage.SUPERVISED] if start is None else None,
+        start_artifact=start,
+        hyper=spec.rl,
+        seed=spec.seed,
+    )
+
+
+def _steps(spec: RLTrainingRunSpec, _train_rows: int) -> int:
+    return math.ceil(spec.rl.interactions / spec.rl.rollout_size)
+
+
+RL = StageKind(
+    stage=Stage.RL,
+    resources=lambda spec: spec.rl.resources,
+    config=_config,
+    deciding=_deciding,
+    steps=_steps,
+    numbers_may_fail=lambda spec: spec.mode == "supervised_then_rl",
+)

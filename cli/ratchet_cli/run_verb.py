@@ -138,6 +138,8 @@ def _check_named(cluster: LocalCluster, run: Manifest, namespace: str, spec: RLT
     ]
     if spec.publish_to is not None:
         named.append(("publishTo", "RLPolicy", "rlpolicies", spec.publish_to.name))
+    if spec.start_from is not None and spec.start_from.policy is not None:
+        named.append(("startFrom.policy", "RLPolicy", "rlpolicies", spec.start_from.policy.name))
     for field, kind, resource, name in named:
         if cluster.objects.find(resource, namespace, name) is None:
             raise CliError(

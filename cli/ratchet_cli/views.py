@@ -19,6 +19,7 @@ from ratchet_api.conditions import Condition, ConditionType, find_condition
 from ratchet_api.feedback_dataset import FeedbackDatasetStatus
 from ratchet_api.policy import RLPolicyStatus
 from ratchet_api.training_run import RLTrainingRunStatus, StageStatus
+from ratchet_cli.comparison import comparison_table, is_compared
 from ratchet_cli.screen import age, duration, metric, state_text
 
 BAR_WIDTH = 40
@@ -58,6 +59,8 @@ def run_view(body: Body, live: Live, now: datetime) -> RenderableType:
         parts.append(Padding(_stages(status, live, now), (0, 0, 0, 2)))
     if status.metrics:
         parts.append(Padding(metrics_table(status), (1, 0, 0, 2)))
+    if (compared := comparison_table(status)) is not None:
+        parts.append(Padding(compared, (1, 0, 0, 2)))
     parts += problems(status.conditions)
     if status.estimate is not None:
         foreseen = status.estimate
@@ -137,7 +140,7 @@ def metrics_table(status: RLTrainingRunStatus) -> Table:
     table.add_column("gate")
     gates = {("f1/" + g.label if g.label else g.metric): g for g in status.gates}
     for name in [*dict.fromkeys([*_ORDER, *sorted(status.metrics)])]:
-        if name not in status.metrics:
+        if name not in status.metrics or is_compared(name):
             continue
         gate = gates.get(name)
         verdict = (
@@ -159,6 +162,8 @@ _ORDER = (
     "threshold",
     "temperature",
     "loss",
+    "ms_per_sample_1",
+    "ms_per_sample_32",
     "n_test",
 )
 

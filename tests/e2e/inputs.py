@@ -1,4 +1,4 @@
-"""The example's files for the end-to-end tests: the demo's own data and encoder, fewer rows.
+"""What the end-to-end tests share: the example's files, which are the demo's own data and encoder with fewer rows.
 
 Downloaded once by the demo's code into the same cache that `make demo` uses.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ratchet_cli.demo.carriers import COMPLAINTS, ENCODER, fetch
 from ratchet_cli.demo.dataset import Rows, choose_rows, write_splits
@@ -30,6 +31,11 @@ def example_inputs() -> Mapping[str, bytes | Path]:
         for split in ("train", "validation", "test"):
             files[f"support-router/{split}.csv"] = (Path(folder) / f"{split}.csv").read_bytes()
     return files
+
+
+def untimed(status: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics without how long an answer took, which no run repeats."""
+    return {name: value for name, value in status["metrics"].items() if not name.startswith("ms_per_sample")}
 
 
 def _silent(done: int, total: int) -> None:

@@ -45,6 +45,36 @@ def test_counts_are_whole_and_shares_have_four_digits() -> None:
     assert (metric("n_test", 3000.0), metric("accuracy", 0.87654)) == ("3,000", "0.8765")
 
 
+COMPARED = {
+    "accuracy": 0.88,
+    "baseline/accuracy": 0.86, "rl/accuracy": 0.88, "diff/accuracy": 0.02,
+    "diff/accuracy_low": 0.004, "diff/accuracy_high": 0.036,
+    "baseline/ece": 0.027, "rl/ece": 0.018,
+    "mcnemar_p": 0.01,
+    "champion/accuracy": 0.9, "champion/diff": -0.02, "champion/diff_low": -0.04, "champion/diff_high": 0.01,
+}  # fmt: skip
+
+
+def with_choice(chosen: str, **metrics: float) -> dict[str, Any]:
+    choice = {"candidate": "rl", "baseline": "supervised", "chosen": chosen}
+    stages = [{"name": "evaluate", "state": "Succeeded", "choice": choice}]
+    return body("RLTrainingRun", {"state": "Complete", "stages": stages, "metrics": metrics}, datasetRef={"name": "d"})
+
+
+def test_what_was_compared_stands_in_one_table_with_its_intervals() -> None:
+    lines = [line.split() for line in drawn(view(with_choice("rl", **COMPARED), now=NOW)).splitlines()]
+    assert ["accuracy", "0.8600", "0.8800", "+0.0200", "+0.0040", "to", "+0.0360"] in lines
+    assert ["ece", "0.0270", "0.0180"] in lines
+    assert ["accuracy", "of", "champion", "0.9000", "-0.0200", "-0.0400", "to", "+0.0100"] in lines
+    assert ["committed", "rl"] in lines
+    assert not [line for line in lines if line and "/" in line[0]], "no raw names beside the table"
+
+
+def test_a_run_that_compared_nothing_has_no_such_table() -> None:
+    seen = body("RLTrainingRun", {"state": "Complete", "metrics": {"accuracy": 0.9}}, datasetRef={"name": "d"})
+    assert "on the same rows" not in drawn(view(seen, now=NOW))
+
+
 def test_printer_columns_are_read_from_fields_conditions_and_lists() -> None:
     seen = body(
         "RLPolicy", {"versions": [{"version": 1}, {"version": 2}], "conditions": [condition("Ready", "True", "x", "")]}

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ratchet_api.attempts import Artifact
+from ratchet_api.comparison import Choice, Slice
 from ratchet_api.names import index_key, snapshot_prefix
 from ratchet_api.stage import DatasetRef, ResolveConfig, Stage, StageRef, StageResult
 from ratchet_api.training_run import BaseModelRef, Gate
+from ratchet_jobs.models.card import PolicyCard
 from ratchet_jobs.runtime.commit import commit_stage
 from tests.recipes.stage_process import NAMESPACE, StageProcess, csv_of, many
 
+BASE = BaseModelRef(uri="store://models/m", sha256="0" * 64)
 MODEL = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights"}
 
 
@@ -45,10 +50,17 @@ def lookup(stage: Stage, digit: str) -> StageRef:
 
 
 def resolve(
-    process: StageProcess, ref: DatasetRef, *, lookups: Sequence[StageRef] = (), gates: Sequence[Gate] = ()
+    process: StageProcess,
+    ref: DatasetRef,
+    *,
+    lookups: Sequence[StageRef] = (),
+    gates: Sequence[Gate] = (),
+    slices: Sequence[Slice] = (),
+    start: Artifact | None = None,
 ) -> tuple[int, dict[str, Any]]:
-    base = BaseModelRef(uri="store://models/m", sha256="0" * 64)
-    config = ResolveConfig(dataset=ref, base_model=base, lookups=tuple(lookups), gates=tuple(gates))
+    config = ResolveConfig(
+        dataset=ref, base_model=BASE, lookups=tuple(lookups), gates=tuple(gates), slices=tuple(slices), start=start
+    )
     return process.run(process.stage(config, prefix=f"{NAMESPACE}/runs/r/resolve"))
 
 
@@ -63,7 +75,7 @@ def test_stages_committed_by_another_run_are_reported_with_artifact_and_metrics(
     """P6: what is reported here never becomes a Job."""
     ref = dataset(process)
     wanted = (lookup(Stage.SUPERVISED, "a"), lookup(Stage.EVALUATE, "b"))
-    config = ResolveConfig(dataset=ref, base_model=BaseModelRef(uri="store://models/m", sha256="0" * 64), lookups=())
+    config = ResolveConfig(dataset=ref, base_model=BASE, lookups=())
     job = process.stage(config, prefix=f"{NAMESPACE}/runs/earlier/supervised", input_digest="a" * 64)
     folder = process.root / "artifact"
     folder.mkdir()
@@ -81,7 +93,7 @@ def test_stages_committed_by_another_run_are_reported_with_artifact_and_metrics(
 
 def test_index_entry_to_a_pruned_artifact_is_replaced_by_the_next_commit(process: StageProcess) -> None:
     ref = dataset(process)
-    config = ResolveConfig(dataset=ref, base_model=BaseModelRef(uri="store://models/m", sha256="0" * 64), lookups=())
+    config = ResolveConfig(dataset=ref, base_model=BASE, lookups=())
     folder = process.root / "artifact"
     folder.mkdir()
     (folder / "head.safetensors").write_bytes(b"head")
@@ -142,6 +154,65 @@ def test_gate_on_a_class_that_the_snapshot_lacks_is_refused_before_training(proc
     assert resolve(process, ref, gates=gates[:2])[0] == 0
 
 
+def test_slice_of_a_class_that_the_snapshot_lacks_is_refused_before_training(process: StageProcess) -> None:
+    """P13, P39."""
+    code, message = resolve(process, dataset(process), slices=[Slice(label="a"), Slice(label="refunds")])
+    assert (code, message["reason"]) == (12, "BadLabels")
+    assert "spec.evaluation.comparison.slices[1].label 'refunds'" in message["message"]
+
+
+def test_what_an_earlier_evaluation_chose_is_reported_with_its_hit(process: StageProcess) -> None:
+    ref = dataset(process)
+    config = ResolveConfig(dataset=ref, base_model=BASE, lookups=())
+    job = process.stage(config, prefix=f"{NAMESPACE}/runs/earlier/evaluate", input_digest="b" * 64)
+    folder = process.root / "artifact"
+    folder.mkdir()
+    (folder / "head.safetensors").write_bytes(b"head")
+    choice = Choice(candidate="rl", baseline="supervised", chosen="supervised", why="worse")
+    done = StageResult(metrics={"accuracy": 0.5}, choice=choice)
+    commit_stage(process.store, job, folder=folder, directory=f"{job.prefix}/1-x", writer="w", result=done)
+    _, message = resolve(process, ref, lookups=(lookup(Stage.EVALUATE, "b"),))
+    assert Choice.model_validate(message["result"]["hits"]["evaluate"]["choice"]) == choice
+
+
+# --- the policy that rl_only starts from ---
+
+
+def start_policy(process: StageProcess, *, labels: tuple[str, ...] = ("a", "b"), sha256: str = BASE.sha256) -> Artifact:
+    card = PolicyCard(labels=labels, max_tokens=32, base_model=BaseModelRef(uri="store://models/old", sha256=sha256))
+    process.put("runs/old/evaluate/1-x/policy.json", json.dumps(card.to_wire()))
+    return Artifact(uri=f"{process.store.uri}/{NAMESPACE}/runs/old/evaluate/1-x", digest="f" * 64)
+
+
+@pytest.mark.parametrize("labels", [("a", "b"), ("b", "a")], ids=["as they are", "in an order of its own"])
+def test_start_policy_of_the_same_base_and_classes_passes(process: StageProcess, labels: tuple[str, ...]) -> None:
+    assert resolve(process, dataset(process), start=start_policy(process, labels=labels))[0] == 0
+
+
+def test_start_policy_of_another_base_is_refused_before_training(process: StageProcess) -> None:
+    """P13, P39."""
+    code, message = resolve(process, dataset(process), start=start_policy(process, sha256="e" * 64))
+    assert (code, message["reason"]) == (13, "BadModel")
+    for part in ("spec.startFrom", "runs/old/evaluate/1-x", "store://models/old", "e" * 64, "spec.baseModel.sha256"):
+        assert part in message["message"]
+
+
+def test_start_policy_of_other_classes_is_refused_before_training(process: StageProcess) -> None:
+    """P13: label map mismatch with the start version."""
+    code, message = resolve(process, dataset(process), start=start_policy(process, labels=("a", "c", "d")))
+    assert (code, message["reason"]) == (12, "BadLabels")
+    assert "its 3 classes are not the dataset's 2, which differ in 'b', 'c', 'd'" in message["message"]
+
+
+@pytest.mark.parametrize(("where", "code"), [("runs/nowhere", 13), ("../other/runs/x", 11)])
+def test_start_policy_that_is_gone_or_elsewhere_is_refused(process: StageProcess, where: str, code: int) -> None:
+    """P23: another namespace's policy is no policy of ours."""
+    start = Artifact(uri=f"{process.store.uri}/{NAMESPACE}/{where}", digest="f" * 64)
+    got, message = resolve(process, dataset(process), start=start)
+    assert got == code
+    assert "spec.startFrom" in message["message"]
+
+
 def test_snapshot_that_is_gone_or_of_another_digest_is_said(process: StageProcess) -> None:
     ref = dataset(process)
     gone = DatasetRef(digest="e" * 64, prefix=snapshot_prefix(NAMESPACE, "e" * 64))
@@ -153,7 +224,7 @@ def test_snapshot_that_is_gone_or_of_another_digest_is_said(process: StageProces
     assert file_digest in data
     process.store.write(manifest, data.replace(file_digest, b"0" * 64))
     job = process.stage(
-        ResolveConfig(dataset=ref, base_model=BaseModelRef(uri="store://models/m", sha256="0" * 64), lookups=()),
+        ResolveConfig(dataset=ref, base_model=BASE, lookups=()),
         prefix=f"{NAMESPACE}/runs/other/resolve",
     )
     code, message = process.run(job)

@@ -1,0 +1,37 @@
+"""What a new stage, exit code or reason needs in several places is there in all of them."""
+
+from __future__ import annotations
+
+import inspect
+from typing import get_args
+
+import pytest
+
+from ratchet_api.stage import STAGE_REVISION, ExitCode, Stage, StageConfig
+from ratchet_api.training_run import RLTrainingRunSpec
+from ratchet_jobs.runtime import errors
+from ratchet_jobs.runtime.main import RECIPES
+from ratchet_operator.plan.runs.pipeline import pipeline
+
+OF_THE_PROCESS = {ExitCode.OK, ExitCode.USAGE, ExitCode.KILLED, ExitCode.TERMINATED}
+"""Codes that no recipe ends with: the shell, the kernel or the kubelet does."""
+
+
+def test_every_stage_has_a_revision_a_config_and_a_recipe() -> None:
+    configs = {model.model_fields["stage"].default for model in get_args(get_args(StageConfig)[0])}
+    assert set(STAGE_REVISION) == set(RECIPES) == set(Stage)
+    assert configs == {stage.value for stage in Stage}
+
+
+def test_every_stage_works_for_a_dataset_or_in_some_mode_of_a_run() -> None:
+    modes = get_args(RLTrainingRunSpec.model_fields["mode"].annotation)
+    in_runs = {kind.stage for mode in modes for kind in pipeline(RLTrainingRunSpec.model_construct(mode=mode))}
+    assert in_runs | {Stage.SNAPSHOT} == set(Stage)
+
+
+@pytest.mark.parametrize("code", sorted(set(ExitCode) - OF_THE_PROCESS))
+def test_every_exit_code_is_some_errors_and_stands_in_the_tree_of_errors(code: ExitCode) -> None:
+    classes = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, errors.StageError)]
+    names = [c.__name__ for c in classes if c.code is code]
+    assert names
+    assert all(name in (errors.__doc__ or "") for name in names)

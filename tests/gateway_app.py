@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import uvicorn
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from ratchet_api.signing import KeyRing
@@ -92,11 +95,10 @@ def write_keys(path: Path, keys: Mapping[str, tuple[str, ...]] = KEYS) -> Path:
 POLICIES = FixedPolicies({"router": PolicyView("router", (), TEMPLATE), "bare": PolicyView("bare")})
 
 
-@contextmanager
-def running(
+def make_app(
     folder: Path, *, store: Store | None = None, policies: Policies = POLICIES, clock: Clock | None = None, **more: Any
-) -> Iterator[Gateway]:
-    """Run a gateway; further arguments are settings."""
+) -> tuple[FastAPI, Parts]:
+    """Put a gateway together; further arguments are settings."""
     clock = clock or Clock()
     keys = write_keys(folder / "keys.json")
     settings = Settings(
@@ -115,5 +117,29 @@ def running(
         now=clock.now,
         monotonic=clock.monotonic,
     )
-    with TestClient(create_app(replace(settings, **more), parts)) as client:
+    return create_app(replace(settings, **more), parts), parts
+
+
+@contextmanager
+def running(folder: Path, *, clock: Clock | None = None, **more: Any) -> Iterator[Gateway]:
+    """Run a gateway in this process; arguments as for `make_app`."""
+    clock = clock or Clock()
+    app, parts = make_app(folder, clock=clock, **more)
+    with TestClient(app) as client:
         yield Gateway(client, parts.store, clock, parts)
+
+
+@contextmanager
+def listening(folder: Path, **more: Any) -> Iterator[str]:
+    """Run a gateway on a loopback port; yields its address."""
+    app, _ = make_app(folder, **more)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ratchet_api import __version__
-from ratchet_cli import checks, objects
+from ratchet_cli import checks, feedback_verbs, objects
 from ratchet_cli.errors import CliError, Interrupted
 from ratchet_cli.screen import complain, err, say
 
@@ -69,6 +69,7 @@ _PANELS: dict[str, dict[str, Callable[..., Any]]] = {
 for _panel, _verbs in _PANELS.items():
     for _name, _function in _verbs.items():
         commands.command(_name, rich_help_panel=_panel)(_function)
+commands.add_typer(feedback_verbs.verbs, name="feedback", rich_help_panel="Through a gateway")
 
 
 def app() -> None:

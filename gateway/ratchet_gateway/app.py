@@ -42,6 +42,7 @@ from ratchet_jobs.runtime.store import Store
 
 log = logging.getLogger(__name__)
 
+_PENDING = "conditional PUT is being probed"
 _ATOMIC = "conditional PUT is atomic"
 _NOT_ATOMIC = "conditional PUT is NOT atomic: the log does not need it, training runs do"
 _UNKNOWN = "conditional PUT was not probed, the credentials may not delete"
@@ -127,10 +128,12 @@ async def _lifespan(app: FastAPI, settings: Settings, parts: Parts, metrics: Gat
 
 
 async def _probe(app: FastAPI, store: Store, namespace: str) -> None:
-    """Find out, once the store answers, whether its conditional PUT lets one writer win, and say so."""
+    """Reach the store, then find out whether its conditional PUT lets one writer win, and say both."""
     pause = 0.5
-    while not app.state.store_note:
+    while app.state.store_note in ("", _PENDING):
         try:
+            await asyncio.to_thread(store.exists, f"{namespace}/probe/passed")
+            app.state.store_note = _PENDING
             await asyncio.to_thread(ensure_probed, store, namespace=namespace)
             app.state.store_note = _ATOMIC
         except BadConfigError as error:
@@ -138,23 +141,15 @@ async def _probe(app: FastAPI, store: Store, namespace: str) -> None:
             app.state.store_note = _NOT_ATOMIC
         except StoreAccessDenied as error:
             app.state.store_error = str(error)
-            if await asyncio.to_thread(_is_reachable, store, namespace):
+            if app.state.store_note == _PENDING:  # reading is allowed, deleting what the probe wrote is not
                 app.state.store_note = _UNKNOWN
         except StoreError as error:
             app.state.store_error = str(error)
-        if not app.state.store_note:
-            log.warning("store was not reached", extra={"error": app.state.store_error})
+        if app.state.store_note in ("", _PENDING):
+            log.warning("store is not probed yet", extra={"error": app.state.store_error})
             await asyncio.sleep(pause)
             pause = min(pause * 2, 10)
     log.info("store", extra={"uri": store.uri, "probe": app.state.store_note})
-
-
-def _is_reachable(store: Store, namespace: str) -> bool:
-    try:
-        store.exists(f"{namespace}/probe/passed")
-    except StoreError:
-        return False
-    return True
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 import subprocess
 import time
@@ -107,7 +108,8 @@ class SeaweedServer:
 def _free_ports(count: int) -> list[int]:
     """Ports that are free together with the port 10,000 above them."""
     found: list[int] = []
-    for port in range(_FIRST_PORT, _FIRST_PORT + 9_000, 7):
+    # at random: two servers that start at the same moment must not find the same ones free
+    for port in random.sample(range(_FIRST_PORT, _FIRST_PORT + 9_000), 9_000):
         if all(_is_free(each) for each in (port, port + 10_000)):
             found.append(port)
             if len(found) == count:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from ratchet_api.policy import PolicyVersion
 from ratchet_gateway.policies import FixedPolicies, PolicyView
 from ratchet_gateway.tally import Scores
+from ratchet_jobs.runtime.errors import StoreAccessDenied
+from ratchet_jobs.runtime.store_directory import DirectoryStore
 from tests.gateway_app import TEMPLATE, running
 
 
@@ -185,3 +189,45 @@ def test_metrics_count_routes_events_and_refusals(tmp_path: Path) -> None:
     assert samples["ratchet_gateway_segments_total",] == 1
     assert samples["ratchet_gateway_commit_seconds_count",] == 1
     assert "nope" not in text, "a label never takes what a caller makes up"
+
+
+class Racy(DirectoryStore):
+    """Never heard of If-None-Match: every PUT is a success."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        self.write(key, data)
+        return True
+
+
+class CreateOnly(DirectoryStore):
+    """Credentials that may not delete."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        raise StoreAccessDenied("AccessDenied")
+
+
+class Shut(DirectoryStore):
+    """Credentials that may do nothing."""
+
+    def exists(self, key: str) -> bool:
+        raise StoreAccessDenied("object ns/probe/passed: AccessDenied")
+
+
+@pytest.mark.parametrize(
+    ("store", "want_code", "want"),
+    [
+        (DirectoryStore, 200, "conditional PUT is atomic"),
+        (Racy, 200, "conditional PUT is NOT atomic: the log does not need it"),
+        (CreateOnly, 200, "was not probed, the credentials may not delete"),
+        (Shut, 503, "was not reached yet: object ns/probe/passed: AccessDenied"),
+    ],
+)
+def test_readiness_says_what_the_probe_found(
+    tmp_path: Path, store: type[DirectoryStore], want_code: int, want: str
+) -> None:
+    """P27: the gateway finds out at start; its log needs no atomic PUT, so that it serves all the same."""
+    with running(tmp_path, store=store(tmp_path / "store")) as gateway:
+        end = time.monotonic() + 20
+        while want not in (answer := gateway.get("/readyz", token=None)).text:
+            assert time.monotonic() < end, answer.text
+        assert answer.status_code == want_code

@@ -1,0 +1,1 @@
+"""What the feedback log promises and what it does per second, each measured on real processes."""

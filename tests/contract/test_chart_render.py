@@ -197,14 +197,32 @@ def test_a_value_is_read_by_the_operator(setting: str, read: Any) -> None:
         pytest.param("watchNamespaces={a,a}", "items at 0 and 1 are equal", id="a namespace twice"),
         pytest.param("images.allowed={a b}", "does not match pattern", id="a blank in an image"),
         pytest.param("crds.keep=maybe", "got string, want boolean", id="a word for a switch"),
+        pytest.param("fullnameOverride=a.b", "does not match pattern", id="a dot, which no Service may have"),
+        # either would be written twice, or keep the Deployment from finding its pods
+        pytest.param(r"commonLabels.app\.kubernetes\.io/instance=x", "invalid propertyName", id="a label of ours"),
+        pytest.param(
+            r"operator.podLabels.app\.kubernetes\.io/name=x", "invalid propertyName", id="the selector's label"
+        ),
+        # a rule without ports would let everything through
+        pytest.param("networkPolicy.storePorts=null", "missing property 'storePorts'", id="no port of the store"),
+        pytest.param("networkPolicy.apiServerPorts=null", "missing property 'apiServerPorts'", id="no port of the API"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(setting: str, want: str) -> None:
     with pytest.raises(HelmError) as refusal:
         render(setting)
-    path = setting.split("=")[0]
+    path = setting.split("=")[0].replace("\\.", "/dot/")
     assert want in str(refusal.value)
-    assert path.split(".")[-1] in str(refusal.value)
+    assert path.split(".")[-1].replace("/dot/", ".") in str(refusal.value)
+
+
+def test_a_release_name_with_dots_gives_names_that_a_service_may_have() -> None:
+    text = helm("template", "team.a", CHART, "--namespace", NAMESPACE)
+    names = [
+        obj["metadata"]["name"] for obj in yaml.safe_load_all(text) if obj and obj["kind"] != "CustomResourceDefinition"
+    ]
+    assert "team-a-ratchet-operator" in names
+    assert not [name for name in names if "." in name]
 
 
 def leaves(values: Mapping[str, Any], schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, bool]]:

@@ -3,14 +3,14 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Stem of all names: at most 44 characters, so that suffixes fit. */}}
+{{/* Stem of all names: at most 44 characters, so that suffixes fit; no dots, which a Service may not have in its name. */}}
 {{- define "ratchet.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 44 | trimSuffix "-" -}}
 {{- else if contains (include "ratchet.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 44 | trimSuffix "-" -}}
+{{- .Release.Name | replace "." "-" | trunc 44 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "ratchet.name" .) | trunc 44 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "ratchet.name" .) | replace "." "-" | trunc 44 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 

@@ -13,27 +13,32 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from ratchet_api.attempts import Artifact
 from ratchet_api.feedback_dataset import LabelCount, SnapshotCounts
 from ratchet_api.names import snapshot_prefix
+from ratchet_api.rl import RlStage
 from ratchet_api.stage import (
     Commit,
     DatasetRef,
     EvaluateConfig,
     Owner,
+    RlConfig,
     Stage,
     StageInput,
     StageRef,
     StoreConfig,
     SupervisedConfig,
+    artifact_digest,
 )
 from ratchet_api.training_run import BaseModelRef, EvaluateStage, Evaluation, Lora, SupervisedStage
 from ratchet_jobs.data.base_model import local_digest
 from ratchet_jobs.data.snapshots import SPLITS, Manifest, content_digest, store_snapshot, write_split
-from ratchet_jobs.recipes import evaluate, supervised
 from ratchet_jobs.runtime.checkpoint import Checkpoints
 from ratchet_jobs.runtime.commit import commit_stage
 from ratchet_jobs.runtime.context import StageContext
+from ratchet_jobs.runtime.main import find_recipe
 from ratchet_jobs.runtime.progress import ProgressBoard, StageMetrics
+from ratchet_jobs.runtime.store import sha256_file
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 from tests.tiny_bert import write_tiny_bert
 
@@ -55,17 +60,35 @@ class Workbench:
         self.base = base
         self.base_ref = BaseModelRef(uri="store://models/tiny", sha256=local_digest(base))
         self.dataset = self.put_snapshot(train=train, validation=validation, test=test, labels=labels)
+        self.boards: list[ProgressBoard] = []
         self._pods = 0
 
-    def put_snapshot(self, *, train: Rows, validation: Rows, test: Rows, labels: Sequence[str]) -> DatasetRef:
-        """Store a snapshot as the snapshot stage leaves it; labels default to those of the train rows."""
+    def put_snapshot(
+        self,
+        *,
+        train: Rows,
+        validation: Rows,
+        test: Rows,
+        labels: Sequence[str],
+        components: Sequence[int] | None = None,
+    ) -> DatasetRef:
+        """Store a snapshot as the snapshot stage leaves it.
+
+        Labels default to those of the train rows, components (of the rows of each split) to one per row.
+        """
         folder = self.root / "snapshot"
         folder.mkdir(exist_ok=True)
         names = tuple(labels) or tuple(sorted({label for _, label in train}))
         files = {}
         for split, rows in zip(SPLITS, (train, validation, test), strict=True):
             records = [
-                {"text": text, "label": label, "component": place, "subject": None, "time": None}
+                {
+                    "text": text,
+                    "label": label,
+                    "component": components[place] if components else place,
+                    "subject": None,
+                    "time": None,
+                }
                 for place, (text, label) in enumerate(rows)
             ]
             files[split] = write_split(records, folder / f"{split}.parquet")
@@ -99,13 +122,33 @@ class Workbench:
             seed=0,
         )
 
+    def rl(self, *, start: str = "run", artifact: Artifact | None = None, seed: int = 0, **hyper: Any) -> RlConfig:
+        """Settings of the rl stage, from the policy that run `start` trained or from an artifact."""
+        ref = StageRef(stage=Stage.SUPERVISED, prefix=self.prefix(start, Stage.SUPERVISED), input_digest="0" * 64)
+        settings = {"interactions": 96, "rolloutSize": 24, "minibatchSize": 8} | hyper
+        return RlConfig(
+            dataset=self.dataset,
+            start=ref if artifact is None else None,
+            start_artifact=artifact,
+            hyper=RlStage.model_validate(settings),
+            seed=seed,
+        )
+
     def prefix(self, run: str, stage: Stage) -> str:
         """Where a run's stage keeps its things."""
         return f"{NAMESPACE}/runs/{run}/{stage.value}"
 
+    def commit_folder(self, folder: Path, *, run: str) -> Artifact:
+        """Store a folder as it is now, the way a committed directory lies in the store."""
+        key, files = f"{NAMESPACE}/runs/{run}/evaluate/1-{'0' * 8}", {}
+        for path in sorted(folder.iterdir()):
+            self.store.upload(path, f"{key}/{path.name}")
+            files[path.name] = sha256_file(path)
+        return Artifact(uri=f"{self.store.uri}/{key}", digest=artifact_digest(files))
+
     def pod(
         self,
-        config: SupervisedConfig | EvaluateConfig,
+        config: SupervisedConfig | RlConfig | EvaluateConfig,
         *,
         run: str | None = None,
         leave_after: int | None = None,
@@ -118,7 +161,7 @@ class Workbench:
             config: of the stage.
             run: name; pods of one run share checkpoints and the first commit. By default `run` trains, and each
                 evaluation is a run of its own.
-            leave_after: the pod gets SIGTERM during this step.
+            leave_after: the pod gets SIGTERM during this step; 0 = before the first.
             die_after: the pod is killed during this step, before anything of it is stored.
             on_step: told each step.
 
@@ -141,6 +184,7 @@ class Workbench:
         )
         directory = f"{job.prefix}/1-{uid[:8]}"
         board = _Board(stage.value, StageMetrics(namespace=NAMESPACE, run=run, stage=stage.value))
+        self.boards.append(board)
         checkpoints = Checkpoints(self.store, prefix=job.prefix, directory=directory, scratch=scratch / "checkpoints")
         ctx = StageContext(
             job=job, store=self.store, scratch=scratch, output=output, checkpoints=checkpoints, progress=board
@@ -154,8 +198,10 @@ class Workbench:
                 ctx.stop.set()
 
         board.on_step = step
+        if leave_after == 0:
+            ctx.stop.set()
         with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):  # tiny matrices gain nothing from more
-            result = supervised.run(ctx, config) if isinstance(config, SupervisedConfig) else evaluate.run(ctx, config)
+            result = find_recipe(stage)(ctx, config)
         outcome = commit_stage(self.store, job, folder=output, directory=directory, writer=uid, result=result)
         return outcome.commit, output
 

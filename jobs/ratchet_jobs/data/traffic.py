@@ -50,10 +50,12 @@ class Traffic:
         while count > 0:
             number, place = divmod(start, self.rows)
             queries = self._ordered(number)
-            part = Queries(*(column[place : place + count] for column in queries))
+            part = Queries(rows=queries.rows[place : place + count], ends=queries.ends[place : place + count])
             parts.append(part)
             start, count = start + len(part.rows), count - len(part.rows)
-        return Queries(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        return Queries(
+            rows=np.concatenate([part.rows for part in parts]), ends=np.concatenate([part.ends for part in parts])
+        )
 
     def _ordered(self, number: int) -> Queries:
         if self._pass is None or self._pass[0] != number:

@@ -22,6 +22,19 @@ log = structlog.get_logger(__name__)
 
 _LABELS = ("namespace", "run", "stage")
 _SMOOTHING = 0.9
+
+_OF_RL = {
+    "avg_return": "Mean return of the last rollout's episodes.",
+    "best_return": "Highest mean return of a rollout so far.",
+    "accuracy": "Share of right answers among those drawn in the last rollout.",
+    "policy_loss": "Policy loss of the last update.",
+    "value_loss": "Value loss of the last update; for dqn the TD loss.",
+    "entropy": "Mean entropy of the answers during the last update, in nats.",
+    "approx_kl": "Approximate divergence of the last update from the policies that acted.",
+    "clipfrac": "Share of answers whose probability ratio was clipped in the last update.",
+    "explained_variance": "Share of the returns' variance that the value head explained.",
+}
+"""Gauges of the rl stage and their help texts."""
 _CLIENT_SECONDS = 5.0
 """How long a client may take to say what it wants."""
 
@@ -41,14 +54,25 @@ class StageMetrics:
             "learning_rate": self._gauge("ratchet_stage_learning_rate", "Learning rate of the last step."),
             "grad_norm": self._gauge("ratchet_stage_grad_norm", "Gradient norm of the last step, before clipping."),
             "examples_per_second": self._gauge("ratchet_stage_examples_per_second", "Examples per second, smoothed."),
+            **{name: self._gauge(f"ratchet_stage_{name}", text) for name, text in _OF_RL.items()},
         }
+        self._reward = Gauge(
+            "ratchet_stage_reward",
+            "Mean of one component of the reward over the last rollout, before its weight.",
+            (*_LABELS, "component"),
+            registry=self.registry,
+        )
 
     def set(self, name: str, value: float) -> None:
-        """Set one gauge.
+        """Set one gauge; `reward/NAME` is the gauge of that component of the reward.
 
         Raises:
             KeyError: no such gauge; add it above, with its help text.
         """
+        kind, _, component = name.partition("/")
+        if kind == "reward" and component:
+            self._reward.labels(**self._labels, component=component).set(value)
+            return
         self._gauges[name].labels(**self._labels).set(value)
 
     def _gauge(self, name: str, text: str) -> Gauge:

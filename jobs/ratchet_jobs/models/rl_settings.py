@@ -1,0 +1,128 @@
+"""How the rl stage's fields become an algorithm and its rewards: the one mapping from the API's words to the maths'.
+
+Pure. Called by the rl recipe and the Python API.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from ratchet_api.rl import VERDICT_COEF, Cost, Epsilon, Reward, RlSettings, RlStage
+from ratchet_jobs.rewards import make_reward
+from ratchet_jobs.rewards.compose import Term, WeightedSum
+from ratchet_jobs.rewards.curriculum import Curriculum
+from ratchet_jobs.runtime.errors import BadConfigError
+
+TARGET_UPDATE_STEPS = 500
+"""targetUpdateInterval has no default in the API: it exists for dqn only."""
+
+_PASSED_ON = {
+    "ppo": ("vf_coef", "entropy_coef", "normalize_advantages", "update_epochs", "minibatch_size", "target_kl"),
+    "a2c": ("vf_coef", "entropy_coef", "normalize_advantages"),
+    "reinforce": ("vf_coef", "entropy_coef", "normalize_advantages"),
+    "dqn": ("minibatch_size",),
+}
+"""Fields that are settings of the same name."""
+
+_OF_EPISODES = {"ppo": ("gamma", "lam"), "a2c": ("gamma", "lam"), "reinforce": ("gamma",), "dqn": ("gamma",)}
+"""Fields that act on episodes of several turns only, which a stage knows and a notebook does not."""
+
+
+def algorithm_settings(hyper: RlSettings) -> Mapping[str, object]:
+    """Return the settings of `hyper.algorithm` by the names that its config has."""
+    name = hyper.algorithm
+    fields = (*_PASSED_ON[name], *(_OF_EPISODES[name] if isinstance(hyper, RlStage) else ()))
+    settings: dict[str, object] = {field: getattr(hyper, field) for field in fields}
+    settings["final_lr_factor"] = 0.0 if hyper.lr_schedule == "linear" else 1.0
+    if name == "ppo":
+        settings |= {
+            "cliprange": hyper.clip_range,
+            "cliprange_value": hyper.clip_range_value,
+            "buffer_capacity": hyper.buffer_capacity or hyper.rollout_size,
+            "verdict_coef": _verdict_coef(hyper),
+            "verdict_noise": hyper.verdict_noise,
+        }
+    if name == "dqn":
+        epsilon = hyper.exploration_epsilon or Epsilon()
+        settings |= {
+            "replay_capacity": hyper.buffer_capacity or max(hyper.interactions, hyper.rollout_size),
+            "learning_starts": min(hyper.rollout_size, hyper.interactions),
+            # each answer is learned from updateEpochs times on average
+            "replay_ratio": hyper.update_epochs / hyper.minibatch_size,
+            "target_update_steps": hyper.target_update_interval or TARGET_UPDATE_STEPS,
+            "epsilon_start": epsilon.start,
+            "epsilon_end": epsilon.end,
+            "exploration_fraction": 1.0,
+        }
+    return settings
+
+
+def _verdict_coef(hyper: RlSettings) -> float:
+    if hyper.verdict_coef is not None:
+        return hyper.verdict_coef
+    is_single = not isinstance(hyper, RlStage) or hyper.episodes == "query"
+    return VERDICT_COEF if is_single and hyper.is_right_or_wrong else 0.0
+
+
+def make_rewards(rewards: Sequence[Reward], *, labels: Sequence[str]) -> WeightedSum:
+    """Build the sum of a spec's rewards.
+
+    Args:
+        rewards: components in the API's words.
+        labels: the policy's classes, for the names in a cost matrix.
+
+    Raises:
+        BadConfigError: a component cannot be built: a cost names no class, an expression is not arithmetic, and so on.
+    """
+    seen: Counter[str] = Counter()
+    terms = []
+    for reward in rewards:
+        seen[reward.type] += 1
+        name = reward.type if seen[reward.type] == 1 else f"{reward.type}-{seen[reward.type]}"
+        terms.append(
+            Term(
+                name,
+                make_reward(*_component(reward, labels)),
+                weight=_weight(reward),
+                scale=1.0 if reward.scale is None else reward.scale,
+                clip=None if reward.clip is None else (reward.clip.minimum, reward.clip.maximum),
+            )
+        )
+    return WeightedSum(terms)
+
+
+def _weight(reward: Reward) -> float | Curriculum:
+    if reward.curriculum is not None:
+        return Curriculum(tuple((point.at_interaction, point.weight) for point in reward.curriculum))
+    return 1.0 if reward.weight is None else reward.weight
+
+
+def _component(reward: Reward, labels: Sequence[str]) -> tuple[str, dict[str, object]]:
+    """Name and settings of a component in the registry's words."""
+    match reward.type:
+        case "confidencePenalty":
+            return "custom", {"confidence_penalty": reward.penalty}
+        case "expression":
+            return "expression", {"expression": reward.expression}
+        case "costMatrix":
+            return "cost_matrix", {"costs": _cost_table(reward.costs or (), labels)}
+        case "latency":
+            return "latency", {"target_ms": reward.target_ms}
+        case "entryPoint":
+            return "entry_point", {"entry_point": reward.entry_point}
+        case plain:
+            return plain, {}
+
+
+def _cost_table(costs: Sequence[Cost], labels: Sequence[str]) -> tuple[tuple[float, ...], ...]:
+    """Minus the rewards, row = right class, column = answer: -1 for right and 0 for wrong where nothing is said."""
+    place = {label: number for number, label in enumerate(labels)}
+    table = [[-1.0 if row == column else 0.0 for column in range(len(labels))] for row in range(len(labels))]
+    for cost in costs:
+        for name in (cost.label, cost.answer):
+            if name not in place:
+                known = ", ".join(map(repr, labels[:12]))
+                raise BadConfigError(f"rewards.costs: {name!r} is no class of the policy; there are: {known}")
+        table[place[cost.label]][place[cost.answer]] = -cost.reward
+    return tuple(map(tuple, table))

@@ -1,0 +1,368 @@
+"""RL stage of a classifier: learn from rewards on the classes that the policy itself chose.
+
+Implements the contextual bandit (Langford and Zhang 2007) on PPO (Schulman et al. 2017, arXiv:1707.06347), A2C
+(Mnih et al. 2016, arXiv:1602.01783), REINFORCE with a baseline (Williams 1992) or one-step DQN (Mnih et al. 2015): a
+query is asked, a class is drawn from the policy, the class chosen is rewarded. The label of a row decides the reward
+and nothing else: with the accuracy reward the learner sees right or wrong, as live feedback would tell it.
+
+ 1. Read the traffic (a split's texts, whose labels the simulated feedback knows) and the start policy.
+ 2. Tokenise every text once.
+ 3. Build the actor-critic: the start policy and a value head on the same pooled features, one forward for both.
+ 4. Make optimizer, algorithm and rewards.
+ 5. Resume from the newest checkpoint, if this run was interrupted.
+ 6. For each rollout: answer the next rolloutSize queries, score the answers, stop on rewards that teach nothing.
+ 7. One update of the algorithm; stop on numbers that say that learning went wrong.
+ 8. Report; checkpoint every checkpointEverySteps rollouts and when asked to leave; then, in the latter case, leave
+    (exit 75).
+ 9. Write the policy (uncalibrated; `evaluate` adds temperature and threshold), value head and curves.
+
+Deviations from a plain PPO loop, and why (measured in bench/classifier_rl):
+ a. Without learningRate the adapters stay as labels taught them, and each query passes the encoder once: what the heads
+    learn from some thousand verdicts costs a fraction of the time, and no verdict can harm the encoder.
+ b. PPO with the accuracy reward also learns by the cross-entropy of verdicts (`rl.losses.verdict_loss`).
+ c. Rollouts run without gradient, queries batched by like length; a query is known by its row, so buffers hold numbers.
+ d. Dropout is off throughout: the ratio of an answer just given is 1, not 1 give or take the dropout.
+ e. A start policy with a temperature has it folded into its head: answers are drawn as confidently as it speaks. At
+    the end, the newest verdicts, taken before they were learned from, give a temperature without any label.
+
+The order of queries and every draw are functions of (seed, rollout); the state of everything else is in the checkpoint;
+so a resumed run repeats the curves of an undisturbed one bit for bit on one kind of CPU and number of threads.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import structlog
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ratchet_api.attempts import Artifact
+from ratchet_api.rl import RlStage
+from ratchet_api.stage import RlConfig, StageRef, StageResult
+from ratchet_jobs.data.base_model import fetch_model
+from ratchet_jobs.data.policy_folder import fetch_policy
+from ratchet_jobs.data.snapshots import open_snapshot
+from ratchet_jobs.data.traffic import Traffic
+from ratchet_jobs.models.actor_critic import ActorCritic, QueryTable, load_value_head, parameters_as, save_value_head
+from ratchet_jobs.models.classifier import load_classifier, read_card, save_classifier
+from ratchet_jobs.models.examples import read_examples
+from ratchet_jobs.models.rl_settings import algorithm_settings, make_rewards
+from ratchet_jobs.models.tokenizing import tokenize
+from ratchet_jobs.models.verdicts import Verdicts
+from ratchet_jobs.rewards.batch import RewardBatch
+from ratchet_jobs.rl.algorithms import make_algorithm
+from ratchet_jobs.rl.breakers import BreakerState, Limits, check_update
+from ratchet_jobs.rl.categorical import log_prob_of
+from ratchet_jobs.rl.learner import Learner
+from ratchet_jobs.rl.rollout import Action, PolicyOutput, Rollout
+from ratchet_jobs.rl.seeds import generator_for
+from ratchet_jobs.runtime.context import StageContext
+from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadLabelsError, NotANumberError, Preempted
+
+CURVE_FILE = "curve.json"
+STATE_FILE = "training.safetensors"
+NOTES_FILE = "training.json"
+VERDICTS_KEPT = 1024
+"""The newest verdicts, from which the temperature of the answers is fitted at the end."""
+
+CURVES = (
+    "policy_loss",
+    "value_loss",
+    "entropy",
+    "approx_kl",
+    "clipfrac",
+    "explained_variance",
+    "grad_norm",
+    "learning_rate",
+)
+"""Of each update, live and in the result, where the algorithm has them."""
+
+LAST_ROLLOUTS = 5
+"""avg_return in the result is the mean over this many last rollouts."""
+
+ADAM_EPS = 1e-5
+"""As PPO's reference implementation has it (openai/baselines, ppo2/model.py)."""
+
+log = structlog.get_logger(__name__)
+
+
+def run(ctx: StageContext, config: RlConfig) -> StageResult:
+    """Train and write the policy's files into the stage's output folder.
+
+    Args:
+        ctx: store, checkpoints, progress and stop signal of this pod.
+        config: traffic, start policy and hyper-parameters.
+
+    Returns:
+        Metrics: avg_return (mean of the last rollouts), best_return, interactions, steps, and the last rollout's
+        policy_loss, value_loss, entropy, approx_kl, explained_variance, where the algorithm has them.
+
+    Raises:
+        StageError: data, labels, settings or policy cannot be used; a circuit breaker fired; or the pod must leave.
+    """
+    hyper = config.hyper
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(ctx.threads)
+
+    # 1. traffic and start policy
+    snapshot = open_snapshot(ctx.store, config.traffic or config.dataset, into=ctx.folder("snapshot"))
+    examples = read_examples(snapshot, "train")
+    groups = snapshot.table("train").column("component").to_numpy()
+    start = _open_start(ctx, config.start, config.start_artifact)
+    card = read_card(start)
+    base = fetch_model(ctx.store, card.base_model, namespace=ctx.namespace, into=ctx.folder("base"))
+    policy = load_classifier(start, base)
+
+    # 2. tokenise once
+    tokens = tokenize(policy.tokenizer, examples.texts)
+    kept = np.flatnonzero(tokens.has_words)  # as in production, a text without a token gets no answer worth rewarding
+    rows = [tokens.rows[i] for i in kept]
+    _check_sizes(hyper, rows=len(rows))
+    labels = torch.from_numpy(_in_the_policys_order(examples.labels[kept], snapshot.labels, card.labels)).to(device)
+    traffic = Traffic(np.arange(len(kept)) if hyper.episodes == "query" else groups[kept], seed=config.seed)
+
+    # 3. actor-critic
+    with torch.no_grad():
+        for part in policy.classifier.head.parameters():
+            part.div_(card.temperature)
+    model = ActorCritic(policy.classifier).to(device).eval()
+    load_value_head(model, start)
+    table = QueryTable(model, rows)
+    reference = {name: parameter.detach().clone() for name, parameter in model.trainable(adapters=True).items()}
+    if hyper.learning_rate is None:
+        _freeze(ctx, table, np.unique(traffic.take(0, hyper.interactions).rows))
+
+    # 4. optimizer, algorithm, rewards
+    parameters = model.trainable(adapters=hyper.learning_rate is not None)
+    optimizer = torch.optim.Adam(_groups(parameters, hyper), eps=ADAM_EPS)
+    forward = table.q_values if hyper.algorithm == "dqn" else table.forward
+    learner = Learner(forward, parameters, optimizer, max_grad_norm=hyper.max_grad_norm)
+    algorithm = make_algorithm(hyper.algorithm, algorithm_settings(hyper), learner=learner, seed=config.seed)
+    rewards = make_rewards(hyper.rewards, labels=card.labels)
+    limits = Limits(max_kl=hyper.max_kl, min_entropy_ratio=hyper.min_entropy_ratio)
+    rollouts = math.ceil(hyper.interactions / hyper.rollout_size)
+
+    # 5. resume: the length of the curve is the rollout to go on from
+    curve: list[dict[str, float]] = []
+    breakers = BreakerState()
+    chosen = torch.zeros(len(card.labels), dtype=torch.int64, device=device)  # how often each class was answered
+    latest = Verdicts.none(classes=len(card.labels), device=device)
+    if (checkpoint := ctx.checkpoints.latest()) is not None:
+        notes = json.loads((checkpoint.folder / NOTES_FILE).read_text())
+        curve, breakers = notes["curve"], BreakerState(**notes["breakers"])
+        state = load_file(checkpoint.folder / STATE_FILE, device=str(device))
+        chosen, latest = state["chosen"], Verdicts(**_part(state, "verdicts/"))
+        learner.load_state(_part(state, "learner/"))
+        algorithm.load_state(_part(state, "algorithm/"))
+
+    def save_state(folder: Path) -> None:
+        parts = {"learner": learner.state(), "algorithm": algorithm.state(), "verdicts": latest._asdict()}
+        tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+        tensors["chosen"] = chosen
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / STATE_FILE)
+        (folder / NOTES_FILE).write_text(json.dumps({"curve": curve, "breakers": asdict(breakers)}))
+
+    for number in range(len(curve), rollouts):
+        # 6. rollout
+        before = number * hyper.rollout_size
+        size = min(hyper.rollout_size, hyper.interactions - before)
+        progress = before / hyper.interactions
+        asked = traffic.take(before, size + 1)  # and the query after them, whose value an episode cut here goes on with
+        obs = torch.from_numpy(asked.rows[:size]).to(device)  # (B,)
+        with torch.no_grad():
+            output = forward(obs)
+            _check_finite(output, number)
+            action = algorithm.act(
+                output, progress=progress, generator=generator_for(config.seed, "act", number, device=device)
+            )
+            probs = output.logits if hyper.algorithm == "dqn" else output.logits.softmax(-1)  # (B, C)
+            scored = rewards.score(RewardBatch.with_labels(action.actions, probs, labels[obs], step=before))
+            total = scored.total  # (B,)
+            if hyper.kl_coef > 0:
+                with parameters_as(parameters, {name: reference[name] for name in parameters}):
+                    started = log_prob_of(forward(obs).logits, action.actions)
+                total = total - hyper.kl_coef * (action.logprobs - started)
+            if hyper.algorithm == "dqn":
+                _check_probabilities(total)
+            if hyper.episodes == "query":
+                rollout = Rollout.of_single_steps(
+                    obs, actions=action.actions, logprobs=action.logprobs, values=output.values, rewards=total
+                )
+            else:
+                following = torch.from_numpy(asked.rows[1:]).to(device)
+                last = forward(following[-1:]).values
+                rollout = _in_turns(action, total, ends=asked.ends[:size], obs=obs, following=following, last=last)
+
+        # 7. update
+        right = action.actions == labels[obs]
+        stats = algorithm.learn(rollout, progress=progress)
+        constant = scored.constant and not bool(right.all())  # a policy that is always right has nothing left to learn
+        breakers = check_update(stats, breakers, limits=limits, reward_constant=constant, update=number + 1)
+        chosen += torch.bincount(action.actions, minlength=len(chosen))
+        latest = latest.followed_by(Verdicts(output.logits, action.actions, right.float()), limit=VERDICTS_KEPT)
+
+        # 8. report, checkpoint, leave
+        done, interactions = number + 1, before + size
+        average = float(total.sum()) / max(1, int(asked.ends[:size].sum()))
+        best = max(average, curve[-1]["best_return"]) if curve else average
+        told = {"avg_return": average, "best_return": best, "accuracy": float(right.float().mean())}
+        told |= {f"reward/{name}": part.mean for name, part in scored.parts.items()}
+        curve.append({"interactions": float(interactions)} | told | stats.as_metrics())
+        shown = {name: value for name, value in stats.as_metrics().items() if name in CURVES}
+        ctx.progress.report(done, rollouts, examples=size, **told, **shown)
+        leaving = ctx.should_stop()
+        if leaving or (done % hyper.checkpoint_every_steps == 0 and done < rollouts):
+            ctx.checkpoints.save(done, save_state)
+        if leaving:
+            raise ctx.preempted(done)
+
+    # 9. policy, value head, curves
+    if hyper.is_right_or_wrong and hyper.interactions <= traffic.rows:  # else the verdicts are on queries learned from
+        temperature = latest.temperature()
+        with torch.no_grad():
+            for part in model.classifier.head.parameters():
+                part.div_(temperature)
+    unanswered = [card.labels[i] for i in np.flatnonzero(chosen.cpu().numpy() == 0)]
+    if unanswered:
+        log.warning("classes were never answered, so nothing was learned about them", classes=unanswered[:20])
+    plain = card.model_copy(update={"temperature": 1.0, "abstain_threshold": None})
+    save_classifier(model.classifier, ctx.output, card=plain, tokenizer_from=start)
+    save_value_head(model, ctx.output)
+    (ctx.output / CURVE_FILE).write_text(json.dumps(_columns(curve)) + "\n")
+    tail = curve[-min(len(curve), LAST_ROLLOUTS) :]
+    return StageResult(
+        metrics={
+            "avg_return": sum(point["avg_return"] for point in tail) / len(tail),
+            "interactions": float(hyper.interactions),
+            "rollouts": float(rollouts),
+            "optimizer_steps": sum(point["optimizer_steps"] for point in curve),
+            "classes_never_answered": float(len(unanswered)),
+            **{name: curve[-1][name] for name in ("best_return", *CURVES) if name in curve[-1]},
+        }
+    )
+
+
+def _open_start(ctx: StageContext, stage: StageRef | None, artifact: Artifact | None) -> Path:
+    """Download the policy to start from."""
+    if stage is not None:
+        return ctx.open_stage(stage)[0]
+    if artifact is None:
+        raise BadConfigError("rl stage: neither start nor startArtifact is given; the operator sets one of them")
+    return fetch_policy(ctx.store, artifact, namespace=ctx.namespace, into=ctx.folder("start"))
+
+
+def _check_sizes(hyper: RlStage, *, rows: int) -> None:
+    """Refuse budgets that the traffic cannot serve.
+
+    Raises:
+        BadDataError: there are too few queries.
+    """
+    if rows == 0:
+        raise BadDataError("train split: no text gives a token; the traffic is empty: add rows to the dataset")
+    if hyper.traffic == "fresh" and hyper.interactions > rows:
+        raise BadDataError(
+            f"stages.rl.interactions: {hyper.interactions} is above the {rows} queries of the train split, and traffic "
+            "fresh asks each once; lower it, add rows, or set traffic: reshuffled"
+        )
+    if hyper.rollout_size > rows:
+        raise BadDataError(
+            f"stages.rl.rolloutSize: {hyper.rollout_size} is above the {rows} queries of the train split, so that one "
+            "rollout would ask some twice; lower it or add rows"
+        )
+
+
+def _in_the_policys_order(labels: NDArray[np.int64], names: Sequence[str], policy: Sequence[str]) -> NDArray[np.int64]:
+    """Class numbers by the policy's label map.
+
+    Raises:
+        BadLabelsError: a row's class is none of the policy's: whatever it answered would be wrong.
+    """
+    place = {label: number for number, label in enumerate(policy)}
+    unknown = sorted({names[i] for i in np.unique(labels)} - place.keys())
+    if unknown:
+        raise BadLabelsError(
+            f"train split: class {unknown[0]!r} is none of the start policy's {len(policy)} classes; start from a "
+            "policy that was trained on this dataset's classes, or leave such rows out"
+        )
+    return np.array([place.get(name, -1) for name in names], dtype=np.int64)[labels]
+
+
+def _freeze(ctx: StageContext, table: QueryTable, asked: NDArray[np.int64]) -> None:
+    """Let every query that will be asked pass the encoder once.
+
+    Raises:
+        Preempted: the pod must leave; the pass is short and starts over.
+    """
+    done = 0
+
+    def after_batch(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if ctx.should_stop():
+            raise Preempted(
+                f"asked to leave after {done} of {len(asked)} queries were encoded; the next pod starts over"
+            )
+
+    table.freeze(asked, after_batch=after_batch)
+
+
+def _groups(parameters: Mapping[str, nn.Parameter], hyper: RlStage) -> list[dict[str, object]]:
+    """Parameter groups with their learning rates: class head, value head, adapters."""
+    rates = {"head": hyper.head_learning_rate, "value_head": hyper.value_learning_rate, "encoder": hyper.learning_rate}
+    groups = {part: [p for name, p in parameters.items() if name.partition(".")[0] == part] for part in rates}
+    return [{"params": groups[part], "lr": rate} for part, rate in rates.items() if groups[part]]
+
+
+def _check_finite(output: PolicyOutput, number: int) -> None:
+    if not bool(torch.isfinite(output.logits).all() and torch.isfinite(output.values).all()):
+        raise NotANumberError(
+            f"rollout {number + 1}: the policy's logits or values are not all finite; start from another version, or "
+            "lower stages.rl.learningRate and headLearningRate"
+        )
+
+
+def _check_probabilities(rewards: Tensor) -> None:
+    low, high = float(rewards.min()), float(rewards.max())
+    if low < 0.0 or high > 1.0:
+        raise BadConfigError(
+            f"stages.rl.rewards: from {low:g} to {high:g}, but dqn learns each class's reward as a probability; scale "
+            "and clip them to 0..1, or take ppo"
+        )
+
+
+def _in_turns(
+    action: Action, rewards: Tensor, *, ends: NDArray[np.bool_], obs: Tensor, following: Tensor, last: Tensor
+) -> Rollout:
+    """One column of turns: episodes one after the other, the last one perhaps cut by the rollout's end."""
+    terminated = torch.from_numpy(ends).to(obs.device)
+    values = action.output.values
+    column = {
+        "obs": obs,
+        "actions": action.actions,
+        "logprobs": action.logprobs,
+        "values": values,
+        "rewards": rewards,
+        "terminated": terminated,
+        "truncated": torch.zeros_like(terminated),
+        "next_obs": following,
+        "next_values": torch.cat([values[1:], last]),
+    }
+    return Rollout(**{name: tensor.unsqueeze(1) for name, tensor in column.items()})
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _columns(curve: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """One list per number, None where an update has none (nothing to explain, say)."""
+    names = dict.fromkeys(name for point in curve for name in point)
+    return {name: [point.get(name) for point in curve] for name in names}

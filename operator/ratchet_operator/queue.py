@@ -2,8 +2,10 @@
 
 Whoever learns that something about a key may have changed marks it; a bounded number of workers call `work(key)`.
 A key is in work at most once, so an object has one writer and passes need no locks. A key marked while it is in
-work runs once more afterwards; a key marked twice while it waits runs once. A failed pass is repeated with
-exponential backoff and jitter. Pure asyncio: knows neither kopf nor Kubernetes, and its only clock is the running
+work runs once more afterwards; a key marked twice while it waits runs once. News go before second looks: of four keys
+that a free worker takes, at most three were marked for now while one waits whose time has come, so a thousand runs that
+are looked at again delay no change, and no look is put off for ever. A failed pass is repeated with exponential backoff
+and jitter. Pure asyncio: knows neither kopf nor Kubernetes, and its only clock is the running
 loop's, so tests run it in virtual time. Used by the operator's process and by `ratchet run`.
 """
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +21,8 @@ from typing import Generic, Protocol, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 K_contra = TypeVar("K_contra", bound=Hashable, contravariant=True)
+
+_LOOK_TURN = 4
 
 Work = Callable[[K], Awaitable[timedelta | None]]
 """One pass; the returned time asks for another pass after it, None waits for the next mark."""
@@ -89,8 +93,9 @@ class KeyedQueue(Generic[K]):
         self._backoff = backoff or Backoff()
         self._pass_timeout = pass_timeout_seconds
         self._observer = observer
-        self._ready: deque[K] = deque()
-        self._since: dict[K, float] = {}  # keys in _ready -> when they were marked
+        self._news: OrderedDict[K, float] = OrderedDict()  # keys marked for now -> since when they wait
+        self._looks: OrderedDict[K, float] = OrderedDict()  # keys whose time has come, none of them in _news
+        self._taken = 0
         self._timers: dict[K, asyncio.TimerHandle] = {}  # keys that become ready later
         self._active: dict[K, bool] = {}  # keys in work -> marked again meanwhile
         self._failures: dict[K, int] = {}
@@ -102,7 +107,7 @@ class KeyedQueue(Generic[K]):
     @property
     def waiting(self) -> int:
         """Keys that could run now but have no worker yet."""
-        return len(self._ready)
+        return len(self._news) + len(self._looks)
 
     @property
     def in_work(self) -> int:
@@ -115,8 +120,9 @@ class KeyedQueue(Generic[K]):
         return len(self._timers)
 
     def oldest_wait_seconds(self) -> float:
-        """How long the key at the head of the queue has waited; 0 if none waits."""
-        return asyncio.get_running_loop().time() - self._since[self._ready[0]] if self._ready else 0.0
+        """How long the key that waits longest has waited; 0 if none waits."""
+        heads = [next(iter(line.values())) for line in (self._news, self._looks) if line]
+        return asyncio.get_running_loop().time() - min(heads) if heads else 0.0
 
     def mark(self, key: K, *, after: timedelta = timedelta(0)) -> None:
         """Ask for a pass over the key, at once or after a time; of several wishes the earliest holds.
@@ -130,8 +136,8 @@ class KeyedQueue(Generic[K]):
             self._mark_later(key, delay)
         elif key in self._active:
             self._active[key] = True
-        elif key not in self._since:
-            self._make_ready(key)
+        elif key not in self._news:
+            self._make_ready(key, self._news, since=self._looks.pop(key, None))
 
     def forget(self, key: K) -> None:
         """Drop what is remembered of a key that no longer exists: its later pass and its failures."""
@@ -147,8 +153,8 @@ class KeyedQueue(Generic[K]):
     def stop(self) -> None:
         """Take no further key; passes in work go on to their end, and `run` returns after the last one."""
         self._stopping = True
-        self._ready.clear()
-        self._since.clear()
+        self._news.clear()
+        self._looks.clear()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -160,7 +166,7 @@ class KeyedQueue(Generic[K]):
         await self._settled.wait()
 
     def _mark_later(self, key: K, delay: float) -> None:
-        if key in self._since:
+        if key in self._news or key in self._looks:
             return  # runs before that anyway
         loop = asyncio.get_running_loop()
         due = loop.time() + delay
@@ -172,30 +178,33 @@ class KeyedQueue(Generic[K]):
 
     def _timer_fired(self, key: K) -> None:
         del self._timers[key]
-        self.mark(key)
+        if key in self._active:
+            self._active[key] = True
+        else:
+            self._make_ready(key, self._looks)
 
     def _cancel_timer(self, key: K) -> None:
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
 
-    def _make_ready(self, key: K) -> None:
+    def _make_ready(self, key: K, line: OrderedDict[K, float], *, since: float | None = None) -> None:
         self._cancel_timer(key)
-        self._since[key] = asyncio.get_running_loop().time()
-        self._ready.append(key)
+        line[key] = asyncio.get_running_loop().time() if since is None else since
         self._some_ready.set()
         self._note_depth()
 
     async def _worker(self) -> None:
         while True:
-            while not self._ready:
+            while not self.waiting:
                 if self._stopping:
                     return
                 self._some_ready.clear()
                 await self._some_ready.wait()
-            key = self._ready.popleft()
-            waited = asyncio.get_running_loop().time() - self._since.pop(key)
-            await self._pass(key, waited)
+            self._taken += 1
+            look = self._looks and (not self._news or self._taken % _LOOK_TURN == 0)
+            key, since = (self._looks if look else self._news).popitem(last=False)
+            await self._pass(key, asyncio.get_running_loop().time() - since)
 
     async def _pass(self, key: K, waited: float) -> None:
         loop = asyncio.get_running_loop()
@@ -234,9 +243,9 @@ class KeyedQueue(Generic[K]):
         return retry
 
     def _note_depth(self) -> None:
-        if self._ready or self._active:
+        if self.waiting or self._active:
             self._settled.clear()
         else:
             self._settled.set()
         if self._observer is not None:
-            self._observer.depth_changed(len(self._ready), len(self._active))
+            self._observer.depth_changed(self.waiting, len(self._active))

@@ -65,7 +65,7 @@ class Settings:
     namespaces: tuple[str, ...] = ()
     stage_service_account: str = "default"
     store: StoreSettings | None = None
-    workers: int = 8
+    workers: int = 16
     resync_seconds: float = 300.0
     time_scale: float = 1.0
     http_port: int = 9400
@@ -113,7 +113,7 @@ class Settings:
             namespaces=read.words("RATCHET_WATCH_NAMESPACES"),
             stage_service_account=read.text("RATCHET_STAGE_SERVICE_ACCOUNT", "default"),
             store=store,
-            workers=int(read.number("RATCHET_WORKERS", 8, 1, 256)),
+            workers=int(read.number("RATCHET_WORKERS", 16, 1, 256)),
             resync_seconds=read.number("RATCHET_RESYNC_SECONDS", 300, 1, 86_400),
             time_scale=read.number("RATCHET_TIME_SCALE", 1, 0.001, 10),
             http_port=int(read.number("RATCHET_HTTP_PORT", 9400, 0, 65_535)),

@@ -113,6 +113,29 @@ def test_as_many_keys_run_at_once_as_there_are_workers_and_the_first_marked_goes
     assert diary.starts == [(0.0, "a"), (0.0, "b"), (10.0, "c"), (10.0, "d"), (20.0, "e")]
 
 
+def test_news_go_before_second_looks_but_every_fourth_turn_is_a_looks() -> None:
+    """P18: a change of one run does not wait for a thousand others that are merely looked at again."""
+
+    async def body(key: str) -> None:
+        await asyncio.sleep(1)
+
+    async def script(queue: KeyedQueue[str]) -> None:
+        for number in range(6):
+            queue.mark(f"look-{number}", after=timedelta(seconds=0.1 + number * 0.05))
+        queue.mark("first")
+        await asyncio.sleep(0.6)
+        for number in range(5):
+            queue.mark(f"news-{number}")
+        queue.mark("look-5")  # news of a key that waits for its look
+        await queue.settled()
+
+    diary = run_virtual(with_queue(body, script, workers=1))
+    assert [name for _, name in diary.starts] == [
+        "first", "news-0", "news-1", "look-0", "news-2", "news-3", "news-4", "look-1", "look-5", "look-2", "look-3",
+        "look-4",
+    ]  # fmt: skip
+
+
 def test_a_pass_may_ask_for_its_next_one() -> None:
     async def every_minute(_: str) -> timedelta:
         return timedelta(seconds=60)

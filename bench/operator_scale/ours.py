@@ -66,6 +66,11 @@ class Ours:
         pattern = r'^ratchet_api_requests_total\{code="\d+",resource="\w+",verb="(?:get|list)"\} (\S+)$'
         return sum(float(value) for value in re.findall(pattern, self._get("/metrics"), re.MULTILINE))
 
+    def passes(self) -> float:
+        """Passes over runs that ended well so far."""
+        pattern = r'^ratchet_reconcile_total\{kind="rltrainingruns",result="ok"\} (\S+)$'
+        return sum(float(value) for value in re.findall(pattern, self._get("/metrics"), re.MULTILINE))
+
     def stop(self) -> int:
         """Stop it as the kubelet would; returns its exit code."""
         self._process.terminate()

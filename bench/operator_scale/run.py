@@ -20,12 +20,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.operator_scale import live as live_bench
 from bench.operator_scale import ours, peer
 from bench.operator_scale.measure import Burst, Children, burst, idle_cpu_percent, peak_rss_mb, rss_mb
 from tests.controlplane import ControlPlane
 
 ALONE = 20
-IDLE_SECONDS = 30.0
+QUIET_SECONDS = 60.0
+IDLE_SECONDS = 60.0
+CHANGES_PER_SECOND = 10.0
 
 
 def say(text: str) -> None:
@@ -79,19 +82,30 @@ async def race_ours(plane: ControlPlane, directory: Path, args: argparse.Namespa
             rest = args.live - made - ALONE
             if rest > 0:
                 await burst(plane, children, path, [make(f"live-{n:04}") for n in range(rest)])
-            say("waiting until everything is quiet")
-            await asyncio.sleep(10)
-            live = rss_mb(operator.pid)
+            live_runs = max(args.live, made + ALONE)
+            live, peak = rss_mb(operator.pid), peak_rss_mb(operator.pid)
+            operator.stop()
+            say(f"starting anew over {live_runs} runs")
+            operator, cold = await live_bench.cold_start(plane, directory, live_runs, seconds=300)
+            say(f"cold start: {cold:.1f} s; waiting until everything is quiet")
+            await asyncio.sleep(QUIET_SECONDS)
             idle = await idle_cpu_percent(operator.pid, IDLE_SECONDS)
+            say(f"idle: {idle:.2f} %; changing runs")
+            changed = [f"r0-{n:04}" for n in range(min(args.count, 200))]
+            lags = await live_bench.lags(plane, path, changed, per_second=CHANGES_PER_SECOND)
             return {
                 "alone_ms": singles,
                 "bursts": [asdict(each) for each in rounds],
                 "requests_per_run": per_run,
                 "rss_start_mb": start,
                 "rss_live_mb": live,
-                "rss_peak_mb": peak_rss_mb(operator.pid),
-                "live": max(args.live, made + ALONE),
+                "rss_peak_mb": peak,
+                "rss_after_cold_start_mb": rss_mb(operator.pid),
+                "live": live_runs,
                 "idle_cpu_percent": idle,
+                "cold_start_seconds": cold,
+                "lag_p50": lags[len(lags) // 2],
+                "lag_p99": lags[int(len(lags) * 0.99)],
             }
     finally:
         operator.stop()
@@ -134,6 +148,13 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     rows.append(("one alone", *(spread(results[name]["alone_ms"], "ms") for name in names)))
     rows.append(("memory", *(f"{results[n]['rss_live_mb']:.0f} MB with {results[n]['live']} live" for n in names)))
     rows.append(("idle CPU", *(f"{results[name]['idle_cpu_percent']:.1f} % of a core" for name in names)))
+    first = results[names[0]]
+    blank = [""] * (len(names) - 1)
+    rows.append(
+        (f"start over {first['live']} runs, each with its pass", f"{first['cold_start_seconds']:.1f} s", *blank)
+    )
+    lag = f"{first['lag_p50'] * 1000:.0f} ms, {first['lag_p99'] * 1000:.0f} ms"
+    rows.append((f"lag of {CHANGES_PER_SECOND:.0f} changes/s, p50 and p99", lag, *blank))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

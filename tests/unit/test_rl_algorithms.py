@@ -124,6 +124,19 @@ def test_the_value_coefficient_scales_the_value_step_alone(name: str) -> None:
     torch.testing.assert_close(model.logits.data, torch.tensor([[0.25, -0.25]]), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_values_are_drawn_towards_the_return_and_not_towards_the_advantage(name: str) -> None:
+    # V = 1/2 when acting, both choices earned 1: A = 1/2 each, R = 1.
+    # d/dV = vf_coef * mean(V - R) = 1/2 * -1/2, so V = 3/4. Equal advantages cancel in the policy's gradient.
+    model = Table([[0.0, 0.0]], [0.5])
+    algorithm = make_algorithm(name, settings(name), learner=learner_of(model), seed=1)
+    stats = algorithm.learn(played(model, [0, 0], [0, 1], [1.0, 1.0]), progress=0.0)
+    assert model.values.item() == pytest.approx(0.75, abs=1e-6)
+    torch.testing.assert_close(model.logits.data, torch.zeros(1, 2), rtol=0, atol=1e-6)
+    assert stats.value_loss == pytest.approx(0.125, abs=1e-6)
+    assert stats.explained_variance is None, "equal returns: nothing to explain"
+
+
 def test_dqn_regresses_the_reward_of_the_chosen_class() -> None:
     # Q = (0, 0), action 0 earned 1: Huber gradient of (0 - 1) is -1; rate 1/2 makes Q0 = 1/2 and leaves Q1.
     # The second step starts at 1/2: gradient -1/2, Q0 = 3/4.

@@ -1,0 +1,1 @@
+"""RL for classifiers: the straightforward loop that ours is raced against."""

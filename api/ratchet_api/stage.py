@@ -237,6 +237,8 @@ class EvaluateConfig(StatusModel):
     """The policy that mode rl_only started from: it takes the place of a second candidate."""
     champion: Artifact | None = None
     """The live version: measured beside them, it decides nothing."""
+    base_model: BaseModelRef | None = None
+    """Where the run finds its base; a policy out of the cache may name a place where the same bytes once were."""
     evaluation: Evaluation
     hyper: EvaluateStage
     max_tokens: int | None = None

@@ -214,3 +214,14 @@ def test_settings_of_another_version_are_refused(bench: Workbench) -> None:
 def test_candidate_that_was_never_committed_is_refused(bench: Workbench) -> None:
     with pytest.raises(StoreNotFound, match=r"stage supervised: no COMMIT\.json below"):
         bench.pod(bench.evaluate(run="nobody"))
+
+
+def test_a_policy_out_of_the_cache_is_measured_where_the_run_finds_its_base(bench: Workbench) -> None:
+    here = bench.root / "store" / "team" / "models"
+    (here / "tiny").rename(here / "moved")
+    try:
+        moved = bench.base_ref.model_copy(update={"uri": "store://models/moved"})
+        _, folder = bench.pod(bench.evaluate().model_copy(update={"base_model": moved}))
+        assert read_card(folder).base_model == moved
+    finally:
+        (here / "moved").rename(here / "tiny")

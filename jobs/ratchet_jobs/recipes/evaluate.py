@@ -29,6 +29,7 @@ import torch
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.stage import EvaluateConfig, StageResult
+from ratchet_api.training_run import BaseModelRef
 from ratchet_jobs.data.base_model import fetch_model
 from ratchet_jobs.data.gates import check_gates, check_slices
 from ratchet_jobs.data.policy_folder import fetch_policy
@@ -117,7 +118,7 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
             raise Preempted(f"asked to leave after {done} of {total} rows; the next pod measures again")
 
     for entrant in passes:
-        base_ref = entrant.card.base_model
+        base_ref = _base_of(entrant.card, config)
         base = ctx.scratch / "base" / base_ref.sha256
         if not base.is_dir():
             fetch_model(ctx.store, base_ref, namespace=ctx.namespace, into=base)
@@ -163,8 +164,12 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
 
     # 5. write the policy
     shutil.copytree(chosen.folder, ctx.output, dirs_exist_ok=True)
-    calibrated = {"temperature": numbers.temperature, "abstain_threshold": numbers.threshold}
-    write_card(ctx.output, chosen.card.model_copy(update=calibrated))
+    final = {
+        "temperature": numbers.temperature,
+        "abstain_threshold": numbers.threshold,
+        "base_model": _base_of(chosen.card, config),
+    }
+    write_card(ctx.output, chosen.card.model_copy(update=final))
     origin = {"candidate": chosen.digest, "snapshot": config.dataset.digest}
     _write_json(ctx.output / EVALUATION_FILE, numbers.report | origin)
     if judged is not None:
@@ -178,6 +183,12 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
         _write_json(ctx.output / COMPARISON_FILE, report)
     metrics = numbers.judged(wanted, labels) | timings[place] | (judged.metrics if judged is not None else {})
     return StageResult(metrics=metrics, choice=judged.choice if judged is not None else None)
+
+
+def _base_of(card: PolicyCard, config: EvaluateConfig) -> BaseModelRef:
+    """Where a policy's base lies: as the run says if it is the same one, else as the policy says."""
+    own = config.base_model
+    return own if own is not None and own.sha256 == card.base_model.sha256 else card.base_model
 
 
 def _candidates(ctx: StageContext, config: EvaluateConfig) -> list[Entrant]:

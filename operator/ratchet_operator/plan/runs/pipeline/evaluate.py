@@ -42,6 +42,7 @@ def _config(told: Told) -> EvaluateConfig:
         candidates=tuple(told.stages[stage] for stage in CANDIDATES if stage in told.stages),
         start=start_of(told.resolved),
         champion=None if champion is None else Artifact(uri=champion.uri, digest=champion.digest),
+        base_model=spec.base_model,
         evaluation=spec.evaluation,
         hyper=spec.stages.evaluate,
         max_tokens=_max_tokens(spec),

@@ -42,6 +42,11 @@ soak: ## the time-based fault tests at production timings: about an hour, as roo
 	$(SETUP)
 	@RATCHET_TEST_TIME_SCALE=1 $(PY) -m pytest tests -m timed --timeout 3600 -o log_cli=true
 
+.PHONY: mutate
+mutate: ## break the code in each committed way and assert that a test notices; ARGS='--only gae'
+	$(SETUP)
+	@$(PY) scripts/mutate.py $(ARGS)
+
 ##@ Check
 
 .PHONY: verify
@@ -71,17 +76,27 @@ type: ## mypy
 ##@ Measure
 
 .PHONY: bench
-bench: bench-supervised bench-operator ## every performance figure of the README, each beside its peer in one run
+bench: bench-supervised bench-operator bench-rl-control ## every performance figure of the README, each beside its peer in one run
 
 .PHONY: bench-supervised
 bench-supervised: ## training speed, memory and accuracy beside transformers.Trainer; ARGS="--rounds 1"
 	$(SETUP)
 	@$(PY) -m bench.supervised $(ARGS)
 
+.PHONY: bench-rl-control
+bench-rl-control: ## do PPO, A2C, REINFORCE and DQN reach CleanRL's returns on classic control; ARGS="--seeds 3"
+	$(SETUP)
+	@$(PY) -m bench.rl_control $(ARGS)
+
 .PHONY: bench-operator
 bench-operator: ## time from create to first child beside Kubeflow Trainer; ARGS="--count 50"
 	$(SETUP)
 	@$(PY) -m bench.operator_scale.run $(ARGS)
+
+.PHONY: bench-feedback
+bench-feedback: ## acknowledged feedback events per second beside one object per event, on one SeaweedFS; ARGS="--seconds 5"
+	$(SETUP)
+	@$(PY) -m bench.feedback $(ARGS)
 
 ##@ Generate and build
 

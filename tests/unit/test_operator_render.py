@@ -216,6 +216,7 @@ def test_threads_are_whole_cores_and_at_least_one(cpu: float, want: str) -> None
     job = render_job(request_for(resources=Resources(cpu=cpu)), SETTINGS)
     environment = {e["name"]: e.get("value") for e in job["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert environment["OMP_NUM_THREADS"] == want
+    assert environment["OMP_WAIT_POLICY"] == "passive", "a pod that spins while it waits burns its own CPU limit"
 
 
 def test_the_job_fails_on_every_exit_that_counts_and_replaces_the_pod_on_the_others() -> None:

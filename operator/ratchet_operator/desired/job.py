@@ -125,6 +125,8 @@ def _environment(request: StageRequest, settings: Settings) -> list[dict[str, An
         "RATCHET_SCRATCH": "/tmp",
         "RATCHET_LOG_LEVEL": settings.log_level,
         "OMP_NUM_THREADS": str(max(1, int(request.resources.cpu))),
+        # a thread that waits for another sleeps: spinning would burn the CPU limit, or the neighbour's core
+        "OMP_WAIT_POLICY": "passive",
         "HF_HUB_OFFLINE": "1",
         "HOME": "/tmp",
         "TMPDIR": "/tmp",

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -41,6 +41,8 @@ class KeyRing:
     """Keys by id. The last id in sorted order is the newest: name keys by date, such as 2026-11."""
 
     keys: Mapping[str, bytes]
+    newest: str = field(init=False)
+    """Id of the key that signs."""
 
     def __post_init__(self) -> None:
         """Refuse what would sign badly.
@@ -55,11 +57,7 @@ class KeyRing:
                 raise BadKey(f"key {name!r}: an id has 1 to 32 letters, digits, - or _; rename it")
             if len(key) < MIN_KEY_BYTES:
                 raise BadKey(f"key {name!r}: has {len(key)} bytes, at least {MIN_KEY_BYTES} are needed; make a new one")
-
-    @property
-    def newest(self) -> str:
-        """Id of the key that signs."""
-        return max(self.keys)
+        object.__setattr__(self, "newest", max(self.keys))
 
     @classmethod
     def from_directory(cls, directory: Path) -> KeyRing:

@@ -34,13 +34,22 @@ class GatewayProcess:
         folder: for keys and the log file.
         store: environment that names the store and its credentials.
         cpus: as `taskset` takes them; empty = all.
+        module: what is run.
         more: further settings.
     """
 
-    def __init__(self, folder: Path, store: Mapping[str, str], *, cpus: str = "", **more: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        store: Mapping[str, str],
+        *,
+        cpus: str = "",
+        module: str = "ratchet_gateway",
+        **more: str,
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._command = [*(["taskset", "-c", cpus] if cpus else []), sys.executable, "-m", "ratchet_gateway"]
+        self._command = [*(["taskset", "-c", cpus] if cpus else []), sys.executable, "-m", module]
         self._log = folder / f"gateway-{self.port}.log"
         keys = folder / "signing"
         keys.mkdir(exist_ok=True)

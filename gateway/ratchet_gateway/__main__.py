@@ -32,6 +32,11 @@ def main() -> None:
     except (SettingsError, BadKey, BadKeyFile, BadConfigError) as error:
         sys.stderr.write(f"ratchet-gateway: {error}\n")
         sys.exit(EXIT_CONFIG)
+    serve(settings, parts)
+
+
+def serve(settings: Settings, parts: Parts) -> None:
+    """Listen until SIGTERM or SIGINT, then finish what was accepted."""
     logs.configure(settings.log_level)
     uvicorn.run(
         create_app(settings, parts),

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -95,7 +95,8 @@ class Services:
         for record in new.values():
             for name in _names(record):
                 self.known.stored(name, record.fingerprint)
-            self.metrics.events.labels(record.policy, record.type).inc()
+        for (policy, kind), count in Counter((record.policy, record.type) for record in new.values()).items():
+            self.metrics.events.labels(policy, kind).inc(count)
         self.metrics.duplicates.inc(len(records) - len(new))
         first = {id(record) for record in {record.id: record for record in reversed(records)}.values()}
         return [is_known or id(record) not in first for record, is_known in zip(records, known, strict=True)]
@@ -130,6 +131,13 @@ def _names(record: Record) -> list[str]:
     return [record.id] if record.key is None else [record.key, record.id]
 
 
+class Call(NamedTuple):
+    """One request: what it works with, and who sent it."""
+
+    services: Services
+    caller: Caller
+
+
 _bearer = HTTPBearer(
     auto_error=False, description="An API key, or a Kubernetes token for the audience ratchet-gateway."
 )
@@ -141,12 +149,12 @@ def services_of(request: Request) -> Services:
     return found
 
 
-async def caller_of(
+async def _call(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Caller:
-    """Return who calls."""
-    return await authenticate(services_of(request).ways, credentials.credentials if credentials else None)
+) -> Call:
+    """Find out who calls. Async, since what is not runs in a thread, which costs more than all it does."""
+    services = services_of(request)
+    return Call(services, await authenticate(services.ways, credentials.credentials if credentials else None))
 
 
-Using = Annotated[Services, Depends(services_of)]
-Calling = Annotated[Caller, Depends(caller_of)]
+Calling = Annotated[Call, Depends(_call)]

@@ -5,22 +5,22 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from ratchet_gateway.services import Using
+from ratchet_gateway.services import services_of
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/healthz")
-async def alive(services: Using) -> Response:
+async def alive(request: Request) -> Response:
     """500 when the log's writer ended by a defect: only a new process helps."""
-    healthy = services.writer.healthy
+    healthy = services_of(request).writer.healthy
     return Response("ok\n" if healthy else "the log's writer has ended\n", status_code=200 if healthy else 500)
 
 
 @router.get("/readyz")
-async def ready(request: Request, services: Using) -> Response:
+async def ready(request: Request) -> Response:
     """503 until the store was reached, and while it does not confirm."""
-    state = request.app.state
+    state, services = request.app.state, services_of(request)
     if not state.store_note:
         return Response(f"the store was not reached yet: {state.store_error}\n", status_code=503)
     if services.writer.stats.failing:
@@ -29,6 +29,6 @@ async def ready(request: Request, services: Using) -> Response:
 
 
 @router.get("/metrics")
-async def metrics(services: Using) -> Response:
+async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
-    return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(services_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)

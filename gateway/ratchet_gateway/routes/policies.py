@@ -11,16 +11,16 @@ from ratchet_gateway.errors import Malformed
 from ratchet_gateway.estimates import estimate
 from ratchet_gateway.routes.feedback import PolicyName
 from ratchet_gateway.routes.problems import KNOWN_CALLER, SAMPLES, UNKNOWN
-from ratchet_gateway.services import Calling, Using
+from ratchet_gateway.services import Calling
 
 router = APIRouter(prefix="/api/policies", tags=["policies"])
 
 
 @router.get("/{policy}", responses={**KNOWN_CALLER, **UNKNOWN}, summary="Versions of a policy")
-async def versions(policy: PolicyName, services: Using, caller: Calling) -> list[VersionView]:
+async def versions(policy: PolicyName, call: Calling) -> list[VersionView]:
     """List the published versions with their metrics, oldest first."""
-    caller.need(Role.READ)
-    view = await services.policy(policy)
+    call.caller.need(Role.READ)
+    view = await call.services.policy(policy)
     return [
         VersionView(
             version=each.version,
@@ -33,23 +33,23 @@ async def versions(policy: PolicyName, services: Using, caller: Calling) -> list
 
 
 @router.get("/{policy}/feedback", responses={**KNOWN_CALLER, **UNKNOWN}, summary="Statistics of a policy's feedback")
-async def feedback_stats(policy: PolicyName, services: Using, caller: Calling) -> FeedbackStats:
+async def feedback_stats(policy: PolicyName, call: Calling) -> FeedbackStats:
     """Count the policy's feedback in the log: by type, scores, subjects."""
-    caller.need(Role.READ)
-    await services.policy(policy)
-    return (await services.tally.of(policy)).stats()
+    call.caller.need(Role.READ)
+    await call.services.policy(policy)
+    return (await call.services.tally.of(policy)).stats()
 
 
 @router.post(
     "/train_policy/{policy}", responses={**KNOWN_CALLER, **SAMPLES, **UNKNOWN}, summary="What training would be"
 )
-async def train(policy: PolicyName, body: TrainRequest, services: Using, caller: Calling) -> TrainEstimate:
+async def train(policy: PolicyName, body: TrainRequest, call: Calling) -> TrainEstimate:
     """Answer how many rated events there are and what a run of the policy's template on them would be.
 
     At least 10 rated events are needed.
     """
-    caller.need(Role.TRAIN)
-    view = await services.policy(policy)
+    call.caller.need(Role.TRAIN)
+    view = await call.services.policy(policy)
     if view.template is None:
         raise Malformed(f"policy {policy!r}: has no spec.training.template; give it one, and it can be trained")
-    return estimate((await services.tally.of(policy)).scores, view.template, body)
+    return estimate((await call.services.tally.of(policy)).scores, view.template, body)

@@ -1,0 +1,106 @@
+"""Durable, acknowledged events per second on one core: group commit beside one object per event.
+
+    make bench-feedback            or: python -m bench.feedback [--seconds 20]
+
+Both contenders are this gateway with the same routes, checks and store (one SeaweedFS, the same run), pinned to one
+core; the other core is the store's and the senders'. `one object per event` (`per_event.py`) writes each event of a
+request as an object of its own, 32 at once.
+
+1. single events, closed loop: 512 connections, each sends its next event when the last was acknowledged;
+2. batches of 50: 32 connections;
+3. the 99th percentile of the acknowledgement at half of the rate that 1. reached, sent by the clock;
+4. memory of the gateway while 3. runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import uvloop
+
+from bench.feedback.load import Measured, by_the_clock, closed_loop
+from bench.feedback.processes import GatewayProcess
+from bench.feedback.setcheck import credentials
+from tests.contract.seaweed import BUCKET, SeaweedServer
+
+GATEWAY_CPU, OTHER_CPU = "0", "1"
+SINGLE_CONNECTIONS, BATCH_CONNECTIONS = 512, 32
+
+
+def memory_mb(pid: int) -> float:
+    """Resident memory of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"process {pid} has no VmRSS")
+
+
+def contender(folder: Path, store: Mapping[str, str], module: str) -> GatewayProcess:
+    """A gateway on its core, ready."""
+    gateway = GatewayProcess(folder, store, cpus=GATEWAY_CPU, module=module)
+    gateway.start()
+    gateway.wait_ready()
+    return gateway
+
+
+def compare(folder: Path, store: Mapping[str, str], *, seconds: float) -> bool:
+    """Measure both, print the table, and tell whether every target is met."""
+    results: dict[tuple[str, str], Measured] = {}
+    for name, module in (("one object per event", "bench.feedback.per_event"), ("log", "ratchet_gateway")):
+        gateway = contender(folder, store, module)
+        uvloop.run(closed_loop(gateway.url, connections=16, events=1, seconds=2))  # warm
+        for load, connections, events in (("single", SINGLE_CONNECTIONS, 1), ("batches of 50", BATCH_CONNECTIONS, 50)):
+            measured = uvloop.run(closed_loop(gateway.url, connections=connections, events=events, seconds=seconds))
+            results[name, load] = measured
+        if name == "log":
+            half = results["log", "single"].rate / 2
+            before = memory_mb(gateway.pid)
+            results[name, "half load"] = uvloop.run(by_the_clock(gateway.url, rate=half, seconds=seconds))
+            after = memory_mb(gateway.pid)
+        gateway.stop()
+    print("\n| contender | load | events/s | p50 ms | p99 ms | refused |\n| --- | --- | ---: | ---: | ---: | ---: |")
+    for (name, load), measured in results.items():
+        p50 = 1000 * statistics.median(measured.latencies)
+        print(
+            f"| {name} | {load} | {measured.rate:,.0f} | {p50:.0f} | {measured.percentile(0.99):.0f} "
+            f"| {measured.refused} |"
+        )
+    print(f"\nmemory of the log's gateway at half load: {before:.0f} MB before, {after:.0f} MB after")
+
+    def ratio(load: str) -> float:
+        return results["log", load].rate / results["one object per event", load].rate
+
+    targets = {
+        f"single events: {ratio('single'):.1f} x one object per event, at least 5 x": ratio("single") >= 5,
+        f"batches of 50: {ratio('batches of 50'):.1f} x one object per event, at least 50 x": ratio("batches of 50")
+        >= 50,
+        "p99 at half load: at most 300 ms": results["log", "half load"].percentile(0.99) <= 300,
+        "nothing refused": all(measured.refused == 0 for measured in results.values()),
+    }
+    for text, met in targets.items():
+        print(f"{'met   ' if met else 'MISSED'} {text}")
+    return all(targets.values())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the bench; 1 when a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    options = parser.parse_args(arguments)
+    os.environ.update(credentials())
+    os.sched_setaffinity(0, {int(OTHER_CPU)})  # the store inherits it
+    with tempfile.TemporaryDirectory(prefix="bench-feedback-") as name:
+        folder = Path(name)
+        with SeaweedServer(folder) as server:
+            store = {"RATCHET_STORE_URI": f"s3://{BUCKET}/bench", "RATCHET_STORE_ENDPOINT": server.endpoint}
+            return 0 if compare(folder, store, seconds=options.seconds) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -45,6 +45,10 @@ def test_differences_match_numbers_worked_out_by_hand() -> None:
     assert got.slices[1] == pytest.approx((2 / 3, 2 / 3, 0, 0, 0))
 
 
+def test_a_class_that_occurs_nowhere_changes_no_number() -> None:
+    assert comparison(classes=5).macro_f1 == comparison(classes=2).macro_f1
+
+
 def test_interval_of_the_accuracy_is_that_of_the_binomial_it_is() -> None:
     # Every row is right for the candidate; one in four is wrong for the baseline: the difference in a resample is
     # Binomial(n, 1/4) / n, whose quantiles scipy knows.

@@ -83,16 +83,22 @@ class SeaweedServer:
         assert self._process is not None
         end = time.monotonic() + _START_SECONDS
         while True:
-            try:
-                urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=2).close()
+            # asked before the answer counts: while we were stopped, another server may have taken our port
+            if self._process.poll() is not None or time.monotonic() > end:
+                tail = (self._folder / "weed.log").read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"SeaweedFS did not come up (exit code {self._process.poll()}): {tail}")
+            if self._answers():
                 return
-            except urllib.error.HTTPError:
-                return  # an answer is an answer
-            except OSError as error:
-                if self._process.poll() is not None or time.monotonic() > end:
-                    tail = (self._folder / "weed.log").read_text(errors="replace")[-2000:]
-                    raise RuntimeError(f"SeaweedFS did not come up: {tail}") from error
             time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=2).close()
+        except urllib.error.HTTPError:
+            return True  # an answer is an answer
+        except OSError:
+            return False
+        return True
 
     def __enter__(self) -> SeaweedServer:
         self.start()

@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import structlog
 from pydantic import BaseModel, ValidationError
 
 from ratchet_api.attempts import Artifact
@@ -28,10 +29,12 @@ from ratchet_api.stage import (
     StageResult,
     artifact_digest,
 )
-from ratchet_jobs.runtime.errors import StoreCorrupt, StoreNotFound
+from ratchet_jobs.runtime.errors import StoreCorrupt, StoreError, StoreNotFound
 from ratchet_jobs.runtime.store import Store, check_key, download_verified, sha256_file
 
 COMMIT_FILE = "COMMIT.json"
+
+log = structlog.get_logger(__name__)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -103,7 +106,18 @@ def commit_stage(
         writer=writer,
         result=result,
     )
-    return publish(store, job, commit)
+    outcome = publish(store, job, commit)
+    if outcome.commit.directory != directory:
+        _discard(store, directory)
+    return outcome
+
+
+def _discard(store: Store, directory: str) -> None:
+    """Delete a loser's files, which no COMMIT names; what cannot be deleted only takes room."""
+    try:
+        store.delete([info.key for info in store.list(directory)])
+    except StoreError as error:
+        log.warning("files of a superseded attempt not deleted", where=directory, error=str(error))
 
 
 def publish(store: Store, job: StageInput, commit: Commit) -> Outcome:

@@ -13,6 +13,8 @@ from ratchet_api.training_run import Gate, GateResult
 
 NOT_MEASURED = -1.0
 """Value in the result of a gate on a number that is not there."""
+_LARGEST = 1e9
+"""No number that a gate may judge is negative or larger."""
 
 
 def judge_gate(gate: Gate, metrics: Mapping[str, float]) -> GateResult:
@@ -21,7 +23,7 @@ def judge_gate(gate: Gate, metrics: Mapping[str, float]) -> GateResult:
     value = metrics.get(key, math.nan)
     bounds = [f">= {gate.minimum:g}"] if gate.minimum is not None else []
     bounds += [f"<= {gate.maximum:g}"] if gate.maximum is not None else []
-    measured = math.isfinite(value)
+    measured = 0 <= value <= _LARGEST  # False for NaN, too; a user's image may say anything
     holds = measured and (gate.minimum is None or value >= gate.minimum)
     holds = holds and (gate.maximum is None or value <= gate.maximum)
     return GateResult(

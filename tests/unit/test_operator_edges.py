@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from ratchet_api.base import format_time, parse_time
 from ratchet_api.conditions import Condition
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, FeedbackDatasetStatus
+from ratchet_api.gates import NOT_MEASURED, judge_gate
 from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
 from ratchet_api.stage import Progress
-from ratchet_api.training_run import RLTrainingRunSpec
+from ratchet_api.training_run import Gate, RLTrainingRunSpec
 from ratchet_operator.plan.datasets import plan_dataset
 from ratchet_operator.plan.datasets.state import failure_digest, target_of
 from ratchet_operator.plan.pending import refusal_reason
@@ -122,3 +123,9 @@ def test_a_dry_run_counts_the_steps_that_the_stage_will_take() -> None:
     )
     # 100 steps per epoch; 1.1 * 100 is 110.00000000000001, which is no 111th step
     assert SUPERVISED.steps(spec, 1000) == 110
+
+
+@pytest.mark.parametrize("value", [-5.0, 1e12, float("nan"), float("inf"), None])
+def test_a_number_that_cannot_be_passes_no_gate_and_stops_no_pass(value: float | None) -> None:
+    result = judge_gate(Gate(metric="accuracy", maximum=1.0), {} if value is None else {"accuracy": value})
+    assert (result.passed, result.value) == (False, NOT_MEASURED)

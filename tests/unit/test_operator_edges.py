@@ -15,6 +15,7 @@ from ratchet_api.gates import NOT_MEASURED, judge_gate
 from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
 from ratchet_api.stage import Progress
 from ratchet_api.training_run import Gate, RLTrainingRunSpec
+from ratchet_operator.controllers.index import Index
 from ratchet_operator.plan.datasets import plan_dataset
 from ratchet_operator.plan.datasets.state import failure_digest, target_of
 from ratchet_operator.plan.pending import refusal_reason
@@ -22,6 +23,7 @@ from ratchet_operator.plan.policies import plan_policy
 from ratchet_operator.plan.runs.pipeline.supervised import SUPERVISED
 from ratchet_operator.plan.world import DatasetWorld, Meta, PolicyWorld, PublishableRun
 from ratchet_operator.settings import Settings
+from ratchet_operator.wakes import Key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WHOLE = ("accuracy", "brier", "coverage", "ece", "loss", "macro_f1", "n_test", "selective_accuracy", "temperature")
@@ -129,3 +131,15 @@ def test_a_dry_run_counts_the_steps_that_the_stage_will_take() -> None:
 def test_a_number_that_cannot_be_passes_no_gate_and_stops_no_pass(value: float | None) -> None:
     result = judge_gate(Gate(metric="accuracy", maximum=1.0), {} if value is None else {"accuracy": value})
     assert (result.passed, result.value) == (False, NOT_MEASURED)
+
+
+@pytest.mark.parametrize(("ending", "woken"), [("Complete", 0), ("Failed", 0), ("Running", 1)])
+def test_a_run_that_ended_is_woken_by_nothing_that_it_names(ending: str, woken: int) -> None:
+    run = Key("rltrainingruns", "ns", "r")
+    spec = {"datasetRef": {"name": "d"}, "publishTo": {"name": "p"}}
+    body = {"metadata": {"namespace": "ns", "name": "r", "uid": "u"}, "spec": spec}
+    index = Index()
+    index.update(run, body)
+    index.update(run, body | {"status": {"conditions": [{"type": ending, "status": "True"}]}})
+    for named in (Key("rlpolicies", "ns", "p"), Key("feedbackdatasets", "ns", "d")):
+        assert len(index.namers(named)) == woken

@@ -13,8 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ratchet_api.base import digest_of
+from ratchet_api.conditions import ConditionType
+from ratchet_api.kinds import RL_TRAINING_RUN
 from ratchet_operator.cluster.protocol import KubeObject
+from ratchet_operator.plan.sights import condition_of
 from ratchet_operator.wakes import Key, references
+
+_ENDINGS = (ConditionType.COMPLETE, ConditionType.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class Index:
     def update(self, key: Key, obj: KubeObject) -> bool:
         """Take an object's newest state; tells whether those who name it may care."""
         old = self._entries.get(key)
-        entry = _Entry(str(obj["metadata"].get("uid", "")), tuple(references(key.plural, obj)), _face(key, obj))
+        entry = _Entry(str(obj["metadata"].get("uid", "")), _named(key, obj), _face(key, obj))
         if old is not None and old.names != entry.names:
             self._unlink(key, old)
         if old is None or old.names != entry.names:
@@ -68,6 +73,14 @@ class Index:
             self._namers[named].discard(key)
             if not self._namers[named]:
                 del self._namers[named]
+
+
+def _named(key: Key, obj: Mapping[str, Any]) -> tuple[Key, ...]:
+    """What the object names. A run that ended looks at nothing any more: a policy may have thousands of those."""
+    conditions = _dict(obj.get("status")).get("conditions")
+    if key.plural == RL_TRAINING_RUN.plural and any(condition_of(conditions, kind) for kind in _ENDINGS):
+        return ()
+    return tuple(references(key.plural, obj))
 
 
 def _face(key: Key, obj: Mapping[str, Any]) -> str:

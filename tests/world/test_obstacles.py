@@ -212,6 +212,23 @@ async def test_a_namespace_without_a_store_says_so_and_starts_when_it_gets_one()
     assert (await world.finish())["state"] == "Complete"
 
 
+async def test_a_run_whose_namespace_moved_to_another_store_waits_for_the_one_that_it_began_in() -> None:
+    """A store's endpoint and Secret are its own: those of another would look for the run's files in a foreign place."""
+    world = World(settings=Settings(stage_image="i"))
+    meta = {"name": "ratchet-store", "namespace": b.NAMESPACE}
+    body = {"kind": "ConfigMap", "metadata": meta, "data": {"uri": "s3://first", "endpoint": "http://a"}}
+    world.cluster.objects.create("configmaps", body)
+    world.submit(b.dataset(), b.run())
+    await world.run_until(lambda: world.status().get("stage") == "resolve")
+    move = {"data": {"uri": "s3://second", "endpoint": "http://b"}}
+    world.cluster.objects.update("configmaps", b.NAMESPACE, "ratchet-store", move)
+    await world.run_until(lambda: world.condition("Stalled").get("reason") == "StoreNotConfigured")
+    assert "the store is s3://second now, but the run began in s3://first" in world.condition("Stalled")["message"]
+    assert "router-supervised-1" not in world.jobs()
+    world.cluster.objects.update("configmaps", b.NAMESPACE, "ratchet-store", {"data": {"uri": "s3://first"}})
+    assert (await world.finish())["state"] == "Complete"
+
+
 NOT_ALLOWED = {
     "an image": ({"image": "evil/image:1"}, "ImageNotAllowed", "spec.image 'evil/image:1'"),
     "a priority class": (

@@ -34,12 +34,18 @@ def refuse_changed_spec(world: RunWorld) -> RunPlan | None:
 
 
 def require_store(world: RunWorld) -> RunPlan | None:
-    """Without a store nothing can be read or committed."""
+    """Without a store nothing can be read or committed; with another than at the start, nothing would be found."""
+    resolved, store = world.status.resolved, world.store
     starting = current_stage(world.status) is not None and world.sight.job is None
-    needed = world.status.resolved is None or starting
-    if world.store is not None or not needed:
+    if resolved is not None and not starting:
         return None
-    text = f"{world.meta.title}: namespace {world.meta.namespace!r} has no store"
+    if store is None:
+        text = f"{world.meta.title}: namespace {world.meta.namespace!r} has no store"
+    elif resolved is not None and store.uri != resolved.store_uri:
+        text = f"{world.meta.title}: the store is {store.uri} now, but the run began in {resolved.store_uri}, where its"
+        text += " inputs and stages are; name that one again, or make a new run"
+    else:
+        return None
     return _refuse(world, "Pending", Reason.STORE_NOT_CONFIGURED, text, recheck=_STORE_RECHECK_SECONDS)
 
 

@@ -222,6 +222,16 @@ def test_an_object_that_is_deleted_while_a_directory_is_listed_is_left_out(
     assert [info.key for info in store.list("ns")] == ["ns/b"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_here_is_not_called_an_outage_of_s3(s3_server: str, tmp_path: Path) -> None:
+    _bucket(s3_server)
+    store = open_store(StoreConfig(uri=f"s3://{BUCKET}", endpoint=s3_server), patience_seconds=0)
+    store.write("ns/a", b"1" * 100_000)
+    with pytest.raises(OSError, match="No space left") as full, store._explained("ns/a"):  # type: ignore[attr-defined]
+        Path("/dev/full").write_bytes(store.read("ns/a"))
+    assert not isinstance(full.value, StoreUnavailable)
+
+
 @pytest.mark.parametrize("name", ["my data", "größe", "a%20b", "a#b"])
 def test_a_directory_of_any_name_is_the_one_that_its_uri_names(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name

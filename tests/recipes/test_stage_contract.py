@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import threading
@@ -236,6 +237,7 @@ ENDS = [
     pytest.param(MemoryError("host"), 137, "Killed", id="out of host memory"),
     pytest.param(RuntimeError("DefaultCPUAllocator: can't allocate memory"), 137, "Killed", id="torch out of memory"),
     pytest.param(RuntimeError("CUDA error: device-side assert"), 40, "AcceleratorFault", id="CUDA error"),
+    pytest.param(OSError(errno.ENOSPC, "No space left on device"), 11, "BadConfig", id="the disk is full"),
 ]
 
 

@@ -14,6 +14,7 @@ Decides nothing about learning. The only place that turns an exception into an e
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -50,7 +51,11 @@ RECIPES: Mapping[Stage, str] = {
 }
 """Module with the stage's `run(ctx, config)`."""
 
-OUT_OF_MEMORY_REMEDY = "out of memory: raise the stage's resources.memoryGi, or lower batchSize or maxTokens"
+_REMEDIES: Mapping[ExitCode, str] = {
+    ExitCode.KILLED: "out of memory: raise the stage's resources.memoryGi, or lower batchSize or maxTokens. ",
+    ExitCode.BAD_CONFIG: "the local disk is full: raise the stage's resources.ephemeralStorageGi, or free space. ",
+}
+"""What to do about an end that no recipe foresaw."""
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +92,7 @@ def run_stage(env: Mapping[str, str]) -> int:
     except Exception as error:  # the outermost frame: everything unforeseen becomes an exit code here
         code = int(_code_of_unforeseen(error))
         log.exception("stage crashed", code=code)
-        hint = f"{OUT_OF_MEMORY_REMEDY}. " if code == ExitCode.KILLED else ""
+        hint = _REMEDIES.get(ExitCode(code), "")
         message = _failure(ExitCode(code), f"{hint}{type(error).__name__}: {error}")
     for timer in timers:
         timer.cancel()
@@ -176,11 +181,13 @@ def _failure(code: ExitCode, text: str) -> TerminationMessage:
 
 
 def _code_of_unforeseen(error: Exception) -> ExitCode:
-    """Out of memory looks like a kill to the operator; a CUDA error is the accelerator's; the rest is a crash."""
+    """Out of memory looks like a kill to the operator, a full disk like a setting; the rest but CUDA is a crash."""
     name = type(error).__name__
     text = str(error)
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate" in text:
         return ExitCode.KILLED
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return ExitCode.BAD_CONFIG
     if name == "AcceleratorError" or "CUDA error" in text or "NCCL" in text:
         return ExitCode.ACCELERATOR_FAULT
     return ExitCode.CRASHED

@@ -6,6 +6,7 @@ boto3's own chain (environment, mounted files, workload identity), never from a 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,6 +161,8 @@ class S3Store:
                 raise self._translated(cause, key) from error
             raise StoreUnavailable(f"object {self.uri}/{key} at {self._endpoint}: {error}") from error
         except (BotoCoreError, OSError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise  # the disk here is full, the store is well
             raise StoreUnavailable(
                 f"object {self.uri}/{key} at {self._endpoint}: {error}; is the endpoint right and up?"
             ) from error

@@ -7,8 +7,11 @@ from typing import get_args
 
 import pytest
 
+from ratchet_api.rl import AlgorithmName, Reward, RewardType
 from ratchet_api.stage import STAGE_REVISION, ExitCode, Stage, StageConfig
 from ratchet_api.training_run import RLTrainingRunSpec
+from ratchet_jobs.models.rl_settings import make_rewards
+from ratchet_jobs.rl.algorithms import ALGORITHMS
 from ratchet_jobs.runtime import errors
 from ratchet_jobs.runtime.main import RECIPES
 from ratchet_operator.plan.runs.pipeline import pipeline
@@ -35,3 +38,22 @@ def test_every_exit_code_is_some_errors_and_stands_in_the_tree_of_errors(code: E
     names = [c.__name__ for c in classes if c.code is code]
     assert names
     assert all(name in (errors.__doc__ or "") for name in names)
+
+
+NEEDED = {
+    "expression": {"expression": "correct * confidence"},
+    "costMatrix": {"costs": [{"label": "a", "answer": "b", "reward": -2.0}]},
+    "latency": {"targetMs": 10.0},
+    "entryPoint": {"entryPoint": "json:dumps"},
+}
+"""What a type of reward cannot be without."""
+
+
+@pytest.mark.parametrize("kind", get_args(RewardType))
+def test_every_reward_that_a_spec_may_name_can_be_built(kind: str) -> None:
+    reward = Reward.model_validate({"type": kind} | NEEDED.get(kind, {}))
+    assert len(make_rewards([reward], labels=("a", "b")).terms) == 1
+
+
+def test_every_algorithm_that_a_spec_may_name_is_there_and_no_other() -> None:
+    assert set(get_args(AlgorithmName)) == set(ALGORITHMS)

@@ -5,37 +5,18 @@ No cluster and no download. What a user types is what is run here, in processes 
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.e2e.inputs import untimed
-from tests.tiny_bert import reviews, write_tiny_bert
+from tests.e2e.shell import DATASET, PATIENCE_SECONDS, POLICY, Shell
+from tests.tiny_bert import reviews
 
-PATIENCE_SECONDS = 600.0
-"""Stages import torch; on a busy machine with two cores that alone can take a minute each."""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-RATCHET = (sys.executable, "-c", "from ratchet_cli.main import app; app()")
-
-DATASET = """
-apiVersion: ratchet.dev/v1alpha1
-kind: FeedbackDataset
-metadata: {name: mail}
-spec:
-  type: classification
-  source:
-    objects: [{uri: "store://mail/rows.csv"}]
-  columns: {text: body, label: team}
-"""
 RUN = """
 apiVersion: ratchet.dev/v1alpha1
 kind: RLTrainingRun
@@ -50,40 +31,6 @@ spec:
   evaluation:
     gates: [{metric: accuracy, minimum: 0.5}]
 """
-POLICY = """
-apiVersion: ratchet.dev/v1alpha1
-kind: RLPolicy
-metadata: {name: router}
-spec: {type: classifier}
-"""
-
-
-class Shell:
-    """A folder in which a user types `ratchet` commands."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        unset = ("RATCHET_HOME", "RATCHET_STORE", "RATCHET_LOG_LEVEL")
-        self.environment = {k: v for k, v in os.environ.items() if k not in unset} | {"COLUMNS": "200"}
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start a command."""
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            [*RATCHET, *words], cwd=self.folder, env=self.environment, stdout=pipe, stderr=pipe, text=True
-        )
-
-    def __call__(self, *words: str, code: int = 0) -> str:
-        """Run a command to its end; returns what it printed."""
-        process = self.start(*words)
-        out, err = process.communicate(timeout=PATIENCE_SECONDS)
-        assert process.returncode == code, f"{words}: exit {process.returncode}\n{out}\n{err}"
-        return out + err
-
-    def object(self, plural: str, name: str) -> dict[str, Any]:
-        """Read an object of the state directory."""
-        found: dict[str, Any] = json.loads((self.folder / f".ratchet/objects/{plural}/default/{name}.json").read_text())
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +38,9 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """A folder with data and model in the store and manifests beside."""
     folder = tmp_path_factory.mktemp("user")
     made = Shell(folder)
-    with (folder / "rows.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("body", "team"))
-        writer.writerows(reviews(400, seed=1))
-    model = write_tiny_bert(folder / "tiny")
-    made("put", "rows.csv", "store://mail/rows.csv")
-    digest = made("put", "tiny", "store://models/tiny").split("sha256 for spec.baseModel: ")[1].split()[0]
-    assert digest == made("digest", str(model)).strip()
+    made.put_mail(reviews(400, seed=1))
+    digest = made.put_tiny_model()
+    assert digest == made("digest", "tiny").strip()
     (folder / "dataset.yaml").write_text(DATASET)
     (folder / "policy.yaml").write_text(POLICY)
     (folder / "short.yaml").write_text(RUN % {"name": "short", "digest": digest, "epochs": 4})

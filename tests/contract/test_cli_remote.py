@@ -13,7 +13,8 @@ from ratchet_cli.remote import RemoteBackend
 from tests.controlplane import ControlPlane
 
 pytestmark = pytest.mark.cluster
-EXAMPLE = str(Path(__file__).resolve().parents[2] / "examples" / "01-support-router")
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLE = str(EXAMPLES / "01-support-router")
 
 
 class Terminal:
@@ -116,6 +117,15 @@ def test_delete_removes_the_object(ratchet: Terminal) -> None:
     code, printed = ratchet("delete", "run", "support-router")
     assert code == 4
     assert "there is none" in printed
+
+
+def test_every_example_is_taken_as_it_stands(ratchet: Terminal) -> None:
+    folders = sorted(EXAMPLES.iterdir())
+    assert len(folders) >= 2
+    for folder in folders:
+        code, printed = ratchet("submit", "-f", str(folder))
+        assert code == 0, printed
+        assert printed.count("created") == len(list(folder.glob("*.yaml")))
 
 
 def test_a_namespace_that_does_not_exist_is_named(ratchet: Terminal, capsys: pytest.CaptureFixture[str]) -> None:

@@ -291,6 +291,11 @@ class StageHit(StatusModel):
     metrics: dict[str, float] = Field(default_factory=dict)
     choice: Choice | None = None
 
+    def lessened(self, *, decides: bool) -> StageHit:
+        """The hit with what decides alone: of an evaluation the numbers that gates judge, of other stages none."""
+        choice = None if self.choice is None else self.choice.model_copy(update={"why": _cut(self.choice.why, 100)})
+        return self.model_copy(update={"metrics": _judged(self.metrics) if decides else {}, "choice": choice})
+
 
 class Commit(StatusModel):
     """COMMIT.json: the one statement that a stage is done, and by which directory. The first one written wins."""
@@ -355,6 +360,11 @@ class TerminationMessage(StatusModel):
         raise ValueError(f"termination message of {len(data)} bytes does not fit {TERMINATION_LIMIT}")
 
 
+def _judged(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Leave out the numbers of a comparison, which no gate judges."""
+    return {name: value for name, value in metrics.items() if "/" not in name or name.startswith("f1/")}
+
+
 def _lessened(result: StageResult) -> Iterator[StageResult]:
     """The result with ever less in it; what was left out stands in COMMIT.json and in the committed files."""
     yield result
@@ -365,10 +375,12 @@ def _lessened(result: StageResult) -> Iterator[StageResult]:
     if result.choice is not None:
         result = result.model_copy(update={"choice": result.choice.model_copy(update={"why": ""})})
         yield result
-    kept = {name: value for name, value in result.metrics.items() if "/" not in name or name.startswith("f1/")}
-    result = result.model_copy(update={"metrics": kept})
+    result = result.model_copy(update={"metrics": _judged(result.metrics)})
     yield result
     if result.hits:
+        less = {name: hit.lessened(decides=name == Stage.EVALUATE) for name, hit in result.hits.items()}
+        result = result.model_copy(update={"hits": less})
+        yield result
         # a stage whose hit is not told starts, and finds the commit by itself
         result = result.model_copy(update={"hits": {}})
         yield result

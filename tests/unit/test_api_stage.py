@@ -212,6 +212,25 @@ def test_what_a_comparison_says_gives_way_to_what_gates_judge() -> None:
     assert TerminationMessage.model_validate_json(small.fit()) == small
 
 
+def test_of_hits_that_are_too_long_what_decides_is_told_first() -> None:
+    artifact = Artifact(uri="s3://bucket/" + "p" * 400, digest="d" * 64)
+    judged = {f"f1/{n:030}": 0.123456789 for n in range(24)}
+    compared = {f"diff/some_metric_{n}": 0.123456 for n in range(17)}
+    choice = Choice(candidate="rl", baseline="supervised", chosen="supervised", why="w" * 400)
+    hits = {
+        "supervised": StageHit(artifact=artifact, metrics={"loss": 0.5}),
+        "rl": StageHit(artifact=artifact, metrics={f"some_number_{n}": 0.123456789 for n in range(20)}),
+        "evaluate": StageHit(artifact=artifact, metrics=judged | compared, choice=choice),
+    }
+    message = TerminationMessage(state=EndState.COMMITTED, result=StageResult(hits=hits))
+    back = TerminationMessage.model_validate_json(message.fit()).result.hits
+    assert back.keys() == hits.keys()
+    assert back["evaluate"].metrics == judged
+    assert back["evaluate"].choice is not None
+    assert back["evaluate"].choice.chosen == "supervised"
+    assert (back["supervised"].artifact, back["rl"].metrics) == (artifact, {})
+
+
 def test_hits_that_do_not_fit_are_left_for_their_stages_to_find() -> None:
     hits = {name: StageHit(artifact=Artifact(uri="s3://b/" + "x" * 2000, digest="d" * 64)) for name in ("a", "b", "c")}
     message = TerminationMessage(state=EndState.COMMITTED, result=StageResult(hits=hits, metrics={"train_rows": 8}))

@@ -36,6 +36,8 @@ PRELOAD = ("numpy", "pytest", "safetensors.torch", "torch")
 KILLED, SURVIVED, HUNG = 1, 0, -1
 """pytest's exit codes for failed and passed tests, and ours for a hang; any other means that no test ran."""
 
+WORDS = {KILLED: "killed", SURVIVED: "SURVIVED", HUNG: "hung"}
+
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
@@ -163,6 +165,7 @@ def try_all(root: Path, mutants: Sequence[Mutant], jobs: int) -> list[tuple[Muta
             if (code := trial.poll()) is not None:
                 running.remove((mutant, trial))
                 ended.append((mutant, code, trial.close()))
+                print(f"{len(ended)}/{len(mutants)} {WORDS.get(code, 'no test ran')}: {mutant.name}", flush=True)
         time.sleep(PAUSE)
     return ended
 

@@ -137,6 +137,15 @@ def test_values_are_drawn_towards_the_return_and_not_towards_the_advantage(name:
     assert stats.explained_variance is None, "equal returns: nothing to explain"
 
 
+def test_verdicts_teach_ppo_by_their_cross_entropy() -> None:
+    # V = R = 1 on both choices, so A = 0 and only the verdicts act: mean of -ln p over actions 0 and 0.
+    # d/dz = mean of -(1 - p0, -p1) = (-1/2, +1/2), times the coefficient 0.4
+    model = Table([[0.0, 0.0]], [1.0])
+    algorithm = make_algorithm("ppo", settings("ppo", verdict_coef=0.4), learner=learner_of(model), seed=1)
+    algorithm.learn(played(model, [0, 0], [0, 0], [1.0, 1.0]), progress=0.0)
+    torch.testing.assert_close(model.logits.data, torch.tensor([[0.2, -0.2]]), rtol=0, atol=1e-5)
+
+
 def test_dqn_regresses_the_reward_of_the_chosen_class() -> None:
     # Q = (0, 0), action 0 earned 1: Huber gradient of (0 - 1) is -1; rate 1/2 makes Q0 = 1/2 and leaves Q1.
     # The second step starts at 1/2: gradient -1/2, Q0 = 3/4.

@@ -39,7 +39,7 @@ def explain(
         for each, info in REASONS.items():
             out.print(f"[name]{each.value:26}[/] {escape(info.meaning)}")
         return
-    if reason.isdigit():
+    if reason.isdecimal():
         _explain_code(int(reason))
         return
     known = {each.value.lower(): each for each in Reason}

@@ -95,6 +95,7 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "delete of no kind": (("delete", "job", "x", "--local"), 2, "kind 'job' is unknown"),
     "explain of no reason": (("explain", "BadModle"), 4, "did you mean BadModel"),
     "explain of no code": (("explain", "999"), 4, "codes are 0 to 255"),
+    "explain of a raised two": (("explain", "²"), 4, "is none of Ratchet's"),
     "digest of nothing": (("digest", "absent"), 4, "absent is no folder"),
     "digest of a folder without a model": (("digest", "."), 1, "no *.safetensors"),
     "put of nothing": (("put", "absent", "store://x"), 4, "absent does not exist"),

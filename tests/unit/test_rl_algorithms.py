@@ -125,14 +125,15 @@ def test_the_value_coefficient_scales_the_value_step_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ON_POLICY)
-def test_values_are_drawn_towards_the_return_and_not_towards_the_advantage(name: str) -> None:
-    # V = 1/2 when acting, both choices earned 1: A = 1/2 each, R = 1.
-    # d/dV = vf_coef * mean(V - R) = 1/2 * -1/2, so V = 3/4. Equal advantages cancel in the policy's gradient.
+def test_the_value_is_the_baseline_and_is_drawn_towards_the_return(name: str) -> None:
+    # V = 1/2 when acting, all three choices (0, 0, 1) earned 1: A = 1/2 each, R = 1.
+    # d/dV = vf_coef * mean(V - R) = 1/2 * -1/2, so V = 3/4.
+    # d/dz0 of mean(-A ln p) = 1/3 * -1/2 * (1/2 + 1/2 - 1/2) = -1/12; without the baseline it would be twice that
     model = Table([[0.0, 0.0]], [0.5])
     algorithm = make_algorithm(name, settings(name), learner=learner_of(model), seed=1)
-    stats = algorithm.learn(played(model, [0, 0], [0, 1], [1.0, 1.0]), progress=0.0)
+    stats = algorithm.learn(played(model, [0, 0, 0], [0, 0, 1], [1.0, 1.0, 1.0]), progress=0.0)
     assert model.values.item() == pytest.approx(0.75, abs=1e-6)
-    torch.testing.assert_close(model.logits.data, torch.zeros(1, 2), rtol=0, atol=1e-6)
+    torch.testing.assert_close(model.logits.data, torch.tensor([[1 / 12, -1 / 12]]), rtol=0, atol=1e-6)
     assert stats.value_loss == pytest.approx(0.125, abs=1e-6)
     assert stats.explained_variance is None, "equal returns: nothing to explain"
 
@@ -159,11 +160,12 @@ def test_dqn_regresses_the_reward_of_the_chosen_class() -> None:
 
 
 def test_dqn_bootstraps_from_the_target_network_and_refreshes_it_on_time() -> None:
-    # State 0 leads to state 1, whose target values are (0, 2): target 1 + 0.5 * 2 = 2. Rate 1, Huber gradient -1
-    # (error -2 is beyond delta): Q(0,0) = 1, then gradient -1 again: Q(0,0) = 2.
+    # State 0 leads to state 1, whose values in the target network are (0, 2): the target is 1 + 0.5 * 2 = 2. At rate
+    # 1/2 each of the two steps halves the distance: Q(0,0) = 0, 1, 1.5.
     model = Table([[0.0, 0.0], [0.0, 2.0]])
     chosen = {"learning_starts": 1, "replay_capacity": 4, "minibatch_size": 2, "replay_ratio": 2.0, "gamma": 0.5}
-    algorithm = make_algorithm("dqn", chosen | {"target_update_steps": 2}, learner=learner_of(model), seed=1)
+    chosen |= {"target_update_steps": 2, "huber_delta": 100.0}
+    algorithm = make_algorithm("dqn", chosen, learner=learner_of(model, rate=0.5), seed=1)
     one = played(model, [0, 0], [0, 0], [1.0, 1.0])
     going_on = Rollout(
         **{
@@ -176,10 +178,13 @@ def test_dqn_bootstraps_from_the_target_network_and_refreshes_it_on_time() -> No
     with torch.no_grad():
         model.logits[1, 1] = 50.0  # the online network changed; the target, copied when the algorithm was made, did not
     algorithm.learn(going_on, progress=0.0)
-    assert model.logits[0, 0].item() == pytest.approx(2.0)
-    # two steps were taken, so the target is now (2, 50): with it 1 + 0.5 * 50 = 26 is aimed at, and rate 1 moves by 1
+    assert model.logits[0, 0].item() == pytest.approx(1.5)
+    assert model.logits[1, 1].item() == 50.0, "the online network is itself again"
+    # Two steps were taken, so the target network now holds 50: 1 + 0.5 * 50 = 26 is aimed at. Four more interactions'
+    # worth of steps are due, (4 seen - 1) * 2 - 2 = 4, and the target's 50 is the same all along:
+    # 26 - (26 - 1.5) / 2^4 = 24.46875
     algorithm.learn(going_on, progress=0.0)
-    assert model.logits[0, 0].item() > 3.0
+    assert model.logits[0, 0].item() == pytest.approx(24.46875)
 
 
 def test_reinforce_leaves_out_steps_whose_return_is_not_known_yet() -> None:

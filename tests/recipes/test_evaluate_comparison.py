@@ -28,6 +28,7 @@ from ratchet_jobs.metrics.comparison import compare
 from ratchet_jobs.models.classifier import load_classifier, read_card
 from ratchet_jobs.models.inference import predict_logits
 from ratchet_jobs.models.tokenizing import tokenize
+from ratchet_jobs.recipes import evaluate
 from ratchet_jobs.runtime.commit import commit_stage
 from ratchet_jobs.runtime.errors import BadLabelsError, NotANumberError, Preempted
 from tests.tiny_bert import THEMES, reviews
@@ -238,6 +239,24 @@ def test_every_policy_is_measured_in_one_pass_that_can_be_left(lab: Lab, poor: P
     """100 validation and 200 test rows, twice."""
     with pytest.raises(Preempted, match="after 32 of 600 rows"):
         lab.pod(lab.compared(rl=lab.good, supervised=poor, run="left"), leave_after=32)
+
+
+def test_texts_are_tokenised_once_for_policies_of_one_tokenizer(
+    lab: Lab, poor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists: list[int] = []
+
+    def counted(tokenizer: Any, texts: Any) -> Any:
+        lists.append(len(texts))
+        return tokenize(tokenizer, texts)
+
+    monkeypatch.setattr(evaluate, "tokenize", counted)
+    config = lab.compared(rl=lab.good, supervised=poor, run="tokens")
+    shorter = lab.biased("shorter")
+    card = json.loads((shorter / "policy.json").read_text())
+    (shorter / "policy.json").write_text(json.dumps(card | {"maxTokens": 16}))
+    lab.pod(config.model_copy(update={"champion": lab.artifact(shorter, name="shorter")}))
+    assert lists == [300, 300], "once for both candidates, once for a champion that cuts texts elsewhere"
 
 
 def test_a_policy_without_finite_numbers_is_named(lab: Lab, poor: Path) -> None:

@@ -65,6 +65,11 @@ def _verdict_coef(hyper: RlSettings) -> float:
     return VERDICT_COEF if is_single and hyper.is_right_or_wrong else 0.0
 
 
+def rewards_are_verdicts(hyper: RlSettings) -> bool:
+    """Tell whether a reward says how right an answer was, from 0 to 1, and nothing else."""
+    return hyper.is_right_or_wrong or (hyper.verdict_coef or 0.0) > 0
+
+
 def make_rewards(rewards: Sequence[Reward], *, labels: Sequence[str]) -> WeightedSum:
     """Build the sum of a spec's rewards.
 

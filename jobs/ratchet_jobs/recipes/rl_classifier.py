@@ -54,7 +54,7 @@ from ratchet_jobs.data.traffic import Traffic
 from ratchet_jobs.models.actor_critic import ActorCritic, QueryTable, load_value_head, parameters_as, save_value_head
 from ratchet_jobs.models.classifier import load_classifier, read_card, save_classifier
 from ratchet_jobs.models.examples import read_examples
-from ratchet_jobs.models.rl_settings import algorithm_settings, make_rewards
+from ratchet_jobs.models.rl_settings import algorithm_settings, make_rewards, rewards_are_verdicts
 from ratchet_jobs.models.tokenizing import tokenize
 from ratchet_jobs.models.verdicts import Verdicts
 from ratchet_jobs.rewards.batch import RewardBatch
@@ -207,7 +207,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         constant = scored.constant and not bool(right.all())  # a policy that is always right has nothing left to learn
         breakers = check_update(stats, breakers, limits=limits, reward_constant=constant, update=number + 1)
         chosen += torch.bincount(action.actions, minlength=len(chosen))
-        latest = latest.followed_by(Verdicts(output.logits, action.actions, right.float()), limit=VERDICTS_KEPT)
+        latest = latest.followed_by(Verdicts(output.logits, action.actions, total), limit=VERDICTS_KEPT)
 
         # 8. report, checkpoint, leave
         done, interactions = number + 1, before + size
@@ -225,7 +225,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
             raise ctx.preempted(done)
 
     # 9. policy, value head, curves
-    if hyper.is_right_or_wrong and hyper.interactions <= traffic.rows:  # else the verdicts are on queries learned from
+    if rewards_are_verdicts(hyper) and hyper.interactions <= traffic.rows:  # else they are on queries learned from
         temperature = latest.temperature()
         with torch.no_grad():
             for part in model.classifier.head.parameters():

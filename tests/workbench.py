@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
+from safetensors.torch import load_file
+
 from ratchet_api.attempts import Artifact
 from ratchet_api.feedback_dataset import LabelCount, SnapshotCounts
 from ratchet_api.names import snapshot_prefix
@@ -137,6 +140,13 @@ class Workbench:
     def prefix(self, run: str, stage: Stage) -> str:
         """Where a run's stage keeps its things."""
         return f"{NAMESPACE}/runs/{run}/{stage.value}"
+
+    def checkpoint(self, run: str) -> dict[str, torch.Tensor]:
+        """Tensors of the newest checkpoint of a run's rl stage."""
+        into = self.root / f"read-{run}"
+        found = Checkpoints(self.store, prefix=self.prefix(run, Stage.RL), directory="none", scratch=into).latest()
+        assert found is not None
+        return load_file(found.folder / "training.safetensors")
 
     def commit_folder(self, folder: Path, *, run: str) -> Artifact:
         """Store a folder as it is now, the way a committed directory lies in the store."""

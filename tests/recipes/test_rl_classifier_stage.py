@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.rl import RlSettings, RlStage
-from ratchet_api.stage import ExitCode
+from ratchet_api.stage import ExitCode, Owner, Stage, StageInput, StoreConfig
 from ratchet_jobs.models.classifier import load_classifier, read_card, write_card
 from ratchet_jobs.models.verdicts import Verdicts
 from ratchet_jobs.runtime.errors import (
@@ -27,9 +29,10 @@ from ratchet_jobs.runtime.errors import (
     Preempted,
     StageError,
 )
+from ratchet_jobs.runtime.main import run_stage
 from tests.recipes.test_supervised import accuracy
 from tests.tiny_bert import THEMES, reviews
-from tests.workbench import Killed, Workbench
+from tests.workbench import NAMESPACE, Killed, Workbench
 
 LABELS = sorted(THEMES)
 EXPLORE = {"headLearningRate": 5e-3, "learningRate": 5e-3}
@@ -261,6 +264,23 @@ def test_a_cost_matrix_names_classes_and_leaves_the_rest_at_right_or_wrong(share
     )["avg_return"] == pytest.approx(curve(shared.pod(shared.rl(verdictCoef=0), run="c3")[1])["avg_return"])
 
 
+def test_latency_is_measured_once_and_survives_an_interruption(shared: Workbench) -> None:
+    """P12: what was measured is in the checkpoint, so a resumed stage rewards as the interrupted one would have."""
+    slow = {"type": "latency", "targetMs": 1e-4}  # nothing is that fast: -1 for every answer
+    _, folder = shared.pod(shared.rl(rewards=[{"type": "accuracy"}, slow | {"weight": 0.5}]), run="slow")
+    assert curve(folder)["reward/latency"] == [-1.0] * 4
+    told = {"type": "expression", "expression": "correct - latency_ms / 1000"}
+    config = shared.rl(rewards=[told], checkpointEverySteps=1)
+    with pytest.raises(Preempted):
+        shared.pod(config, run="timed", leave_after=2)
+    first = shared.checkpoint("timed")["latency"]
+    with pytest.raises(Preempted):
+        shared.pod(config, run="timed", leave_after=3)
+    again = shared.checkpoint("timed")["latency"]
+    assert bool((first > 0).all())
+    assert torch.equal(first, again)
+
+
 def test_metrics_are_live_while_training(shared: Workbench) -> None:
     from prometheus_client import generate_latest
 
@@ -456,3 +476,49 @@ def test_few_verdicts_give_no_temperature() -> None:
 def test_settings_of_a_notebook_are_those_of_the_stage_less_the_stages_own() -> None:
     own = set(RlStage.model_fields) - set(RlSettings.model_fields)
     assert own == {"episodes", "gamma", "lam", "traffic", "checkpoint_every_steps", "resources"}
+
+
+# --- through the pod's entry point ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hyper", "code", "state", "message"),
+    [
+        pytest.param({}, ExitCode.OK, "Committed", "", id="it learns"),
+        pytest.param(
+            {"rewards": [{"type": "expression", "expression": "1"}]},
+            ExitCode.DIVERGED,
+            "Failed",
+            "got the same reward",
+            id="a constant reward",
+        ),
+        pytest.param({"rolloutSize": 700}, ExitCode.BAD_DATA, "Failed", "above the 600 queries", id="too little data"),
+    ],
+)
+def test_the_pod_ends_as_the_stage_contract_says(
+    shared: Workbench, tmp_path: Path, hyper: dict[str, Any], code: ExitCode, state: str, message: str
+) -> None:
+    """P13: the exit code tells the operator whether RL failed by its numbers."""
+    job = StageInput(
+        owner=Owner(kind="RLTrainingRun", namespace=NAMESPACE, name="it", uid="u" * 8),
+        attempt=1,
+        prefix=shared.prefix(tmp_path.name, Stage.RL),
+        store=StoreConfig(uri=shared.store.uri),
+        config=shared.rl(**hyper),
+    )
+    file, said = tmp_path / "stage.json", tmp_path / "termination"
+    file.write_text(job.model_dump_json(by_alias=True, exclude_none=True))
+    env = {
+        "RATCHET_STAGE_FILE": str(file),
+        "RATCHET_TERMINATION_PATH": str(said),
+        "RATCHET_SCRATCH": str(tmp_path),
+        "RATCHET_POD_UID": "00000001-pod",
+        "RATCHET_PROGRESS_HOST": "127.0.0.1",
+        "RATCHET_PROGRESS_PORT": "0",
+    }
+    with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
+        assert run_stage(env) == code
+    told = json.loads(said.read_bytes())
+    assert told["state"] == state
+    assert message in told.get("message", "")
+    assert (code is ExitCode.OK) == ("avg_return" in told["result"]["metrics"])

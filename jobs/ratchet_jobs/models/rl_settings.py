@@ -70,6 +70,11 @@ def rewards_are_verdicts(hyper: RlSettings) -> bool:
     return hyper.is_right_or_wrong or (hyper.verdict_coef or 0.0) > 0
 
 
+def needs_latency(rewards: Sequence[Reward]) -> bool:
+    """Tell whether a component asks how long an answer takes."""
+    return any(reward.type == "latency" or "latency_ms" in (reward.expression or "") for reward in rewards)
+
+
 def make_rewards(rewards: Sequence[Reward], *, labels: Sequence[str]) -> WeightedSum:
     """Build the sum of a spec's rewards.
 

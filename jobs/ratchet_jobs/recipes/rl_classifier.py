@@ -54,8 +54,9 @@ from ratchet_jobs.data.traffic import Traffic
 from ratchet_jobs.models.actor_critic import ActorCritic, QueryTable, load_value_head, parameters_as, save_value_head
 from ratchet_jobs.models.classifier import load_classifier, read_card, save_classifier
 from ratchet_jobs.models.examples import read_examples
-from ratchet_jobs.models.rl_settings import algorithm_settings, make_rewards, rewards_are_verdicts
-from ratchet_jobs.models.tokenizing import tokenize
+from ratchet_jobs.models.rl_settings import algorithm_settings, make_rewards, needs_latency, rewards_are_verdicts
+from ratchet_jobs.models.timing import ms_by_length
+from ratchet_jobs.models.tokenizing import TokenRows, tokenize
 from ratchet_jobs.models.verdicts import Verdicts
 from ratchet_jobs.rewards.batch import RewardBatch
 from ratchet_jobs.rl.algorithms import make_algorithm
@@ -155,18 +156,22 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     breakers = BreakerState()
     chosen = torch.zeros(len(card.labels), dtype=torch.int64, device=device)  # how often each class was answered
     latest = Verdicts.none(classes=len(card.labels), device=device)
+    latency = torch.zeros(len(rows), device=device)  # milliseconds per query, measured once
+    if needs_latency(hyper.rewards):
+        asks = TokenRows(rows, tokens.lengths[kept], tokens.has_words[kept])
+        latency = torch.from_numpy(ms_by_length(model.classifier, asks)).to(device)
     if (checkpoint := ctx.checkpoints.latest()) is not None:
         notes = json.loads((checkpoint.folder / NOTES_FILE).read_text())
         curve, breakers = notes["curve"], BreakerState(**notes["breakers"])
         state = load_file(checkpoint.folder / STATE_FILE, device=str(device))
-        chosen, latest = state["chosen"], Verdicts(**_part(state, "verdicts/"))
+        chosen, latency, latest = state["chosen"], state["latency"], Verdicts(**_part(state, "verdicts/"))
         learner.load_state(_part(state, "learner/"))
         algorithm.load_state(_part(state, "algorithm/"))
 
     def save_state(folder: Path) -> None:
         parts = {"learner": learner.state(), "algorithm": algorithm.state(), "verdicts": latest._asdict()}
         tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
-        tensors["chosen"] = chosen
+        tensors |= {"chosen": chosen, "latency": latency}
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / STATE_FILE)
         (folder / NOTES_FILE).write_text(json.dumps({"curve": curve, "breakers": asdict(breakers)}))
 
@@ -184,7 +189,9 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
                 output, progress=progress, generator=generator_for(config.seed, "act", number, device=device)
             )
             probs = output.logits if hyper.algorithm == "dqn" else output.logits.softmax(-1)  # (B, C)
-            scored = rewards.score(RewardBatch.with_labels(action.actions, probs, labels[obs], step=before))
+            scored = rewards.score(
+                RewardBatch.with_labels(action.actions, probs, labels[obs], step=before, latency_ms=latency[obs])
+            )
             total = scored.total  # (B,)
             if hyper.kl_coef > 0:
                 with parameters_as(parameters, {name: reference[name] for name in parameters}):

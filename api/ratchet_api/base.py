@@ -55,7 +55,10 @@ class StatusModel(ApiModel):
 def _as_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("a time needs a zone, as in 2026-01-31T12:00:00Z")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("a time must lie between the years 1 and 9999 in UTC") from error
 
 
 def format_time(value: datetime) -> str:

@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
 from ratchet_api.base import ApiModel, LabelName, MetricValue, ObjectName, StatusModel, Timestamp
 
@@ -26,6 +35,11 @@ _PRINTABLE = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
 _VISIBLE = r"^[!-~]+$"
 
 
+def _integral(value: Any) -> Any:
+    """JSON knows one kind of number: 4.0 is the integer 4."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("is blank; write text, or leave the event out")
@@ -38,9 +52,10 @@ Note = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=_
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_PRINTABLE)]
 Token = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_VISIBLE)]
 TagName = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._/-]+$")]
-Stars = Annotated[int, Field(ge=1, le=5)]
+Stars = Annotated[int, Field(ge=1, le=5), BeforeValidator(_integral)]
 Propensity = Annotated[float, Field(gt=0, le=1)]
-VersionNumber = Annotated[int, Field(ge=1, le=2**31)]
+VersionNumber = Annotated[int, Field(ge=1, le=2**31), BeforeValidator(_integral)]
+Steps = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_integral)]
 
 SCORE_BANDS = "0.8-1.0 excellent, 0.6-0.8 good, 0.4-0.6 fair, 0.2-0.4 poor, 0.0-0.2 unusable"
 
@@ -290,9 +305,7 @@ class TrainRequest(ApiModel):
         Literal[True],
         Field(description="dryRun: true; this answers what a run would be. Runs are submitted as RLTrainingRun."),
     ]
-    max_steps: Annotated[
-        int | None, Field(default=None, ge=1, le=1_000_000, description="maxSteps: no more optimizer steps than this.")
-    ]
+    max_steps: Annotated[Steps | None, Field(default=None, description="maxSteps: no more optimizer steps than this.")]
     learning_rate: Annotated[
         float | None, Field(default=None, gt=0, le=1, description="learningRate: instead of the template's.")
     ]

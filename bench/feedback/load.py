@@ -7,6 +7,7 @@ Two shapes of load: a closed loop (each connection sends its next request when t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import time
@@ -81,10 +82,12 @@ class Connection:
         await reader.readexactly(int(length))
         return int(head[9:12])
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close it."""
         if self._streams is not None:
             self._streams[1].close()
+            with contextlib.suppress(ConnectionError):
+                await self._streams[1].wait_closed()
 
 
 async def closed_loop(url: str, *, connections: int, events: int, seconds: float) -> Measured:
@@ -102,7 +105,7 @@ async def closed_loop(url: str, *, connections: int, events: int, seconds: float
                 latencies.append(time.perf_counter() - start)
             else:
                 refused += 1
-        connection.close()
+        await connection.close()
 
     await asyncio.gather(*(sender() for _ in range(connections)))
     return Measured(len(latencies) * events, time.perf_counter() - began, latencies, refused)
@@ -133,5 +136,5 @@ async def by_the_clock(url: str, *, rate: float, seconds: float) -> Measured:
             group.create_task(send(due))
     seconds_taken = time.perf_counter() - began
     for connection in idle:
-        connection.close()
+        await connection.close()
     return Measured(len(latencies), seconds_taken, latencies, refused)

@@ -73,6 +73,7 @@ BAD = {
     "a tag with a line break in its name": b'{"type":"thumbs_up","tags":{"a\\nb":"v"}}',
     "a key with a blank": b'{"type":"thumbs_up","idempotencyKey":"a b"}',
     "a time without zone": b'{"type":"thumbs_up","timestamp":"2026-01-01T00:00:00"}',
+    "a time that is before the year 1 in UTC": b'{"type":"thumbs_up","timestamp":"0001-01-01T01:00:00+10:00"}',
     "an empty batch": b'{"events":[]}',
     "a batch of 1001": b'{"events":[' + b",".join([b'{"type":"thumbs_up"}'] * 1001) + b"]}",
     "a list": b"[]",
@@ -136,3 +137,8 @@ def test_the_short_form_of_a_policy_is_a_score_event() -> None:
     body = PolicyFeedback(prompt="q", response="r", score=0.5, run_id="7", notes="n")
     want = Score(type="score", policy="p", prompt="q", response="r", score=0.5, run_id="7", notes="n")
     assert body.as_event("p") == want
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    """JSON has one kind of number, and 4.0 is 4."""
+    assert FEEDBACK.validate_json(b'{"type":"rating","rating":4.0}').rating == 4

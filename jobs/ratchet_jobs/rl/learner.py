@@ -126,7 +126,8 @@ class Learner:
         tensors = {f"parameter/{name}": p.detach().clone() for name, p in self.parameters.items()}
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value).detach().clone()
+                if value is not None:  # SGD without momentum notes that it has none
+                    tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value).detach().clone()
         return tensors
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:

@@ -76,7 +76,7 @@ type: ## mypy
 ##@ Measure
 
 .PHONY: bench
-bench: bench-supervised bench-operator bench-rl-control ## every performance figure of the README, each beside its peer in one run
+bench: bench-supervised bench-operator bench-rl-control bench-feedback ## every performance figure of the README, each beside its peer in one run
 
 .PHONY: bench-supervised
 bench-supervised: ## training speed, memory and accuracy beside transformers.Trainer; ARGS="--rounds 1"
@@ -87,6 +87,11 @@ bench-supervised: ## training speed, memory and accuracy beside transformers.Tra
 bench-rl-control: ## do PPO, A2C, REINFORCE and DQN reach CleanRL's returns on classic control; ARGS="--seeds 3"
 	$(SETUP)
 	@$(PY) -m bench.rl_control $(ARGS)
+
+.PHONY: bench-feedback
+bench-feedback: ## acknowledged events per second beside one object per event, on one SeaweedFS; ARGS="--seconds 5"
+	$(SETUP)
+	@$(PY) -m bench.feedback $(ARGS)
 
 .PHONY: bench-operator
 bench-operator: ## time from create to first child beside Kubeflow Trainer; ARGS="--count 50"

@@ -87,7 +87,12 @@ class _Event(ApiModel):
     ]
     tags: Annotated[
         dict[TagName, ShortText],
-        Field(default_factory=dict, max_length=16, description="tags: at most 16 names and values, kept as they are."),
+        Field(
+            default_factory=dict,
+            max_length=16,
+            json_schema_extra={"additionalProperties": False},  # names of another pattern are refused, not ignored
+            description="tags: at most 16 names and values, kept as they are.",
+        ),
     ]
     idempotency_key: Annotated[
         Token | None,

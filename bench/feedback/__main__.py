@@ -42,28 +42,35 @@ def memory_mb(pid: int) -> float:
 
 
 def contender(folder: Path, store: Mapping[str, str], module: str) -> GatewayProcess:
-    """A gateway on its core, ready."""
+    """A gateway on its core, started."""
     gateway = GatewayProcess(folder, store, cpus=GATEWAY_CPU, module=module)
     gateway.start()
-    gateway.wait_ready()
     return gateway
 
 
 def compare(folder: Path, store: Mapping[str, str], *, seconds: float) -> bool:
     """Measure both, print the table, and tell whether every target is met."""
     results: dict[tuple[str, str], Measured] = {}
+    memory: list[float] = []
     for name, module in (("one object per event", "bench.feedback.per_event"), ("log", "ratchet_gateway")):
         gateway = contender(folder, store, module)
-        uvloop.run(closed_loop(gateway.url, connections=16, events=1, seconds=2))  # warm
-        for load, connections, events in (("single", SINGLE_CONNECTIONS, 1), ("batches of 50", BATCH_CONNECTIONS, 50)):
-            measured = uvloop.run(closed_loop(gateway.url, connections=connections, events=events, seconds=seconds))
-            results[name, load] = measured
-        if name == "log":
-            half = results["log", "single"].rate / 2
-            before = memory_mb(gateway.pid)
-            results[name, "half load"] = uvloop.run(by_the_clock(gateway.url, rate=half, seconds=seconds))
-            after = memory_mb(gateway.pid)
-        gateway.stop()
+        try:
+            gateway.wait_ready()
+            uvloop.run(closed_loop(gateway.url, connections=16, events=1, seconds=2))  # warm
+            for load, connections, events in (
+                ("single", SINGLE_CONNECTIONS, 1),
+                ("batches of 50", BATCH_CONNECTIONS, 50),
+            ):
+                results[name, load] = uvloop.run(
+                    closed_loop(gateway.url, connections=connections, events=events, seconds=seconds)
+                )
+            if name == "log":
+                half = results["log", "single"].rate / 2
+                memory = [memory_mb(gateway.pid)]
+                results[name, "half load"] = uvloop.run(by_the_clock(gateway.url, rate=half, seconds=seconds))
+                memory.append(memory_mb(gateway.pid))
+        finally:
+            gateway.stop()
     print("\n| contender | load | events/s | p50 ms | p99 ms | refused |\n| --- | --- | ---: | ---: | ---: | ---: |")
     for (name, load), measured in results.items():
         p50 = 1000 * statistics.median(measured.latencies)
@@ -71,7 +78,7 @@ def compare(folder: Path, store: Mapping[str, str], *, seconds: float) -> bool:
             f"| {name} | {load} | {measured.rate:,.0f} | {p50:.0f} | {measured.percentile(0.99):.0f} "
             f"| {measured.refused} |"
         )
-    print(f"\nmemory of the log's gateway at half load: {before:.0f} MB before, {after:.0f} MB after")
+    print(f"\nmemory of the log's gateway at half load: {memory[0]:.0f} MB before, {memory[1]:.0f} MB after")
 
     def ratio(load: str) -> float:
         return results["log", load].rate / results["one object per event", load].rate

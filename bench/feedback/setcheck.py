@@ -118,26 +118,32 @@ class Check:
             environment = {"RATCHET_STORE_URI": f"s3://{BUCKET}/{NAMESPACE}", "RATCHET_STORE_ENDPOINT": proxy.url}
             settings = {"RATCHET_GATEWAY_PATIENCE_SECONDS": "5", "RATCHET_GATEWAY_DRAIN_SECONDS": "30"}
             self._gateways = [GatewayProcess(self._folder, environment, **settings) for _ in range(self._replicas)]
-            for gateway in self._gateways:
-                gateway.start()
-            for gateway in self._gateways:
-                gateway.wait_ready()
-            killer = threading.Thread(target=self._kill_at_random, args=(proxy,))
-            senders = [threading.Thread(target=self._send, args=(self._seed * 1000 + n,)) for n in range(self._senders)]
-            for thread in (killer, *senders):
-                thread.start()
-            for thread in senders:
-                thread.join()
-            self._done.set()
-            killer.join()
-            for gateway in self._gateways:
-                gateway.stop()
+            try:
+                self._drive(proxy)
+            finally:
+                for gateway in self._gateways:
+                    gateway.stop()
             self.outcome.faults = proxy.seen
         self.outcome.seconds = time.monotonic() - began
         self._compare(
             open_store(StoreConfig(uri=environment["RATCHET_STORE_URI"], endpoint=self._endpoint), patience_seconds=30)
         )
         return self.outcome
+
+    def _drive(self, proxy: ChaosProxy) -> None:
+        """Send everything while replicas are killed."""
+        for gateway in self._gateways:
+            gateway.start()
+        for gateway in self._gateways:
+            gateway.wait_ready()
+        killer = threading.Thread(target=self._kill_at_random, args=(proxy,))
+        senders = [threading.Thread(target=self._send, args=(self._seed * 1000 + n,)) for n in range(self._senders)]
+        for thread in (killer, *senders):
+            thread.start()
+        for thread in senders:
+            thread.join()
+        self._done.set()
+        killer.join()
 
     def _kill_at_random(self, proxy: ChaosProxy) -> None:
         """SIGKILL one replica after another, each started anew; take the store away once in between."""

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 
 from ratchet_gateway.known import KnownEvents
 from ratchet_gateway.log.reader import list_segments, read_segment
-from ratchet_gateway.log.segment import folder_of
-from ratchet_jobs.runtime.errors import StoreError
+from ratchet_gateway.log.segment import Segment, folder_of
+from ratchet_jobs.runtime.errors import StoreCorrupt, StoreError
 from ratchet_jobs.runtime.store import Store
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,8 @@ class Follower:
     async def look(self) -> int:
         """Read what is new; return how many segments that was."""
         until = self._now()
-        news = await asyncio.to_thread(self._fetch, self._since - OVERLAP, until)
+        since = max(self._since - OVERLAP, until - FIRST_LOOK)  # after a long outage, not everything since then
+        news = await asyncio.to_thread(self._fetch, since, until)
         for names in news:
             for name, fingerprint in names:
                 self._known.stored(name, fingerprint)
@@ -69,16 +70,17 @@ class Follower:
             for segment in list_segments(self._store, self._namespace, folder=folder_of(minute))[0]:
                 if segment.epoch == self._epoch or segment.key in self._read:
                     continue
-                found.append(
-                    [
-                        (name, event["fingerprint"])
-                        for event in read_segment(self._store, segment)
-                        for name in (event["id"], event.get("key"))
-                        if name
-                    ]
-                )
                 self._read[segment.key] = None
+                found.append(self._names(segment))
             minute += timedelta(minutes=1)
         for key in list(self._read)[:-_KEPT]:
             del self._read[key]
         return found
+
+    def _names(self, segment: Segment) -> list[tuple[str, str]]:
+        try:
+            events = read_segment(self._store, segment)
+        except StoreCorrupt as error:  # whoever builds a data set must stop at it; here it only costs early answers
+            log.error("segment cannot be followed", extra={"error": str(error)})
+            return []
+        return [(name, event["fingerprint"]) for event in events for name in (event["id"], event.get("key")) if name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from ratchet_gateway.known import KnownEvents, Seen
 from ratchet_gateway.log.writer import LogWriter
 from ratchet_gateway.ratelimit import RateLimit
 from ratchet_gateway.records import is_collected, new_id
+from ratchet_jobs.runtime.store import ObjectInfo
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 from tests.gateway_app import START, Clock, running
 
@@ -156,6 +158,33 @@ async def test_a_segment_that_appears_late_in_a_passed_minute_is_found(tmp_path:
     await write(store, [line("a", "x")], Clock(START + timedelta(seconds=59)))
     clock.pass_(seconds=5)
     assert await follower.look() == 1
+
+
+async def test_a_damaged_segment_does_not_stop_the_following(tmp_path: Path) -> None:
+    store, clock, known = DirectoryStore(tmp_path), Clock(), KnownEvents()
+    await write(store, [line("bad", "x")], clock)
+    [info] = store.list("ns/log")
+    store.write(info.key, b"rot")
+    await write(store, [line("good", "x")], clock)
+    follower = Follower(store, namespace="ns", epoch="mine", known=known, now=clock.now)
+    assert await follower.look() == 2
+    assert (known.claim("good", "x"), known.claim("bad", "x")) == (Seen.STORED, Seen.NEW)
+
+
+async def test_after_a_day_without_a_store_the_last_quarter_of_an_hour_is_read(tmp_path: Path) -> None:
+    listed: list[str] = []
+
+    class Counting(DirectoryStore):
+        def list(self, prefix: str) -> builtins.list[ObjectInfo]:
+            listed.append(prefix)
+            return super().list(prefix)
+
+    clock = Clock()
+    follower = Follower(Counting(tmp_path), namespace="ns", epoch="mine", known=KnownEvents(), now=clock.now)
+    clock.pass_(days=1)
+    await follower.look()
+    assert len(listed) == 17  # 11:45 to 12:00, and a minute more for clocks that are ahead
+    assert listed[0].endswith("2026-11-22/11/45")
 
 
 def test_a_key_used_at_one_replica_is_a_conflict_at_another(tmp_path: Path) -> None:

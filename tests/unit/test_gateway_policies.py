@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ratchet_api.policy import PolicyVersion
+from ratchet_gateway.log.writer import LogSettings
 from ratchet_gateway.policies import FixedPolicies, PolicyView
 from ratchet_gateway.tally import Scores
 from ratchet_jobs.runtime.errors import StoreAccessDenied
@@ -231,3 +232,19 @@ def test_readiness_says_what_the_probe_found(
         while want not in (answer := gateway.get("/readyz", token=None)).text:
             assert time.monotonic() < end, answer.text
         assert answer.status_code == want_code
+
+
+def test_a_writer_that_ended_by_a_defect_turns_the_liveness_probe_red(tmp_path: Path) -> None:
+    """P2's like: a process that can acknowledge nothing any more must be restarted."""
+
+    class Broken(DirectoryStore):
+        def create(self, key: str, data: bytes) -> bool:
+            if "/log/" in key:
+                raise ZeroDivisionError("a defect")
+            return super().create(key, data)
+
+    impatient = LogSettings(window_seconds=0, patience_seconds=0.2, in_flight=1)
+    with running(tmp_path, store=Broken(tmp_path / "store"), log=impatient) as gateway:
+        assert gateway.get("/healthz", token=None).status_code == 200
+        assert gateway.post("/v1/feedback", {"type": "thumbs_up", "policy": "router"}).status_code == 503
+        assert gateway.get("/healthz", token=None).status_code == 500

@@ -122,6 +122,8 @@ class LogWriter:
     def start(self) -> None:
         """Begin to work; needs a running event loop."""
         self._workers = [asyncio.create_task(self._work()) for _ in range(self._settings.in_flight)]
+        for worker in self._workers:
+            worker.add_done_callback(_tell)
 
     @property
     def healthy(self) -> bool:
@@ -296,6 +298,11 @@ class LogWriter:
 
     def _pause_hint(self) -> int:
         return max(1, round(self._settings.max_pause_seconds)) if self.stats.failing else 1
+
+
+def _tell(worker: asyncio.Task[None]) -> None:
+    if not worker.cancelled() and (error := worker.exception()) is not None:
+        log.error("the log's writer ended by a defect", exc_info=error)
 
 
 def _ending() -> NotAccepted:

@@ -201,7 +201,19 @@ def test_the_champion_is_measured_beside_them_and_decides_nothing(lab: Lab, poor
     assert (folder / "head.safetensors").read_bytes() == (lab.good / "head.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("why", ["gone", "other classes"])
+def test_after_a_failed_rl_stage_the_supervised_policy_is_measured_alone(lab: Lab, poor: Path) -> None:
+    config = lab.compared(rl=lab.good, supervised=poor, run="rl-failed")
+    champion = lab.artifact(lab.good, name="live")
+    seen: list[int] = []
+    left = config.model_copy(update={"candidates": config.candidates[1:], "champion": champion})
+    commit, folder = lab.pod(left, on_step=seen.append)
+    assert commit.result.choice is None
+    assert seen[-1] == 300, "100 validation and 200 test rows, once"
+    assert not (folder / "comparison.json").exists()
+    assert not [name for name in commit.result.metrics if "/" in name]
+
+
+@pytest.mark.parametrize("why", ["gone", "other classes", "its base is gone"])
 def test_a_champion_that_cannot_be_compared_is_left_out_with_the_reason(lab: Lab, poor: Path, why: str) -> None:
     config = lab.compared(rl=lab.good, supervised=poor, run="no-champion")
     champion = Artifact(uri=f"{lab.store.uri}/{NAMESPACE}/runs/pruned", digest="d" * 64)
@@ -210,11 +222,18 @@ def test_a_champion_that_cannot_be_compared_is_left_out_with_the_reason(lab: Lab
         card = json.loads((folder / "policy.json").read_text())
         (folder / "policy.json").write_text(json.dumps(card | {"labels": ["card", "loan", "house"]}))
         champion = lab.artifact(folder, name="renamed")
+    if why == "its base is gone":
+        folder = lab.biased("elsewhere")
+        card = json.loads((folder / "policy.json").read_text())
+        base = {"uri": "store://models/pruned", "sha256": "c" * 64}
+        (folder / "policy.json").write_text(json.dumps(card | {"baseModel": base}))
+        champion = lab.artifact(folder, name="elsewhere")
     commit, folder = lab.pod(config.model_copy(update={"champion": champion}))
     assert "champion/accuracy" not in commit.result.metrics
     report = report_of(folder)
     assert report["champion"] is None
-    assert {"gone": "no files there", "other classes": "its 3 classes are not the 3"}[why] in report["champion_absent"]
+    want = {"gone": "no files there", "other classes": "its 3 classes are not the 3"}
+    assert want.get(why, "store://models/pruned: no files there") in report["champion_absent"]
 
 
 def test_rl_alone_is_held_against_the_policy_it_started_from(lab: Lab, poor: Path) -> None:
@@ -259,10 +278,32 @@ def test_texts_are_tokenised_once_for_policies_of_one_tokenizer(
     assert lists == [300, 300], "once for both candidates, once for a champion that cuts texts elsewhere"
 
 
-def test_a_policy_without_finite_numbers_is_named(lab: Lab, poor: Path) -> None:
+def test_a_policy_of_rl_without_finite_numbers_loses(lab: Lab) -> None:
     broken = lab.biased("broken", card=float("nan"))
-    with pytest.raises(NotANumberError, match="logits of the rl policy are not all finite"):
-        lab.pod(lab.compared(rl=broken, supervised=poor, run="broken"))
+    commit, folder = lab.pod(lab.compared(rl=broken, supervised=lab.good, run="broken"))
+    choice = commit.result.choice
+    assert choice is not None
+    assert (choice.chosen, choice.why) == (
+        "supervised",
+        "its logits are not all finite; lower stages.rl.learningRate",
+    )
+    assert set(report_of(folder)["policies"]) == {"supervised"}
+    assert commit.result.metrics["accuracy"] > 0.6
+
+
+def test_a_champion_without_finite_numbers_is_left_out(lab: Lab, poor: Path) -> None:
+    champion = lab.artifact(lab.biased("broken", card=float("nan")), name="broken-champion")
+    config = lab.compared(rl=lab.good, supervised=poor, run="broken-champion-run")
+    commit, folder = lab.pod(config.model_copy(update={"champion": champion}))
+    assert report_of(folder)["champion"] is None
+    assert report_of(folder)["champion_absent"] == "its logits are not all finite"
+    assert "champion/accuracy" not in commit.result.metrics
+
+
+def test_a_baseline_without_finite_numbers_is_an_error_that_names_it(lab: Lab) -> None:
+    broken = lab.biased("broken", card=float("nan"))
+    with pytest.raises(NotANumberError, match="logits of the supervised policy are not all finite"):
+        lab.pod(lab.compared(rl=lab.good, supervised=broken, run="broken-baseline"))
 
 
 def test_a_slice_of_a_class_that_does_not_exist_is_refused(lab: Lab, poor: Path) -> None:

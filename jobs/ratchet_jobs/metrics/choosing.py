@@ -21,6 +21,9 @@ DECIMALS = 6
 """Of the numbers in status; comparison.json has them whole."""
 
 
+NOT_FINITE = "its logits are not all finite; lower stages.rl.learningRate"
+
+
 class Judged(NamedTuple):
     """The choice, the numbers for status, and comparison.json."""
 
@@ -30,7 +33,7 @@ class Judged(NamedTuple):
 
 
 def choose(
-    candidate: Measured,
+    candidate: Measured | None,
     baseline: Measured,
     champion: Measured | None,
     *,
@@ -43,7 +46,7 @@ def choose(
     """Hold the policy that RL trained against the one it started from; the live champion is shown beside them.
 
     Args:
-        candidate: what RL made.
+        candidate: what RL made; None = its logits are not all finite.
         baseline: what it started from.
         champion: the live version, if it could be measured; it decides nothing.
         role: of the baseline: supervised or start.
@@ -52,6 +55,9 @@ def choose(
         labels: C class names.
         seed: of the run.
     """
+    if candidate is None:
+        choice = Choice(candidate="rl", baseline=role, chosen=role, why=NOT_FINITE)
+        return Judged(choice, {}, {"choice": choice.to_wire()})
     rules = wanted.comparison or Comparison()
     names = tuple(each.label for each in rules.slices)
 

@@ -59,6 +59,7 @@ from ratchet_jobs.runtime.store import sha256_file
 EVALUATION_FILE = "evaluation.json"
 COMPARISON_FILE = "comparison.json"
 TIMED_BATCH_SIZES = (1, 32)
+CHAMPION = "champion"
 
 log = structlog.get_logger(__name__)
 
@@ -100,12 +101,14 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
     entrants = _candidates(ctx, config)
     for entrant in entrants:
         _check_fit(config, entrant, labels)
-    champion, absent = _champion(ctx, config.champion, labels)
+        _fetch_base(ctx, entrant.card, config)
+    # a policy that nothing is held against is not compared with the champion either: rl failed, or there was none
+    champion, absent = _champion(ctx, config, config.champion if len(entrants) > 1 else None, labels)
 
     # 2. logits and 3. numbers, one policy after the other
     texts = [*validation.texts, *test.texts]
-    measured: list[Measured] = []
-    timings: list[dict[str, float]] = []
+    measured: dict[str, Measured] = {}
+    timings: dict[str, dict[str, float]] = {}
     tokens_of: dict[tuple[str, int], TokenRows] = {}
     passes = [*entrants, *([champion] if champion is not None else [])]
     total, done = len(texts) * len(passes), 0
@@ -118,11 +121,7 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
             raise Preempted(f"asked to leave after {done} of {total} rows; the next pod measures again")
 
     for entrant in passes:
-        base_ref = _base_of(entrant.card, config)
-        base = ctx.scratch / "base" / base_ref.sha256
-        if not base.is_dir():
-            fetch_model(ctx.store, base_ref, namespace=ctx.namespace, into=base)
-        policy = load_classifier(entrant.folder, base)
+        policy = load_classifier(entrant.folder, _fetch_base(ctx, entrant.card, config))
         policy.classifier.to(device)
         # what RL goes on from keeps its tokenizer, so the texts are tokenised once for all of them
         same = (sha256_file(entrant.folder / TOKENIZER_FILE), entrant.card.max_tokens)
@@ -132,33 +131,40 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
             policy.classifier, tokens_of[same], batch_size=config.hyper.batch_size, after_batch=after_batch
         )
         if not np.isfinite(logits).all():
-            raise NotANumberError(
-                f"the logits of the {entrant.role} policy are not all finite; train again with a lower learningRate"
-            )
+            if entrant is entrants[-1]:  # nothing could be committed instead
+                raise NotANumberError(
+                    f"the logits of the {entrant.role} policy are not all finite; train again with a lower learningRate"
+                )
+            log.warning("logits are not all finite: the policy is out", policy=entrant.role)
+            absent = absent or ("its logits are not all finite" if entrant is champion else "")
+            continue
         logits = in_order_of(logits, given=entrant.card.labels, wanted=labels)
         split = len(validation.texts)
         answers = Answers(logits[:split], validation.labels), Answers(logits[split:], test.labels)
-        measured.append(measure(*answers, wanted, labels=labels))
+        measured[entrant.role] = measure(*answers, wanted, labels=labels)
         if entrant is not champion:
             sizes = TIMED_BATCH_SIZES
-            timings.append({f"ms_per_sample_{n}": ms_per_sample(policy, test.texts, batch_size=n) for n in sizes})
+            timings[entrant.role] = {
+                f"ms_per_sample_{size}": ms_per_sample(policy, test.texts, batch_size=size) for size in sizes
+            }
 
     # 4. choose
-    place, judged = 0, None
+    chosen, judged = entrants[0], None
     if len(entrants) > 1:
+        candidate, baseline = entrants
         judged = choose(
-            measured[0],
-            measured[1],
-            measured[2] if champion is not None else None,
-            role=entrants[1].role,
+            measured.get(candidate.role),
+            measured[baseline.role],
+            measured.get(CHAMPION),
+            role=baseline.role,
             truth=test.labels,
             wanted=wanted,
             labels=labels,
             seed=config.seed,
         )
-        place = 0 if judged.choice.chosen == entrants[0].role else 1
+        chosen = candidate if judged.choice.chosen == candidate.role else baseline
         log.info("policy chosen", chosen=judged.choice.chosen, why=judged.choice.why)
-    chosen, numbers = entrants[place], measured[place]
+    numbers = measured[chosen.role]
     if numbers.threshold == ABSTAIN_ALWAYS:
         log.warning("no threshold reaches the accuracy: the policy abstains", target=wanted.abstain_target_accuracy)
 
@@ -173,15 +179,15 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
     origin = {"candidate": chosen.digest, "snapshot": config.dataset.digest}
     _write_json(ctx.output / EVALUATION_FILE, numbers.report | origin)
     if judged is not None:
-        policies = {
-            entrant.role: {"digest": entrant.digest} | each.report
-            for entrant, each in zip(passes, measured, strict=True)
-            if entrant is not champion
+        tables = {
+            entry.role: {"digest": entry.digest} | measured[entry.role].report
+            for entry in passes
+            if entry.role in measured
         }
-        live = None if champion is None else {"digest": champion.digest} | measured[-1].report
-        report = judged.report | {"policies": policies, "champion": live, "champion_absent": absent}
+        live = tables.pop(CHAMPION, None)
+        report = judged.report | {"policies": tables, "champion": live, "champion_absent": absent}
         _write_json(ctx.output / COMPARISON_FILE, report)
-    metrics = numbers.judged(wanted, labels) | timings[place] | (judged.metrics if judged is not None else {})
+    metrics = numbers.judged(wanted, labels) | timings[chosen.role] | (judged.metrics if judged is not None else {})
     return StageResult(metrics=metrics, choice=judged.choice if judged is not None else None)
 
 
@@ -189,6 +195,13 @@ def _base_of(card: PolicyCard, config: EvaluateConfig) -> BaseModelRef:
     """Where a policy's base lies: as the run says if it is the same one, else as the policy says."""
     own = config.base_model
     return own if own is not None and own.sha256 == card.base_model.sha256 else card.base_model
+
+
+def _fetch_base(ctx: StageContext, card: PolicyCard, config: EvaluateConfig) -> Path:
+    """Download a policy's base model, once for all policies on it."""
+    wanted = _base_of(card, config)
+    folder = ctx.scratch / "base" / wanted.sha256
+    return folder if folder.is_dir() else fetch_model(ctx.store, wanted, namespace=ctx.namespace, into=folder)
 
 
 def _candidates(ctx: StageContext, config: EvaluateConfig) -> list[Entrant]:
@@ -203,20 +216,23 @@ def _candidates(ctx: StageContext, config: EvaluateConfig) -> list[Entrant]:
     return entrants
 
 
-def _champion(ctx: StageContext, wanted: Artifact | None, labels: Sequence[str]) -> tuple[Entrant | None, str]:
+def _champion(
+    ctx: StageContext, config: EvaluateConfig, wanted: Artifact | None, labels: Sequence[str]
+) -> tuple[Entrant | None, str]:
     """Fetch the live version; one that cannot be compared is left out, with the reason: it decides nothing."""
     if wanted is None:
         return None, "the policy had no champion when the run started"
     try:
         folder = fetch_policy(ctx.store, wanted, namespace=ctx.namespace, into=ctx.folder("champion"))
         card = read_card(folder)
+        _fetch_base(ctx, card, config)
     except (BadConfigError, BadModelError, StoreCorrupt, StoreNotFound) as error:
         log.warning("the champion cannot be read and is not compared", error=str(error))
         return None, str(error)
     if set(card.labels) != set(labels):
         log.warning("the champion tells other classes and is not compared", classes=len(card.labels))
         return None, f"its {len(card.labels)} classes are not the {len(labels)} of the dataset"
-    return Entrant("champion", folder, card, wanted.digest), ""
+    return Entrant(CHAMPION, folder, card, wanted.digest), ""
 
 
 def _check_splits(config: EvaluateConfig, labels: Sequence[str], *, n_validation: int, n_test: int) -> None:

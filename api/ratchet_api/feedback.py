@@ -225,6 +225,8 @@ class PolicyFeedback(ApiModel):
 class Interaction(_Event):
     """One answer that a policy gave, so that feedback can be joined to it."""
 
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["response"]}, {"required": ["label"]}]})
+
     input: Annotated[Text, Field(description="input: what was asked. Kept at the gateway's collectionRate.")]
     response: Annotated[Text | None, Field(default=None, description="response: the text that was answered.")]
     label: Annotated[LabelName | None, Field(default=None, description="label: the class that was answered.")]

@@ -97,7 +97,7 @@ class Check:
         *,
         events: int,
         replicas: int = 3,
-        senders: int = 6,
+        senders: int = 24,
         batch: int = 50,
         seed: int = 1,
         outage_seconds: float = 5.0,

@@ -176,8 +176,8 @@ async def test_who_waited_too_long_is_told_so_and_its_event_is_withdrawn_if_it_s
 
 async def test_ten_minutes_without_a_store_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     """P25, T7: refused senders come back with the same id; then everybody is stored once."""
-    store = Faulty(tmp_path, *["away"] * 40)
-    settings = LogSettings(window_seconds=0, pause_seconds=0.001, max_pause_seconds=0.005, patience_seconds=0.03)
+    store = Faulty(tmp_path, *["away"] * 400)
+    settings = LogSettings(window_seconds=0, pause_seconds=0.001, max_pause_seconds=0.005, patience_seconds=0.1)
     refused = 0
 
     async def send(name: str) -> None:

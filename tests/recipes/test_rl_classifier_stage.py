@@ -93,6 +93,18 @@ def test_every_algorithm_learns_with_the_head_alone(shared: Workbench, algorithm
     assert all(torch.equal(want[name], got[name]) for name in want)
 
 
+def test_a_start_policy_whose_base_has_moved_learns_where_the_run_finds_it(shared: Workbench) -> None:
+    here = shared.base.parent
+    (here / "tiny").rename(here / "moved")
+    try:
+        moved = shared.base_ref.model_copy(update={"uri": "store://models/moved"})
+        config = shared.rl(interactions=24).model_copy(update={"base_model": moved})
+        _, folder = shared.pod(config, run="moved")
+        assert read_card(folder).base_model == moved
+    finally:
+        (here / "moved").rename(here / "tiny")
+
+
 def test_output_is_a_policy_with_a_value_head_for_the_stages_after_it(shared: Workbench) -> None:
     commit, folder = shared.pod(shared.rl(), run="output")
     assert {file.path for file in commit.files} == {
@@ -465,6 +477,20 @@ def test_verdicts_give_the_temperature_that_made_them(noise: float) -> None:
     flipped = torch.rand(4000, generator=generator) < noise
     right = torch.where(flipped, 1 - right, right)
     assert Verdicts(shown, actions, right).temperature() == pytest.approx(1.5, rel=0.12)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
+def test_the_newest_verdicts_calibrate_the_head_whatever_the_algorithm(shared: Workbench, algorithm: str) -> None:
+    # A head made 3 times too sure, no learning to speak of: the verdicts on its answers must cool it down again.
+    _, folder = shared.pod(shared.rl(interactions=24, headLearningRate=1e-9), run=f"sure-base-{algorithm}")
+    sure = {name: 3.0 * tensor for name, tensor in load_file(folder / "head.safetensors").items()}
+    save_file(sure, folder / "head.safetensors")
+    artifact = shared.commit_folder(folder, run=f"sure-{algorithm}")
+    still = {"headLearningRate": 1e-9, "valueLearningRate": 1e-9, "interactions": 600, "algorithm": algorithm}
+    _, out = shared.pod(shared.rl(artifact=artifact, **still), run=f"calm-{algorithm}")
+    ratio = sure["weight"] / load_file(out / "head.safetensors")["weight"]
+    assert ratio.std() < 1e-3
+    assert 1.5 < float(ratio.mean())
 
 
 def test_few_verdicts_give_no_temperature() -> None:

@@ -71,6 +71,9 @@ from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadLabelsE
 CURVE_FILE = "curve.json"
 STATE_FILE = "training.safetensors"
 NOTES_FILE = "training.json"
+TINY = 1e-30
+"""Probabilities below it are as good as this one; its logarithm is finite."""
+
 VERDICTS_KEPT = 1024
 """The newest verdicts, from which the temperature of the answers is fitted at the end."""
 
@@ -118,7 +121,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     examples = read_examples(snapshot, "train")
     groups = snapshot.table("train").column("component").to_numpy()
     start = _open_start(ctx, config.start, config.start_artifact)
-    card = read_card(start)
+    card = read_card(start).with_base_at(config.base_model)
     base = fetch_model(ctx.store, card.base_model, namespace=ctx.namespace, into=ctx.folder("base"))
     policy = load_classifier(start, base)
 
@@ -214,7 +217,8 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         constant = scored.constant and not bool(right.all())  # a policy that is always right has nothing left to learn
         breakers = check_update(stats, breakers, limits=limits, reward_constant=constant, update=number + 1)
         chosen += torch.bincount(action.actions, minlength=len(chosen))
-        latest = latest.followed_by(Verdicts(output.logits, action.actions, total), limit=VERDICTS_KEPT)
+        answered = Verdicts(probs.clamp_min(TINY).log(), action.actions, total)
+        latest = latest.followed_by(answered, limit=VERDICTS_KEPT)
 
         # 8. report, checkpoint, leave
         done, interactions = number + 1, before + size

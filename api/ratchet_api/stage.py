@@ -216,6 +216,8 @@ class RlConfig(StatusModel):
     traffic: DatasetRef | None = None
     start: StageRef | None = None
     start_artifact: Artifact | None = None
+    base_model: BaseModelRef | None = None
+    """Where the run finds its base; the start policy may name a place where the same bytes once were."""
     hyper: RlStage
     seed: int
 

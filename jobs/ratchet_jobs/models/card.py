@@ -32,3 +32,12 @@ class PolicyCard(ApiModel):
     """Logits are divided by this before the softmax."""
     abstain_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     """The policy abstains when its largest probability is below this; None = it never abstains."""
+
+    def with_base_at(self, base: BaseModelRef | None) -> PolicyCard:
+        """The card with its base where the run finds it, if it is the same one.
+
+        A policy out of the cache, or of an earlier run, may name a place where the same bytes once were.
+        """
+        if base is None or base.sha256 != self.base_model.sha256:
+            return self
+        return self.model_copy(update={"base_model": base})

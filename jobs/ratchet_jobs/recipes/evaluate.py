@@ -27,9 +27,7 @@ import numpy as np
 import structlog
 import torch
 
-from ratchet_api.attempts import Artifact
 from ratchet_api.stage import EvaluateConfig, StageResult
-from ratchet_api.training_run import BaseModelRef
 from ratchet_jobs.data.base_model import fetch_model
 from ratchet_jobs.data.gates import check_gates, check_slices
 from ratchet_jobs.data.policy_folder import fetch_policy
@@ -101,9 +99,9 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
     entrants = _candidates(ctx, config)
     for entrant in entrants:
         _check_fit(config, entrant, labels)
-        _fetch_base(ctx, entrant.card, config)
+        _fetch_base(ctx, entrant.card)
     # a policy that nothing is held against is not compared with the champion either: rl failed, or there was none
-    champion, absent = _champion(ctx, config, config.champion if len(entrants) > 1 else None, labels)
+    champion, absent = _champion(ctx, config, labels) if len(entrants) > 1 else (None, "")
 
     # 2. logits and 3. numbers, one policy after the other
     texts = [*validation.texts, *test.texts]
@@ -121,7 +119,7 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
             raise Preempted(f"asked to leave after {done} of {total} rows; the next pod measures again")
 
     for entrant in passes:
-        policy = load_classifier(entrant.folder, _fetch_base(ctx, entrant.card, config))
+        policy = load_classifier(entrant.folder, _fetch_base(ctx, entrant.card))
         policy.classifier.to(device)
         # what RL goes on from keeps its tokenizer, so the texts are tokenised once for all of them
         same = (sha256_file(entrant.folder / TOKENIZER_FILE), entrant.card.max_tokens)
@@ -170,11 +168,7 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
 
     # 5. write the policy
     shutil.copytree(chosen.folder, ctx.output, dirs_exist_ok=True)
-    final = {
-        "temperature": numbers.temperature,
-        "abstain_threshold": numbers.threshold,
-        "base_model": _base_of(chosen.card, config),
-    }
+    final = {"temperature": numbers.temperature, "abstain_threshold": numbers.threshold}
     write_card(ctx.output, chosen.card.model_copy(update=final))
     origin = {"candidate": chosen.digest, "snapshot": config.dataset.digest}
     _write_json(ctx.output / EVALUATION_FILE, numbers.report | origin)
@@ -191,15 +185,9 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
     return StageResult(metrics=metrics, choice=judged.choice if judged is not None else None)
 
 
-def _base_of(card: PolicyCard, config: EvaluateConfig) -> BaseModelRef:
-    """Where a policy's base lies: as the run says if it is the same one, else as the policy says."""
-    own = config.base_model
-    return own if own is not None and own.sha256 == card.base_model.sha256 else card.base_model
-
-
-def _fetch_base(ctx: StageContext, card: PolicyCard, config: EvaluateConfig) -> Path:
+def _fetch_base(ctx: StageContext, card: PolicyCard) -> Path:
     """Download a policy's base model, once for all policies on it."""
-    wanted = _base_of(card, config)
+    wanted = card.base_model
     folder = ctx.scratch / "base" / wanted.sha256
     return folder if folder.is_dir() else fetch_model(ctx.store, wanted, namespace=ctx.namespace, into=folder)
 
@@ -209,23 +197,25 @@ def _candidates(ctx: StageContext, config: EvaluateConfig) -> list[Entrant]:
     entrants = []
     for ref in config.candidates:
         folder, commit = ctx.open_stage(ref)
-        entrants.append(Entrant(ref.stage.value, folder, read_card(folder), commit.digest))
+        entrants.append(
+            Entrant(ref.stage.value, folder, read_card(folder).with_base_at(config.base_model), commit.digest)
+        )
     if config.start is not None:
         folder = fetch_policy(ctx.store, config.start, namespace=ctx.namespace, into=ctx.folder("start"))
-        entrants.append(Entrant("start", folder, read_card(folder), config.start.digest))
+        card = read_card(folder).with_base_at(config.base_model)
+        entrants.append(Entrant("start", folder, card, config.start.digest))
     return entrants
 
 
-def _champion(
-    ctx: StageContext, config: EvaluateConfig, wanted: Artifact | None, labels: Sequence[str]
-) -> tuple[Entrant | None, str]:
+def _champion(ctx: StageContext, config: EvaluateConfig, labels: Sequence[str]) -> tuple[Entrant | None, str]:
     """Fetch the live version; one that cannot be compared is left out, with the reason: it decides nothing."""
+    wanted = config.champion
     if wanted is None:
         return None, "the policy had no champion when the run started"
     try:
         folder = fetch_policy(ctx.store, wanted, namespace=ctx.namespace, into=ctx.folder("champion"))
-        card = read_card(folder)
-        _fetch_base(ctx, card, config)
+        card = read_card(folder).with_base_at(config.base_model)
+        _fetch_base(ctx, card)
     except (BadConfigError, BadModelError, StoreCorrupt, StoreNotFound) as error:
         log.warning("the champion cannot be read and is not compared", error=str(error))
         return None, str(error)

@@ -32,6 +32,7 @@ def _config(told: Told) -> RlConfig:
         dataset=told.dataset,
         start=told.stages[Stage.SUPERVISED] if start is None else None,
         start_artifact=start,
+        base_model=spec.base_model,
         hyper=spec.rl,
         seed=spec.seed,
     )

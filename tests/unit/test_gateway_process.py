@@ -104,6 +104,13 @@ def test_settings_that_cannot_be_used_end_it_with_one_line(tmp_path: Path, more:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_the_gateways_extra_is_enough_and_a_gateway_without_a_cluster_loads_no_client_of_it() -> None:
+    missing = ["aiohttp", "kopf", "numpy", "pyarrow", "rich", "torch", "transformers", "typer", "kubernetes", "httpx2"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing!r})); import ratchet_gateway.__main__"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_how_to_lists_every_setting_with_its_default() -> None:
     page = (ROOT / "docs/how-to/feedback.md").read_text()
     source = (ROOT / "gateway/ratchet_gateway/settings.py").read_text()

@@ -76,12 +76,17 @@ type: ## mypy
 ##@ Measure
 
 .PHONY: bench
-bench: bench-supervised bench-operator bench-rl-control bench-feedback ## every performance figure of the README, each beside its peer in one run
+bench: bench-supervised bench-classifier-rl bench-operator bench-rl-control bench-feedback ## every performance figure of the README, each beside its peer in one run
 
 .PHONY: bench-supervised
 bench-supervised: ## training speed, memory and accuracy beside transformers.Trainer; ARGS="--rounds 1"
 	$(SETUP)
 	@$(PY) -m bench.supervised $(ARGS)
+
+.PHONY: bench-classifier-rl
+bench-classifier-rl: ## what right or wrong teaches after a few labels, over seeds; ARGS="--seeds 1 --flipped"
+	$(SETUP)
+	@$(PY) -m bench.classifier_rl $(ARGS)
 
 .PHONY: bench-rl-control
 bench-rl-control: ## do PPO, A2C, REINFORCE and DQN reach CleanRL's returns on classic control; ARGS="--seeds 3"

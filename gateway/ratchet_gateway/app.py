@@ -79,6 +79,7 @@ def create_app(settings: Settings, parts: Parts) -> FastAPI:
         lifespan=lambda app: _lifespan(app, settings, parts, metrics),
         docs_url="/docs",
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False},  # /metrics is ours, and asking whether it is on costs time
     )
     app.state.store_note, app.state.store_error = "", ""
     app.add_middleware(Guard, max_bytes=settings.max_body_bytes, metrics=metrics)

@@ -1,7 +1,8 @@
 """The outermost layer of the application: how large a request may be, how long it took, how it was answered.
 
 Decides that a body beyond the limit is refused without being read to its end (413), and counts every request by the
-route it matched. Plain ASGI, because a body must be stopped while it arrives.
+route it matched. Plain ASGI, because a body must be stopped while it arrives. The framework's own limit does the same,
+but answers in plain text, which is no answer of the API.
 """
 
 from __future__ import annotations

@@ -140,7 +140,10 @@ class Learner:
             kind, _, rest = full_name.partition("/")
             if kind == "optimizer":
                 key, _, name = rest.partition("/")
-                self.optimizer.state[self.parameters[name]][key] = tensor.clone()
+                parameter = self.parameters[name]
+                # a count of steps stays on the host, where Adam wants it; moments stand beside their parameter
+                device = "cpu" if tensor.ndim == 0 else parameter.device
+                self.optimizer.state[parameter][key] = tensor.to(device, copy=True)
 
 
 @dataclass(frozen=True, slots=True)

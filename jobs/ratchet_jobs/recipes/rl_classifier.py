@@ -23,7 +23,7 @@ Deviations from a plain PPO loop, and why (measured in bench/classifier_rl):
  c. Rollouts run without gradient, queries batched by like length; a query is known by its row, so buffers hold numbers.
  d. Dropout is off throughout: the ratio of an answer just given is 1, not 1 give or take the dropout.
  e. A start policy with a temperature has it folded into its head: answers are drawn as confidently as it speaks. At
-    the end, the newest verdicts, taken before they were learned from, give a temperature without any label.
+    the end, the newest verdicts, taken before they were learned from, cool the head down if it is too sure.
 
 The order of queries and every draw are functions of (seed, rollout); the state of everything else is in the checkpoint;
 so a resumed run repeats the curves of an undisturbed one bit for bit on one kind of CPU and number of threads.
@@ -237,7 +237,8 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
 
     # 9. policy, value head, curves
     if rewards_are_verdicts(hyper) and hyper.interactions <= traffic.rows:  # else they are on queries learned from
-        temperature = latest.temperature()
+        # never below 1: where labels taught the queries too, the policy does better on them than elsewhere
+        temperature = max(1.0, latest.temperature())
         with torch.no_grad():
             for part in model.classifier.head.parameters():
                 part.div_(temperature)

@@ -83,8 +83,8 @@ def create_app(settings: Settings, parts: Parts) -> FastAPI:
     )
     app.state.store_note, app.state.store_error = "", ""
     app.add_middleware(Guard, max_bytes=settings.max_body_bytes, metrics=metrics)
-    for group in (feedback, policies, health):
-        app.include_router(group.router)
+    for router in (feedback.direct, feedback.router, policies.router, health.router):
+        app.include_router(router)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(StoreError, _store_away)
     app.add_exception_handler(RequestValidationError, _invalid)

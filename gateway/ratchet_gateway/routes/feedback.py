@@ -24,16 +24,18 @@ from ratchet_api.feedback import (
     PolicyFeedback,
 )
 from ratchet_gateway.auth import Role
+from ratchet_gateway.routes.direct import DirectRoute
 from ratchet_gateway.routes.problems import CONFLICT, INGEST, UNKNOWN
 from ratchet_gateway.services import Call, Calling
 
 router = APIRouter(tags=["feedback"])
+direct = APIRouter(tags=["feedback"], route_class=DirectRoute)
 
 DryRun = Annotated[bool, Query(alias="dryRun", description="dryRun: true checks everything and stores nothing.")]
 PolicyName = Annotated[ObjectName, Path(description="policy: name of the RLPolicy.")]
 
 
-@router.post(
+@direct.post(
     "/v1/feedback", response_model=FeedbackAnswer, responses={**INGEST, **UNKNOWN, **CONFLICT}, summary="Send feedback"
 )
 async def send_feedback(body: Annotated[FeedbackBody, Body()], call: Calling, dry_run: DryRun = False) -> Response:

@@ -7,11 +7,12 @@ reason; with CI=true such a skip, wherever it comes from, is a failure, because 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -53,6 +54,21 @@ def in_ci() -> bool:
 def time_scale() -> float:
     """Factor on every real-time setting of a timed test: 0.05 in `make test`, 1 in `make soak`."""
     return float(os.environ.get("RATCHET_TEST_TIME_SCALE", CI_TIME_SCALE))
+
+
+@pytest.fixture(autouse=True)
+def _root_logger_as_found() -> Iterator[None]:
+    """Take away what a test put on the root logger.
+
+    Programs set up their logs on the standard output of the moment, which in a test is closed when the test ends; a
+    later test's log line, from any thread, would then print a traceback into that test's output.
+    """
+    root = logging.getLogger()
+    before, level = set(root.handlers), root.level
+    yield
+    for handler in [each for each in root.handlers if type(each) is logging.StreamHandler and each not in before]:
+        root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.hookimpl(tryfirst=True)

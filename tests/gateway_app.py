@@ -133,7 +133,7 @@ def running(folder: Path, *, clock: Clock | None = None, **more: Any) -> Iterato
 def listening(folder: Path, **more: Any) -> Iterator[str]:
     """Run a gateway on a loopback port; yields its address."""
     app, _ = make_app(folder, **more)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

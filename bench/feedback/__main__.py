@@ -62,7 +62,9 @@ def compare(folder: Path, store: Mapping[str, str], *, seconds: float) -> bool:
     per_cpu: dict[tuple[str, str], float] = {}
     memory: list[float] = []
     for name, module in (("one object per event", "bench.feedback.per_event"), ("log", "ratchet_gateway")):
-        gateway = contender(folder, store, module)
+        # each in a place of its own: a gateway follows the segments of others, and these are no replicas
+        place = {**store, "RATCHET_STORE_URI": f"{store['RATCHET_STORE_URI']}/{module}"}
+        gateway = contender(folder, place, module)
         try:
             gateway.wait_ready()
             uvloop.run(closed_loop(gateway.url, connections=16, events=1, seconds=2))  # warm

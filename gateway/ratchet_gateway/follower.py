@@ -19,7 +19,8 @@ from ratchet_jobs.runtime.store import Store
 
 log = logging.getLogger(__name__)
 
-FIRST_LOOK = timedelta(minutes=15)
+FIRST_LOOK = timedelta(minutes=2)
+"""Retries come soon; each replica writes up to ten segments a second, and reading one costs milliseconds."""
 OVERLAP = timedelta(minutes=1)
 """A segment may appear in a minute's folder after the minute has passed."""
 _KEPT = 10_000

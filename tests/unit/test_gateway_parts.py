@@ -140,7 +140,7 @@ async def test_our_own_segments_are_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("minutes_before", "want"),
-    [pytest.param(14, 1, id="of the last quarter of an hour"), pytest.param(17, 0, id="older")],
+    [pytest.param(1, 1, id="of the last two minutes"), pytest.param(4, 0, id="older")],
 )
 async def test_a_new_process_looks_back(tmp_path: Path, minutes_before: float, want: int) -> None:
     store, clock = DirectoryStore(tmp_path), Clock(START - timedelta(minutes=minutes_before))
@@ -171,7 +171,7 @@ async def test_a_damaged_segment_does_not_stop_the_following(tmp_path: Path) -> 
     assert (known.claim("good", "x"), known.claim("bad", "x")) == (Seen.STORED, Seen.NEW)
 
 
-async def test_after_a_day_without_a_store_the_last_quarter_of_an_hour_is_read(tmp_path: Path) -> None:
+async def test_after_a_day_without_a_store_the_last_two_minutes_are_read(tmp_path: Path) -> None:
     listed: list[str] = []
 
     class Counting(DirectoryStore):
@@ -183,8 +183,8 @@ async def test_after_a_day_without_a_store_the_last_quarter_of_an_hour_is_read(t
     follower = Follower(Counting(tmp_path), namespace="ns", epoch="mine", known=KnownEvents(), now=clock.now)
     clock.pass_(days=1)
     await follower.look()
-    assert len(listed) == 17  # 11:45 to 12:00, and a minute more for clocks that are ahead
-    assert listed[0].endswith("2026-11-22/11/45")
+    assert len(listed) == 4  # 11:58 to 12:00, and a minute more for clocks that are ahead
+    assert listed[0].endswith("2026-11-22/11/58")
 
 
 def test_a_key_used_at_one_replica_is_a_conflict_at_another(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Both contenders are this gateway with the same routes, checks and store (one Sea
 core; the other core is the store's and the senders'. `one object per event` (`per_event.py`) writes each event of a
 request as an object of its own, 32 at once.
 
-1. single events, closed loop: 512 connections, each sends its next event when the last was acknowledged;
+1. single events, closed loop: 256 connections, each sends its next event when the last was acknowledged;
 2. batches of 50: 32 connections;
 3. the 99th percentile of the acknowledgement at half of the rate that 1. reached, sent by the clock;
 4. memory of the gateway while 3. runs.
@@ -32,7 +32,7 @@ from bench.feedback.setcheck import credentials
 from tests.contract.seaweed import BUCKET, SeaweedServer
 
 GATEWAY_CPU, OTHER_CPU = "0", "1"
-SINGLE_CONNECTIONS, BATCH_CONNECTIONS = 512, 32
+SINGLE_CONNECTIONS, BATCH_CONNECTIONS = 256, 32
 
 
 def memory_mb(pid: int) -> float:

@@ -15,7 +15,7 @@ from ratchet_jobs.runtime.store import Store, check_key, resolve_uri, sha256_fil
 FIELD = "spec.startFrom"
 
 
-def fetch_policy(store: Store, artifact: Artifact, *, namespace: str, into: Path) -> Path:
+def fetch_policy(store: Store, artifact: Artifact, *, namespace: str, into: Path, field: str = FIELD) -> Path:
     """Download a policy's folder and compare its digest with the one wanted.
 
     Args:
@@ -23,18 +23,19 @@ def fetch_policy(store: Store, artifact: Artifact, *, namespace: str, into: Path
         artifact: URI as status shows it (or store://PATH), digest over all files.
         namespace: the folder must lie in its part of the store.
         into: local folder, made if missing.
+        field: how messages call it.
 
     Raises:
         BadConfigError: the URI leaves the namespace's part of the store.
         BadModelError: nothing is there, or not what the digest says.
     """
-    key = _key_of(store, artifact, namespace)
+    key = _key_of(store, artifact, namespace, field)
     into.mkdir(parents=True, exist_ok=True)
     names = [info.key[len(key) + 1 :] for info in store.list(key)]
     # a pod's checkpoints lie below its directory until they are cleared; they are no part of what it committed
     names = sorted(name for name in names if not name.startswith("checkpoints/"))
     if not names:
-        raise BadModelError(f"{FIELD} {artifact.uri}: no files there; name a committed policy folder")
+        raise BadModelError(f"{field} {artifact.uri}: no files there; name a committed policy folder")
     digests = {}
     for name in names:
         target = into / check_key(name)
@@ -43,7 +44,7 @@ def fetch_policy(store: Store, artifact: Artifact, *, namespace: str, into: Path
         digests[name] = sha256_file(target)
     if (seen := artifact_digest(digests)) != artifact.digest:
         raise BadModelError(
-            f"{FIELD}: the digest is {artifact.digest}, but {artifact.uri} has {seen}; take the digest that the "
+            f"{field}: the digest is {artifact.digest}, but {artifact.uri} has {seen}; take the digest that the "
             "run's status.artifact shows, or restore the files"
         )
     return into
@@ -56,7 +57,7 @@ def read_policy_card(store: Store, artifact: Artifact, *, namespace: str) -> Pol
         BadConfigError: the URI leaves the namespace's part of the store.
         BadModelError: no policy is there.
     """
-    key = f"{_key_of(store, artifact, namespace)}/{CARD_FILE}"
+    key = f"{_key_of(store, artifact, namespace, FIELD)}/{CARD_FILE}"
     try:
         return PolicyCard.model_validate_json(store.read(key))
     except (StoreNotFound, ValidationError) as error:
@@ -65,7 +66,7 @@ def read_policy_card(store: Store, artifact: Artifact, *, namespace: str) -> Pol
         ) from error
 
 
-def _key_of(store: Store, artifact: Artifact, namespace: str) -> str:
+def _key_of(store: Store, artifact: Artifact, namespace: str, field: str) -> str:
     own = f"{store.uri}/{namespace}/"
     uri = f"store://{artifact.uri.removeprefix(own)}" if artifact.uri.startswith(own) else artifact.uri
-    return resolve_uri(uri, store=store, namespace=namespace, field=FIELD)
+    return resolve_uri(uri, store=store, namespace=namespace, field=field)

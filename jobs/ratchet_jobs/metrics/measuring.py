@@ -2,7 +2,7 @@
 
 Decides which number is fitted on which rows: temperature and threshold on validation alone, so that test rows decide
 nothing but the measured numbers. Pure numpy; the formulas are in `classification`; called by the evaluate recipe for
-each policy that it measures.
+each policy that it measures, and by `ratchet evaluate` and `ratchet compare` for policies that were fitted before.
 """
 
 from __future__ import annotations
@@ -72,6 +72,35 @@ def measure(validation: Answers, test: Answers, wanted: Evaluation, *, labels: S
         threshold = formulas.abstain_threshold(
             seen.confidence, seen.classes == validation.labels, target_accuracy=wanted.abstain_target_accuracy
         )
+    return measure_fitted(
+        test,
+        temperature=temperature,
+        threshold=threshold,
+        bins=wanted.ece_bins,
+        labels=labels,
+        n_validation=len(validation.labels),
+    )
+
+
+def measure_fitted(
+    test: Answers,
+    *,
+    temperature: float,
+    threshold: float | None,
+    bins: int,
+    labels: Sequence[str],
+    n_validation: int | None = None,
+) -> Measured:
+    """Measure a policy whose temperature and threshold are set already.
+
+    Args:
+        test: at least one row.
+        temperature: > 0.
+        threshold: the policy abstains below it; None = never.
+        bins: of the expected calibration error.
+        labels: C class names.
+        n_validation: rows on which temperature and threshold were fitted; None = not known here.
+    """
     answer = formulas.predict(test.logits, temperature=temperature)
     right = answer.classes == test.labels
     confusion = formulas.confusion_matrix(test.labels, answer.classes, classes=len(labels))
@@ -81,7 +110,7 @@ def measure(validation: Answers, test: Answers, wanted: Evaluation, *, labels: S
     metrics = {
         "accuracy": formulas.accuracy(confusion),
         "macro_f1": formulas.macro_f1(table),
-        "ece": formulas.expected_calibration_error(answer.confidence, right, bins=wanted.ece_bins),
+        "ece": formulas.expected_calibration_error(answer.confidence, right, bins=bins),
         "brier": formulas.brier_score(answer.probs, test.labels),
         "loss": formulas.negative_log_likelihood(*test, temperature=temperature),
         "coverage": kept.coverage,
@@ -92,8 +121,8 @@ def measure(validation: Answers, test: Answers, wanted: Evaluation, *, labels: S
     }
     report = {
         "metrics": metrics,
-        "ece_uncalibrated": formulas.expected_calibration_error(plain.confidence, right, bins=wanted.ece_bins),
-        "n_validation": len(validation.labels),
+        "ece_uncalibrated": formulas.expected_calibration_error(plain.confidence, right, bins=bins),
+        "n_validation": n_validation,
         "labels": list(labels),
         "per_class": _class_rows(labels, table),
         "confusion": confusion.tolist(),

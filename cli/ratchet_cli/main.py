@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ratchet_api import __version__
-from ratchet_cli import checks, feedback_verbs, objects
+from ratchet_cli import checks, compare_verb, evaluate_verb, feedback_verbs, objects, predict_verb
 from ratchet_cli.errors import CliError, Interrupted
 from ratchet_cli.screen import complain, err, say
 
@@ -62,6 +62,11 @@ _PANELS: dict[str, dict[str, Callable[..., Any]]] = {
         "suspend": objects.suspend,
         "resume": objects.resume,
         "delete": objects.delete,
+    },
+    "Trained versions": {
+        "predict": predict_verb.predict,
+        "evaluate": evaluate_verb.evaluate,
+        "compare": compare_verb.compare,
     },
     "Without either": {"lint": checks.lint, "explain": checks.explain, "digest": checks.digest},
 }

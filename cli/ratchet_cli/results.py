@@ -42,7 +42,7 @@ def _run_result(body: Mapping[str, Any], place: Home) -> bool:
     if evaluate is not None and evaluate.artifact is not None:
         worst = weakest_classes(local_path(evaluate.artifact.uri))
         if worst:
-            out.print(Padding(_worst_table(worst), (1, 0, 0, 2)))
+            out.print(Padding(worst_table(worst), (1, 0, 0, 2)))
     name, namespace = body["metadata"]["name"], body["metadata"]["namespace"]
     if status.artifact is not None:
         out.print()
@@ -70,7 +70,8 @@ def weakest_classes(folder: Path | None) -> list[Mapping[str, Any]]:
     return sorted(classes, key=lambda each: float(each["f1"]))[:WORST_CLASSES]
 
 
-def _worst_table(classes: Sequence[Mapping[str, Any]]) -> Table:
+def worst_table(classes: Sequence[Mapping[str, Any]]) -> Table:
+    """Show classes with their numbers, one a line."""
     table = Table(box=None, pad_edge=False, header_style="faint", padding=(0, 3, 0, 0))
     table.add_column("weakest classes")
     for title in ("F1", "precision", "recall", "rows"):

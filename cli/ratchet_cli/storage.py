@@ -45,7 +45,7 @@ def put(
         raise UsageProblem(f"target {target!r} must be store://PATH")
     if cluster and store is not None:
         raise UsageProblem("--cluster and --store both name a store; choose one")
-    config, space = _store_config(cluster, store, endpoint, namespace, context, home)
+    config, space = store_config(cluster, store, endpoint, namespace, context, home)
     try:
         opened = open_store(config, patience_seconds=PATIENCE_SECONDS)
         prefix = resolve_uri(target, store=opened, namespace=space, field="target")
@@ -104,9 +104,14 @@ def _upload(store: ObjectStore, files: list[Path], source: Path, prefix: str) ->
             progress.advance(task, path.stat().st_size)
 
 
-def _store_config(
+def store_config(
     cluster: bool, store: str | None, endpoint: str | None, namespace: str | None, context: str | None, home: str | None
 ) -> tuple[StoreConfig, str]:
+    """Return the store that the options mean and the namespace; S3 credentials are put into the environment.
+
+    Raises:
+        NotFound: the cluster's namespace names no store of its own.
+    """
     endpoint = endpoint or os.environ.get("RATCHET_STORE_ENDPOINT") or None
     region = os.environ.get("RATCHET_STORE_REGION") or "us-east-1"
     if not cluster:

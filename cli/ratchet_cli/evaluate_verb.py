@@ -1,0 +1,93 @@
+"""`ratchet evaluate`: measure any trained version again, on its own held-out rows or on others.
+
+Decides how the numbers look; what they are is decided by the evaluate stage's functions.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ratchet_cli.errors import UsageProblem
+from ratchet_cli.held_out import HeldOut, Result, Split, measure_version, rows_of
+from ratchet_cli.options import Context, HomeDir, Local, Namespace
+from ratchet_cli.results import worst_table
+from ratchet_cli.screen import metric, out, say
+from ratchet_cli.texts import Data, Form, LabelColumn, Source, SplitColumn, TextColumn
+from ratchet_cli.versions import VERSION_HELP, BaseFolder, Place, Version, find_version
+
+FORMS = ("table", "json")
+WORST_CLASSES = 10
+SHOWN = (
+    "accuracy",
+    "macro_f1",
+    "ece",
+    "brier",
+    "loss",
+    "coverage",
+    "selective_accuracy",
+    "threshold",
+    "temperature",
+    "ms_per_sample_1",
+    "ms_per_sample_32",
+    "n_test",
+)
+Bins = Annotated[
+    int | None, typer.Option("--ece-bins", min=2, max=100, help="Bins of the calibration error. If omitted, the run's.")
+]
+
+
+def evaluate(
+    version: Annotated[str, typer.Argument(help=VERSION_HELP)],
+    data: Data = None,
+    split: Split = None,
+    column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    split_column: SplitColumn = "split",
+    form: Form = None,
+    ece_bins: Bins = None,
+    output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    base: BaseFolder = None,
+    namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
+) -> None:  # fmt: skip
+    """Measure a trained version: on its run's test split, or on the rows of a file."""
+    if output not in FORMS:
+        raise UsageProblem(f"--output {output!r} is unknown; use one of {', '.join(FORMS)}")
+    source = None if data is None else Source(data, form, column, label_column, split, split_column)
+    found = find_version(version, Place(namespace, local, context, home))
+    rows = rows_of(found, source, split)
+    result = measure_version(found, rows, base=base, bins=ece_bins)
+    document = report_of(found, rows, result)
+    if output == "json":
+        sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+        return
+    _print_tables(document)
+
+
+def report_of(version: Version, rows: HeldOut, result: Result) -> dict[str, Any]:
+    """Return everything that was measured, the classes from the worst to the best."""
+    report = {name: value for name, value in result.measured.report.items() if value is not None}
+    classes = sorted(report["per_class"], key=lambda each: float(each["f1"]))
+    metrics = result.measured.metrics | result.timings
+    return {"version": version.title, "rows": rows.what} | report | {"metrics": metrics, "per_class": classes}
+
+
+def _print_tables(document: dict[str, Any]) -> None:
+    metrics = document["metrics"]
+    say(f"{document['version']} on {document['rows']}")
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 3, 0, 0))
+    table.add_column()
+    table.add_column(justify="right")
+    for name in SHOWN:
+        if name in metrics:
+            table.add_row(name, Text(metric(name, metrics[name]), style="number"))
+    out.print(Padding(table, (1, 0, 0, 2)))
+    # a class without rows here was not measured: its F1 of 0 says nothing
+    seen = [each for each in document["per_class"] if each["support"]]
+    out.print(Padding(worst_table(seen[:WORST_CLASSES]), (1, 0, 0, 2)))

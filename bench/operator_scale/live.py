@@ -7,12 +7,11 @@ says `observedGeneration` of the changed spec. The lag thus holds the watch, the
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.operator_scale.measure import session
+from bench.operator_scale.measure import events_of, session
 from bench.operator_scale.ours import Ours
 from tests.controlplane import ControlPlane
 
@@ -71,18 +70,8 @@ async def _watch(
     plane: ControlPlane, path: str, answered: dict[str, tuple[int, float]], listening: asyncio.Event
 ) -> None:
     """Note when each run's status first speaks of each generation of its spec."""
-    async with session(plane) as client:
-        async with client.get(f"{plane.url}{path}", params={"limit": "1"}) as answer:
-            version = (await answer.json())["metadata"]["resourceVersion"]
-        query = {"watch": "true", "resourceVersion": version}
-        async with client.get(f"{plane.url}{path}", params=query) as stream:
-            listening.set()
-            buffer = b""
-            async for chunk in stream.content.iter_any():
-                now = time.perf_counter()
-                *lines, buffer = (buffer + chunk).split(b"\n")
-                for line in lines:
-                    run = json.loads(line)["object"]
-                    generation = run.get("status", {}).get("observedGeneration", 0)
-                    if generation > answered.get(run["metadata"]["name"], (0, 0.0))[0]:
-                        answered[run["metadata"]["name"]] = (generation, now)
+    async for event, now in events_of(plane, path, listening=listening):
+        run = event["object"]
+        generation = run.get("status", {}).get("observedGeneration", 0)
+        if generation > answered.get(run["metadata"]["name"], (0, 0.0))[0]:
+            answered[run["metadata"]["name"]] = (generation, now)

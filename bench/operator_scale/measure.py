@@ -7,7 +7,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -52,20 +52,33 @@ class Children:
             ) from None
 
     async def _watch(self, started: asyncio.Event) -> None:
-        async with session(self._plane) as client:
-            async with client.get(f"{self._plane.url}{self._path}") as answer:
-                version = (await answer.json())["metadata"]["resourceVersion"]
-            query = {"watch": "true", "resourceVersion": version}
-            async with client.get(f"{self._plane.url}{self._path}", params=query) as stream:
-                started.set()
-                buffer = b""
-                async for chunk in stream.content.iter_any():
-                    now = time.perf_counter()
-                    *lines, buffer = (buffer + chunk).split(b"\n")
-                    for line in lines:
-                        event = json.loads(line)
-                        if event["type"] == "ADDED":
-                            self.first_seen.setdefault(event["object"]["metadata"]["ownerReferences"][0]["name"], now)
+        async for event, now in events_of(self._plane, self._path, listening=started):
+            if event["type"] == "ADDED":
+                self.first_seen.setdefault(event["object"]["metadata"]["ownerReferences"][0]["name"], now)
+
+
+async def events_of(
+    plane: ControlPlane, path: str, *, listening: asyncio.Event
+) -> AsyncIterator[tuple[dict[str, Any], float]]:
+    """Every event of a collection from now on, with the time at which its bytes came.
+
+    Args:
+        plane: the API server.
+        path: of the collection.
+        listening: is set as soon as the watch stands.
+    """
+    async with session(plane) as client:
+        async with client.get(f"{plane.url}{path}", params={"limit": "1"}) as answer:
+            version = (await answer.json())["metadata"]["resourceVersion"]
+        query = {"watch": "true", "resourceVersion": version}
+        async with client.get(f"{plane.url}{path}", params=query) as stream:
+            listening.set()
+            buffer = b""
+            async for chunk in stream.content.iter_any():
+                now = time.perf_counter()
+                *lines, buffer = (buffer + chunk).split(b"\n")
+                for line in lines:
+                    yield json.loads(line), now
 
 
 def session(plane: ControlPlane) -> aiohttp.ClientSession:

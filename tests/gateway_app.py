@@ -21,10 +21,10 @@ from ratchet_api.stage import StoreConfig
 from ratchet_api.training_run import RunTemplate
 from ratchet_gateway.app import Parts, create_app
 from ratchet_gateway.auth import ApiKeys
-from ratchet_gateway.log.reader import LogReader
 from ratchet_gateway.log.writer import LogSettings
 from ratchet_gateway.policies import FixedPolicies, Policies, PolicyView
 from ratchet_gateway.settings import Settings
+from ratchet_jobs.feedback_log.reader import LogReader
 from ratchet_jobs.runtime.store import Store
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 

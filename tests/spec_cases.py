@@ -75,6 +75,7 @@ def changed(spec: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any
 
 
 FBD, RUN, RLP = VALID
+LOG = {"source": {"feedback": {"policyRef": {"name": "router"}}}}
 RL = {"mode": "supervised_then_rl"}
 START = {"policy": {"name": "router", "version": 1}}
 
@@ -93,6 +94,9 @@ ACCEPTED = (
         "a file put whole into one split", FBD, {"source.objects": [{"uri": "s3://bucket/a.parquet", "split": "test"}]}
     ),
     Case("labels in any script", FBD, {"labels": ["Rückfrage", "返品", "other stuff, with: signs"]}),
+    Case("rows from feedback", FBD, LOG),
+    Case("rated rows from feedback with every rule", FBD, {**LOG, "type": "ratings", "labels": ["a", "b"], "source.feedback.types": ["rating", "score"], "source.feedback.versions": [1], "source.feedback.tags": [{"name": "team", "value": "a"}], "source.feedback.minRating": 2.5, "source.feedback.groupBy": "subject", "source.feedback.quarantine": {"minAgreement": 1, "minComparisons": 1, "release": ["2026-11:" + "0" * 32]}, "source.feedback.asOf": DIGEST}),
+    Case("feedback limited by age and share without columns", FBD, {**LOG, "type": "preferences", "filters": {"maxAgeDays": 1, "maxSubjectSharePercent": 1}}),
     Case("a whole number where a fraction may stand", RUN, {"stages.supervised.epochs": 3}),
     Case("a fraction of an epoch", RUN, {"stages.supervised.epochs": 0.25}),
     Case("a rate just above zero", RUN, {"stages.supervised.learningRate": 1e-9}),
@@ -166,8 +170,18 @@ REFUSED = (
     Case("label value that no node can have", RUN, {"placement.nodeSelector": {"a": "b c"}}, "spec.placement.nodeSelector.a", "match pattern", "should match"),
     Case("queue name that is no label value", RUN, {"placement.queueName": "a b"}, "spec.placement.queueName", "match pattern", "should match"),
     # across fields
-    Case("two sources", FBD, {"source.inline": [{"text": "a", "label": "b"}]}, "spec.source", "exactly one of objects and inline", "exactly one of objects and inline"),
-    Case("no source", FBD, {"source": {}}, "spec.source", "exactly one of objects and inline", "exactly one of objects and inline"),
+    Case("two sources", FBD, {"source.inline": [{"text": "a", "label": "b"}]}, "spec.source", "exactly one of objects, inline and feedback", "exactly one of objects, inline and feedback"),
+    Case("no source", FBD, {"source": {}}, "spec.source", "exactly one of objects, inline and feedback", "exactly one of objects, inline and feedback"),
+    Case("feedback beside objects", FBD, {"source.feedback": {"policyRef": {"name": "router"}}}, "spec.source", "exactly one of objects, inline and feedback", "exactly one of objects, inline and feedback"),
+    Case("feedback of no policy", FBD, {"source": {"feedback": {}}}, "spec.source.feedback.policyRef", "required", "Required value"),
+    Case("preferences from a file", FBD, {"type": "preferences"}, "type", "needs source.feedback", "needs source.feedback"),
+    Case("columns of feedback", FBD, {**LOG, "columns.text": "body"}, "columns", "not for source.feedback", "not for source.feedback"),
+    Case("labels of preferences", FBD, {**LOG, "type": "preferences", "labels": ["a", "b"]}, "labels", "only for types classification and ratings", "only for types classification and ratings"),
+    Case("least rating of preferences", FBD, {**LOG, "type": "preferences", "source.feedback.minRating": 3}, "minRating", "not for type preferences", "not for type preferences"),
+    Case("least rating of no stars", FBD, {**LOG, "source.feedback.minRating": 0}, "spec.source.feedback.minRating", "greater than or equal to 1", "greater than or equal to 1"),
+    Case("unknown type of event", FBD, {**LOG, "source.feedback.types": ["shout"]}, "spec.source.feedback.types[0]", "'thumbs_up'", "supported values"),
+    Case("released person by name", FBD, {**LOG, "source.feedback.quarantine": {"release": ["ann@example.org"]}}, "spec.source.feedback.quarantine.release[0]", "34 characters", "34 char"),
+    Case("version 0", FBD, {**LOG, "source.feedback.versions": [0]}, "spec.source.feedback.versions[0]", "greater than or equal to 1", "greater than or equal to 1"),
     Case("shares that miss 100", FBD, {"split.trainPercent": 70}, "spec.split", "must add up to 100", "must add up to 100"),
     Case("texts shorter than the shortest", FBD, {"filters": {"minTextChars": 10, "maxTextChars": 9}}, "spec.filters", "must not be above maxTextChars", "must not be above maxTextChars"),
     Case("age filter without its column", FBD, {"filters.maxAgeDays": 30}, "filters.maxAgeDays", "needs columns.timestamp", "needs columns.timestamp"),

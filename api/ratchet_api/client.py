@@ -96,6 +96,20 @@ class GatewayClient:
         path = "/v1/feedback" + ("?dryRun=true" if dry_run else "")
         return self._ask(FeedbackAnswer, "POST", path, {"events": [_named(event) for event in events]})
 
+    def undo(self, policy: str, event_id: str, *, dry_run: bool = False) -> Stored:
+        """Take an event back that this token sent; doing it twice changes nothing.
+
+        Args:
+            policy: that the event is about.
+            event_id: as the answer to the event gave it.
+            dry_run: check only.
+
+        Raises:
+            GatewayError: as for `send`.
+        """
+        event = {"type": "undo", "policy": policy, "supersedes": event_id, "idempotencyKey": f"undo-{event_id}"}
+        return self.send(event, dry_run=dry_run)
+
     def record(self, interaction: Event) -> InteractionStored:
         """Record one answer of a policy; the result carries the signed id by which it can be rated.
 

@@ -55,6 +55,7 @@ TagName = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=
 Stars = Annotated[int, Field(ge=1, le=5), BeforeValidator(_integral)]
 Propensity = Annotated[float, Field(gt=0, le=1)]
 VersionNumber = Annotated[int, Field(ge=1, le=2**31), BeforeValidator(_integral)]
+EventId = Annotated[str, StringConstraints(min_length=32, max_length=32, pattern=r"^[0-9a-f]{32}$")]
 Steps = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_integral)]
 
 SCORE_BANDS = "0.8-1.0 excellent, 0.6-0.8 good, 0.4-0.6 fair, 0.2-0.4 poor, 0.0-0.2 unusable"
@@ -112,6 +113,13 @@ class _Feedback(_Event):
     response: Annotated[Text | None, Field(default=None, description="response: what was answered.")]
     run_id: Annotated[ShortText | None, Field(default=None, description="runId: the caller's own id of the exchange.")]
     notes: Annotated[Note | None, Field(default=None, description="notes: for people; never trained on.")]
+    supersedes: Annotated[
+        EventId | None,
+        Field(
+            default=None,
+            description="supersedes: id of an earlier event, as its answer gave it, that counts no longer; only whoever sent it can take it back.",
+        ),
+    ]
 
 
 class _Rateable(_Feedback):
@@ -174,10 +182,30 @@ class MetricEvent(_Feedback):
     value: Annotated[float, Field(ge=-1e12, le=1e12, description="value: finite.")]
 
 
+class Undo(_Event):
+    """An earlier event is taken back, and nothing is said instead."""
+
+    type: Annotated[Literal["undo"], Field(description="type: undo.")]
+    supersedes: Annotated[
+        EventId,
+        Field(description="supersedes: id of the event, as its answer gave it; only whoever sent it can take it back."),
+    ]
+
+
 Feedback = Annotated[
-    Thumb | Rating | Score | Correction | Preference | Comment | MetricEvent, Field(discriminator="type")
+    Thumb | Rating | Score | Correction | Preference | Comment | MetricEvent | Undo, Field(discriminator="type")
 ]
-FEEDBACK_TYPES = ("thumbs_up", "thumbs_down", "rating", "score", "correction", "preference", "comment", "metric")
+FEEDBACK_TYPES = (
+    "thumbs_up",
+    "thumbs_down",
+    "rating",
+    "score",
+    "correction",
+    "preference",
+    "comment",
+    "metric",
+    "undo",
+)
 
 
 class FeedbackBatch(ApiModel):

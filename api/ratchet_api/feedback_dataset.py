@@ -13,9 +13,11 @@ from pydantic import Field, model_validator
 from ratchet_api.attempts import StageAttempt
 from ratchet_api.base import ApiModel, ColumnPath, LabelName, Sha256, StatusModel, StoreUri, Timestamp
 from ratchet_api.conditions import Condition
+from ratchet_api.feedback_source import FeedbackSource
 from ratchet_api.placement import Placement, Resources
 
 SplitName = Literal["train", "validation", "test"]
+DatasetType = Literal["classification", "ratings", "preferences", "demonstrations"]
 
 
 class SourceObject(ApiModel):
@@ -61,7 +63,7 @@ class InlineRow(ApiModel):
 
 
 class Source(ApiModel):
-    """Where the rows come from: exactly one of `objects` and `inline`."""
+    """Where the rows come from: exactly one of `objects`, `inline` and `feedback`."""
 
     objects: Annotated[
         tuple[SourceObject, ...] | None,
@@ -83,11 +85,17 @@ class Source(ApiModel):
             description="inline: a few rows written here, for trying things out.",
         ),
     ]
+    feedback: Annotated[
+        FeedbackSource | None,
+        Field(default=None, description="feedback: events of a policy's feedback log."),
+    ]
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if (self.objects is None) == (self.inline is None):
-            raise ValueError("exactly one of objects and inline must be set; remove one or add the missing one")
+        if sum(each is not None for each in (self.objects, self.inline, self.feedback)) != 1:
+            raise ValueError(
+                "exactly one of objects, inline and feedback must be set; remove one or add the missing one"
+            )
         return self
 
 
@@ -137,7 +145,7 @@ class Filters(ApiModel):
             default=None,
             ge=1,
             le=36_500,
-            description="maxAgeDays: drop rows older than this, counted back from the newest row. Needs columns.timestamp. If omitted, all ages.",
+            description="maxAgeDays: drop rows older than this, counted back from the newest row. Needs columns.timestamp, or source.feedback, where the arrival counts. If omitted, all ages.",
         ),
     ]
     min_text_chars: Annotated[
@@ -158,7 +166,7 @@ class Filters(ApiModel):
             default=None,
             gt=0,
             le=100,
-            description="maxSubjectSharePercent: no subject gives more than this share of the kept rows. Needs columns.subject. If omitted, no cap.",
+            description="maxSubjectSharePercent: no subject gives more than this share of the kept rows. Needs columns.subject, or source.feedback. If omitted, no cap.",
         ),
     ]
 
@@ -206,7 +214,10 @@ class FeedbackDatasetSpec(ApiModel):
     """What the user asks for."""
 
     type: Annotated[
-        Literal["classification"], Field(description="type: what an example is; classification = a text and its class.")
+        DatasetType,
+        Field(
+            description="type: what an example is; classification = a text and its class; from feedback also ratings = an answer and its score, preferences = a better and a worse answer, demonstrations = a prompt and an answer to follow."
+        ),
     ]
     source: Annotated[Source, Field(description="source: where the rows come from; exactly one of its fields.")]
     columns: Annotated[Columns, Field(default=Columns(), description="columns: which column holds what.")]
@@ -255,7 +266,24 @@ class FeedbackDatasetSpec(ApiModel):
     ]
 
     @model_validator(mode="after")
+    def _type_fits_source(self) -> Self:
+        feedback = self.source.feedback
+        if self.type != "classification" and feedback is None:
+            raise ValueError(f"type {self.type} needs source.feedback; name the policy, or set type: classification")
+        if self.type in ("preferences", "demonstrations") and self.labels is not None:
+            raise ValueError(f"labels is only for types classification and ratings, not {self.type}; remove it")
+        if feedback is None:
+            return self
+        if self.columns != Columns():
+            raise ValueError("columns is not for source.feedback, whose fields are known; remove it")
+        if feedback.min_rating is not None and self.type == "preferences":
+            raise ValueError("source.feedback.minRating is not for type preferences; remove it or change type")
+        return self
+
+    @model_validator(mode="after")
     def _columns_for_filters(self) -> Self:
+        if self.source.feedback is not None:
+            return self
         if self.filters.max_age_days is not None and self.columns.timestamp is None:
             raise ValueError("filters.maxAgeDays needs columns.timestamp; name the column that holds each row's time")
         if self.filters.max_subject_share_percent is not None and self.columns.subject is None:
@@ -332,6 +360,22 @@ class SnapshotSummary(StatusModel):
     removed: Annotated[
         tuple[Removed, ...],
         Field(default=(), strict=False, max_length=16, description="removed: rows removed, by rule."),
+    ]
+    score_mean: Annotated[
+        float | None,
+        Field(default=None, ge=0, le=1, description="scoreMean: of the rated rows, with source.feedback."),
+    ]
+    score_std: Annotated[
+        float | None,
+        Field(default=None, ge=0, le=1, description="scoreStd: of the rated rows, with source.feedback."),
+    ]
+    log_position: Annotated[
+        str,
+        Field(
+            default="",
+            max_length=64,
+            description="logPosition: digest of the log's segments that were read, with source.feedback; the manifest lists them.",
+        ),
     ]
     oldest: Annotated[
         Timestamp | None,

@@ -142,8 +142,8 @@ _MODE_RULES = (
 RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     Source: (
         Rule(
-            "has(self.objects) != has(self.inline)",
-            "exactly one of objects and inline must be set; remove one or add the missing one",
+            "[has(self.objects), has(self.inline), has(self.feedback)].exists_one(set, set)",
+            "exactly one of objects, inline and feedback must be set; remove one or add the missing one",
         ),
     ),
     Filters: (
@@ -161,12 +161,33 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     ),
     FeedbackDatasetSpec: (
         Rule(
-            "!has(self.filters.maxAgeDays) || has(self.columns.timestamp)",
+            "self.type == 'classification' || has(self.source.feedback)",
+            "this type needs source.feedback; name the policy, or set type: classification",
+            field_path=".type",
+        ),
+        Rule(
+            "!has(self.labels) || self.type in ['classification', 'ratings']",
+            "labels is only for types classification and ratings; remove it",
+            field_path=".labels",
+        ),
+        Rule(
+            "!has(self.source.feedback) || (self.columns.text == 'text' && self.columns.label == 'label' && "
+            "!has(self.columns.group) && !has(self.columns.subject) && !has(self.columns.timestamp))",
+            "columns is not for source.feedback, whose fields are known; remove it",
+            field_path=".columns",
+        ),
+        Rule(
+            "!has(self.source.feedback) || !has(self.source.feedback.minRating) || self.type != 'preferences'",
+            "minRating is not for type preferences; remove it or change type",
+            field_path=".source.feedback.minRating",
+        ),
+        Rule(
+            "!has(self.filters.maxAgeDays) || has(self.columns.timestamp) || has(self.source.feedback)",
             "filters.maxAgeDays needs columns.timestamp; name the column that holds each row's time",
             field_path=".filters.maxAgeDays",
         ),
         Rule(
-            "!has(self.filters.maxSubjectSharePercent) || has(self.columns.subject)",
+            "!has(self.filters.maxSubjectSharePercent) || has(self.columns.subject) || has(self.source.feedback)",
             "filters.maxSubjectSharePercent needs columns.subject; name the column that holds the person",
             field_path=".filters.maxSubjectSharePercent",
         ),

@@ -17,7 +17,7 @@ from ratchet_api.attempts import Artifact
 from ratchet_api.base import StatusModel, digest_of
 from ratchet_api.comparison import Choice, Slice
 from ratchet_api.conditions import Reason
-from ratchet_api.feedback_dataset import Columns, Filters, SnapshotSummary, Source, Split
+from ratchet_api.feedback_dataset import Columns, DatasetType, Filters, SnapshotSummary, Source, Split
 from ratchet_api.rl import RlStage
 from ratchet_api.training_run import BaseModelRef, EvaluateStage, Evaluation, Gate, Lora, SupervisedStage
 
@@ -173,7 +173,7 @@ class SnapshotConfig(StatusModel):
     """What the snapshot stage does."""
 
     stage: Literal["snapshot"] = "snapshot"
-    type: Literal["classification"]
+    type: DatasetType
     source: Source
     columns: Columns
     labels: tuple[str, ...] | None = Field(default=None, strict=False)

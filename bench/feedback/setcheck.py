@@ -28,7 +28,7 @@ from pathlib import Path
 from bench.feedback.chaos import ChaosProxy, Odds
 from bench.feedback.processes import NAMESPACE, POLICY, TOKEN, GatewayProcess
 from ratchet_api.stage import StoreConfig
-from ratchet_gateway.log.reader import LogReader
+from ratchet_jobs.feedback_log.reader import LogReader
 from ratchet_jobs.runtime.store import Store, open_store
 from tests.contract.seaweed import ACCESS_KEY, BUCKET, SECRET_KEY, SeaweedServer
 

@@ -1,4 +1,4 @@
-"""`ratchet feedback add | import | stats`: feedback through the gateway, from the command line.
+"""`ratchet feedback add | import | undo | stats`: feedback through the gateway, from the command line.
 
 Decides options and words only; the client decides what is tried again, the gateway what is stored.
 """
@@ -126,6 +126,21 @@ def import_(
     before = f", {duplicates} were there before" if duplicates else ""
     left_out = f", {len(problems)} left out" if problems else ""
     say(f"{total - duplicates} events {word}{before}{left_out} ({counts or 'no row'})")
+
+
+@verbs.command()
+def undo(
+    policy: Policy,
+    event: Annotated[str, typer.Argument(help="Id of the event, as `add` printed it.", metavar="ID")],
+    dry_run: DryRun = False,
+    gateway: Gateway = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Take an event back: from now on no statistic and no data set counts it. Needs the token that sent it."""
+    with _opened(gateway, token_file) as client:
+        stored = client.undo(policy, event, dry_run=dry_run)
+    word = "would be taken back" if dry_run else "was taken back before" if stored.duplicate else "is taken back"
+    say(f"{event} {word}: {stored.id}")
 
 
 @verbs.command()

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from ratchet_gateway.known import KnownEvents
-from ratchet_gateway.log.reader import list_segments, read_segment
-from ratchet_gateway.log.segment import Segment, folder_of
+from ratchet_jobs.feedback_log.reader import list_segments, read_segment
+from ratchet_jobs.feedback_log.segment import Segment, folder_of
 from ratchet_jobs.runtime.errors import StoreCorrupt, StoreError
 from ratchet_jobs.runtime.store import Store
 

@@ -86,10 +86,10 @@ class Recorder:
         fields |= self._common(event, policy, exposure)
         key = _name("key", source, event.idempotency_key) if event.idempotency_key else None
         if exposure is not None:
-            name = event.name if isinstance(event, MetricEvent) else ""
-            return _record(
-                fields, _name("vote", exposure.id, _VERDICTS.get(event.type, event.type), name), key, source, now
-            )
+            parts = [_VERDICTS.get(event.type, event.type), event.name if isinstance(event, MetricEvent) else ""]
+            if event.supersedes is not None:  # one event of each type counts per interaction, and per change of mind
+                parts.append(event.supersedes)
+            return _record(fields, _name("vote", exposure.id, *parts), key, source, now)
         return _record(fields, key or new_id(now), None, source, now)
 
     def interaction(self, event: Interaction, *, source: str, now: datetime) -> tuple[Record, str, bool]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from ratchet_api.feedback import FeedbackStats, score_of
-from ratchet_gateway.log.reader import LogReader
+from ratchet_jobs.feedback_log.erasures import erased_subjects
+from ratchet_jobs.feedback_log.reader import LogReader
 from ratchet_jobs.runtime.store import Store
 
 
@@ -44,57 +46,82 @@ class Scores:
         return math.sqrt(max(self._squares, 0.0) / self.count) if self.count else 0.0
 
 
-@dataclass(slots=True)
-class PolicyTally:
-    """Counts of one policy.
+class _Said(NamedTuple):
+    """What is kept of one event of feedback until all are read, since a later one may take it back."""
 
-    Attributes:
+    source: str
+    type: str
+    subject: str | None
+    score: float | None
+    interaction: str | None
+
+
+class PolicyTally:
+    """Counts of one policy. What was taken back by its sender, or belongs to a person who was erased, is not counted.
+
+    Args:
         policy: its name.
-        scores: of the rated events.
-        by_type: events of feedback.
-        subjects: events by pseudonym.
-        interactions: recorded answers, with texts or without.
-        newest: when the last event of either kind arrived.
+        erased: pseudonyms of everybody who was erased.
     """
 
-    policy: str
-    scores: Scores = field(default_factory=Scores)
-    by_type: Counter[str] = field(default_factory=Counter)
-    subjects: Counter[str] = field(default_factory=Counter)
-    interactions: int = 0
-    newest: str = ""
+    def __init__(self, policy: str, erased: Collection[str] = ()) -> None:
+        self.policy = policy
+        self.newest = ""
+        """When the last event of either kind arrived."""
+        self._erased = frozenset(erased)
+        self._said: dict[str, _Said] = {}
+        self._superseded: set[tuple[str, str]] = set()
+        self._interactions: dict[str, str | None] = {}
 
     def add(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Count the events that are about the policy."""
+        """Take the events that are about the policy into account."""
         for event in events:
             if event["policy"] != self.policy:
                 continue
             self.newest = max(self.newest, event["received"])
+            subject, interaction = event.get("subject"), event.get("interaction")
             if event["kind"] != "feedback":
-                self.interactions += 1
+                self._interactions[interaction or event["id"]] = subject if subject in self._erased else None
                 continue
-            self.by_type[event["type"]] += 1
-            if subject := event.get("subject"):
-                self.subjects[subject] += 1
-            if (score := score_of(event)) is not None:
-                self.scores.add(score)
+            if (old := event.get("supersedes")) is not None:
+                self._superseded.add((old, event["source"]))
+            if event["type"] != "undo":
+                kind = sys.intern(event["type"])
+                said = _Said(sys.intern(event["source"]), kind, subject, score_of(event), interaction)
+                self._said[event["id"]] = said
+
+    @property
+    def scores(self) -> Scores:
+        """Of the rated events."""
+        scores = Scores()
+        for said in self._counted():
+            if said.score is not None:
+                scores.add(said.score)
+        return scores
 
     def stats(self) -> FeedbackStats:
         """Return the counts as the API gives them."""
-        named = self.subjects.total()
-        rated = self.scores.count
+        by_type = Counter(said.type for said in self._counted())
+        subjects = Counter(said.subject for said in self._counted() if said.subject is not None)
+        scores, named = self.scores, subjects.total()
         return FeedbackStats(
             policy=self.policy,
-            events=self.by_type.total(),
-            by_type=dict(sorted(self.by_type.items())),
-            rated=rated,
-            score_mean=round(self.scores.mean, 6) if rated else None,
-            score_std=round(self.scores.std, 6) if rated else None,
-            subjects=len(self.subjects),
-            largest_share=round(max(self.subjects.values()) / named, 6) if named else None,
-            interactions=self.interactions,
+            events=by_type.total(),
+            by_type=dict(sorted(by_type.items())),
+            rated=scores.count,
+            score_mean=round(scores.mean, 6) if scores.count else None,
+            score_std=round(scores.std, 6) if scores.count else None,
+            subjects=len(subjects),
+            largest_share=round(max(subjects.values()) / named, 6) if named else None,
+            interactions=sum(subject is None for subject in self._interactions.values()),
             newest=self.newest or None,
         )
+
+    def _counted(self) -> Iterator[_Said]:
+        for name, said in self._said.items():
+            gone = said.subject in self._erased or self._interactions.get(said.interaction or "") is not None
+            if not gone and (name, said.source) not in self._superseded:
+                yield said
 
 
 class Tally:
@@ -115,6 +142,6 @@ class Tally:
             return await asyncio.to_thread(self._read, policy)
 
     def _read(self, policy: str) -> PolicyTally:
-        tally = PolicyTally(policy)
+        tally = PolicyTally(policy, erased_subjects(self._store, self._namespace))
         tally.add(LogReader(self._store, self._namespace).events())
         return tally

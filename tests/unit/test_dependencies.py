@@ -29,8 +29,8 @@ EXTRAS = {
 # What a library brings along and hands out (its errors, its base types): the carrier decides its version.
 COMES_WITH = {"botocore": "boto3", "pydantic-core": "pydantic", "urllib3": "kubernetes", "starlette": "fastapi"}
 # What an extra needs and its package does not import itself: the server's loop and parser, named to uvicorn; the store
-# that the gateway shares with the stages; the transport of ratchet_api.client.
-INDIRECT = {"gateway": {"uvloop", "httptools", "boto3"}, "cli": {"httpx2"}}
+# and the segments of the log that the gateway shares with the stages; the transport of ratchet_api.client.
+INDIRECT = {"gateway": {"uvloop", "httptools", "boto3", "zstandard"}, "cli": {"httpx2"}}
 # The generator of `make generate` is run by developers only, with the extra `dev`.
 DEVELOPER_FILES = ("api/ratchet_api/crdgen", "api/ratchet_api/apidocs")
 

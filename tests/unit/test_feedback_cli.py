@@ -12,7 +12,7 @@ import pytest
 from ratchet_cli.errors import CliError, NotFound, UsageProblem
 from ratchet_cli.feedback_files import read_rows
 from ratchet_cli.main import run_command
-from ratchet_gateway.log.reader import LogReader
+from ratchet_jobs.feedback_log.reader import LogReader
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 from tests.gateway_app import key_of, listening
 
@@ -231,3 +231,17 @@ def test_stats_show_what_the_log_holds(ratchet: Command) -> None:
     assert code == 0
     shown = {tuple(line.strip().split(maxsplit=1)) for line in printed.splitlines()}
     assert {("events", "2"), ("rated", "2"), ("score", "0.750 ± 0.250"), ("subjects", "1")} <= shown
+
+
+def test_undo_takes_an_event_back_once(ratchet: Command) -> None:
+    _, printed = ratchet("add", "router", "thumbs_up")
+    event = printed.split()[-1]
+    assert "is taken back" in ratchet("undo", "router", event)[1]
+    assert "was taken back before" in ratchet("undo", "router", event)[1]
+    assert "thumbs_up" not in ratchet("stats", "router")[1]
+
+
+def test_undo_of_something_that_is_no_id_is_refused_by_its_field(ratchet: Command) -> None:
+    code, printed = ratchet("undo", "router", "the-last-one")
+    assert code == 1
+    assert "supersedes" in printed

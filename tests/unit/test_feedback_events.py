@@ -29,6 +29,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "preference": {"type": "preference", "chosen": "a", "rejected": "b"},
     "comment": {"type": "comment", "comment": "two\nlines\tand a tab, ünïcödé 👍"},
     "metric": {"type": "metric", "name": "seconds_to_resolution", "value": -3},
+    "undo": {"type": "undo", "supersedes": "0" * 32},
 }
 
 
@@ -45,6 +46,9 @@ def test_every_type_is_taken_alone_and_in_a_batch(event: dict[str, Any]) -> None
 
 
 BAD = {
+    "an undo of nothing": b'{"type":"undo"}',
+    "an undo of no id": b'{"type":"undo","supersedes":"the last one"}',
+    "an undo with a verdict": b'{"type":"undo","supersedes":"00000000000000000000000000000000","score":1}',
     "score 1.5": b'{"type":"score","score":1.5}',
     "a negative score": b'{"type":"score","score":-0.1}',
     "a score of NaN": b'{"type":"score","score":NaN}',

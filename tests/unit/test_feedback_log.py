@@ -15,9 +15,9 @@ import pytest
 import zstandard
 from pydantic_core import to_json
 
-from ratchet_gateway.log.reader import LogReader, list_segments, read_segment
-from ratchet_gateway.log.segment import new_epoch, pack, parse_key, segment_key
 from ratchet_gateway.log.writer import LogSettings, LogWriter, NotAccepted
+from ratchet_jobs.feedback_log.reader import LogReader, list_segments, read_segment
+from ratchet_jobs.feedback_log.segment import new_epoch, pack, parse_key, segment_key
 from ratchet_jobs.runtime.errors import StoreCorrupt, StoreUnavailable
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 

@@ -388,3 +388,33 @@ def test_what_was_acknowledged_before_a_restart_is_known_after_it_by_its_id(tmp_
             log = gateway.log()
     assert answers[0] == answers[1]
     assert len(log) == 1
+
+
+def test_an_event_that_its_sender_takes_back_is_counted_no_longer(gateway: Gateway) -> None:
+    for number in range(3):
+        gateway.post(
+            "/v1/feedback", {"type": "rating", "rating": 5, "policy": "router", "idempotencyKey": f"k{number}"}
+        )
+    [answer] = gateway.post("/v1/feedback", {"type": "thumbs_down", "policy": "router"}).json()["events"]
+    undo = {"type": "undo", "policy": "router", "supersedes": answer["id"], "idempotencyKey": "undo"}
+    assert [gateway.post("/v1/feedback", undo).json()["events"][0]["duplicate"] for _ in range(2)] == [False, True]
+    stats = gateway.get("/api/policies/router/feedback").json()
+    assert (stats["events"], stats["byType"], stats["scoreMean"]) == (3, {"rating": 3}, 1.0)
+
+
+def test_nobody_takes_back_what_another_sender_said(gateway: Gateway) -> None:
+    [answer] = gateway.post("/v1/feedback", {"type": "thumbs_down", "policy": "router"}, token="app").json()["events"]
+    gateway.post("/v1/feedback", {"type": "undo", "policy": "router", "supersedes": answer["id"]}, token="all")
+    assert gateway.get("/api/policies/router/feedback").json()["events"] == 1
+
+
+def test_a_vote_on_an_interaction_can_be_changed_by_superseding_it(gateway: Gateway) -> None:
+    body = {"policy": "router", "input": "hello", "label": "greeting"}
+    signed = gateway.post("/v1/interactions", body).json()["events"][0]["interactionId"]
+    vote = {"type": "thumbs_up", "interactionId": signed}
+    first = gateway.post("/v1/feedback", vote).json()["events"][0]["id"]
+    other = vote | {"type": "thumbs_down"}
+    assert gateway.post("/v1/feedback", other).status_code == 409
+    assert gateway.post("/v1/feedback", other | {"supersedes": first}).status_code == 200
+    stats = gateway.get("/api/policies/router/feedback").json()
+    assert stats["byType"] == {"thumbs_down": 1}

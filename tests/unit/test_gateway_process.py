@@ -17,8 +17,8 @@ import pytest
 from bench.feedback.load import Connection, requests
 from bench.feedback.processes import NAMESPACE, GatewayProcess
 from ratchet_api.client import GatewayClient
-from ratchet_gateway.log.reader import LogReader
 from ratchet_gateway.settings import Settings
+from ratchet_jobs.feedback_log.reader import LogReader
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 from tests.tools.files import ROOT
 

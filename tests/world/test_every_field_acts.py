@@ -116,8 +116,22 @@ RUN: dict[str, Any] = {
     "suspend": True,
     "dryRun": True,
 }
+PEOPLE = ["2026-11:" + "0" * 32]
+FEEDBACK: dict[str, Any] = {
+    "type": "ratings",
+    "source.feedback.policyRef.name": "other",
+    "source.feedback.types": ["correction"],
+    "source.feedback.versions": [2],
+    "source.feedback.tags": [{"name": "team", "value": "a"}],
+    "source.feedback.minRating": 4.0,
+    "source.feedback.groupBy": "subject",
+    "source.feedback.quarantine.minAgreement": 0.6,
+    "source.feedback.quarantine.minComparisons": 7,
+    "source.feedback.quarantine.release": PEOPLE,
+    "source.feedback.asOf": "a" * 64,
+}
 DATASET: dict[str, Any] = {
-    "type": None,  # has one value so far
+    **FEEDBACK,
     "source.objects": [{"uri": "store://b.jsonl", "format": "jsonl", "sha256": "c" * 64, "split": "train"}],
     "source.inline": [{"text": "hello", "label": "x"}],
     "columns.text": "body",
@@ -250,9 +264,15 @@ def same_as_a_runs(path: str) -> bool:
     )
 
 
+def feedback_spec(path: str) -> dict[str, Any]:
+    judged: dict[str, Any] = {"quarantine": {}} if "quarantine" in path else {}
+    return b.dataset_spec(source={"feedback": {"policyRef": {"name": "support"}} | judged})
+
+
 CASES = [
+    *(("FeedbackDataset", feedback_spec(path), path, value) for path, value in FEEDBACK.items()),
     *(("RLTrainingRun", b.run_spec(**besides(path)), path, value) for path, value in RUN.items()),
-    *(("FeedbackDataset", b.dataset_spec(), path, value) for path, value in DATASET.items()),
+    *(("FeedbackDataset", b.dataset_spec(), path, value) for path, value in DATASET.items() if path not in FEEDBACK),
     *(("RLPolicy", policy_spec(path), path, value) for path, value in POLICY.items() if not same_as_a_runs(path)),
 ]
 

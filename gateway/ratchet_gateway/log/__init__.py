@@ -1,1 +1,1 @@
-"""The feedback log: immutable segments of JSON lines in the store, written by many, read exactly once."""
+"""The writing half of the feedback log: group commit. Its segments and its reading are `ratchet_jobs.feedback_log`."""

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from ratchet_gateway.log.segment import new_epoch, pack, segment_key
+from ratchet_jobs.feedback_log.segment import new_epoch, pack, segment_key
 from ratchet_jobs.runtime.errors import StoreError
 from ratchet_jobs.runtime.store import Store
 

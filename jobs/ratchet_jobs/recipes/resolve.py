@@ -21,7 +21,7 @@ from ratchet_jobs.data.policy_folder import read_policy_card
 from ratchet_jobs.data.snapshots import read_manifest
 from ratchet_jobs.runtime.commit import find_commit
 from ratchet_jobs.runtime.context import StageContext
-from ratchet_jobs.runtime.errors import BadLabelsError, BadModelError
+from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError, BadModelError
 from ratchet_jobs.runtime.probe import ensure_probed
 
 
@@ -31,6 +31,11 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
 
     # 1 snapshot
     manifest = read_manifest(ctx.store, config.dataset)
+    if manifest.type != "classification":
+        raise BadDataError(
+            f"spec.datasetRef: its snapshot {manifest.digest[:12]}… is of type {manifest.type}; a classifier's stages "
+            "learn from type classification: name such a dataset"
+        )
     check_gates(config.gates, labels=manifest.label_map)
     check_slices(config.slices, labels=manifest.label_map)
     ctx.progress.report(1, steps)

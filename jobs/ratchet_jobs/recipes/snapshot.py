@@ -41,6 +41,7 @@ from ratchet_jobs.data.snapshots import (
     write_split,
 )
 from ratchet_jobs.data.splitting import PRIORITY, cap_of, components, hash64, normalised, split_of
+from ratchet_jobs.recipes import snapshot_feedback
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError
 from ratchet_jobs.runtime.store import resolve_uri, sha256_file
@@ -105,7 +106,9 @@ class Tally:
 
 
 def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
-    """Build the snapshot; see the module's docstring."""
+    """Build the snapshot; see the module's docstring. A log of feedback has a recipe of its own."""
+    if config.source.feedback is not None:
+        return snapshot_feedback.run(ctx, config, config.source.feedback)
     tally = Tally()
 
     # 1 read

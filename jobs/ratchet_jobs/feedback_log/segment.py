@@ -82,11 +82,11 @@ def is_whole(segment: Segment, data: bytes) -> bool:
     return hashlib.sha256(data).hexdigest()[:32] == segment.sha
 
 
-def unpack(segment: Segment, data: bytes) -> list[dict[str, Any]]:
-    """Return a segment's events.
+def lines_of(segment: Segment, data: bytes) -> list[bytes]:
+    """Return a segment's events as the JSON lines that they are.
 
     Raises:
-        StoreCorrupt: the bytes are not those that were written, or hold something else than the key says.
+        StoreCorrupt: the bytes are not those that were written, or hold another number of events than the key says.
     """
     if not is_whole(segment, data):
         raise StoreCorrupt(
@@ -96,13 +96,24 @@ def unpack(segment: Segment, data: bytes) -> list[dict[str, Any]]:
     try:
         if zstandard.frame_content_size(data) > MAX_SEGMENT_BYTES:  # a frame that tells its size gets all it asks for
             raise ValueError(f"unpacks to more than {MAX_SEGMENT_BYTES} bytes")
-        content = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_SEGMENT_BYTES)
-        events = [from_json(line) for line in content.splitlines()]
+        lines = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_SEGMENT_BYTES).splitlines()
     except (zstandard.ZstdError, ValueError) as error:
         raise StoreCorrupt(f"log segment {segment.key}: cannot be read ({error}); no writer of ours made it") from error
-    if len(events) != segment.events:
+    if len(lines) != segment.events:
         raise StoreCorrupt(
-            f"log segment {segment.key}: holds {len(events)} events, its name says {segment.events}; "
+            f"log segment {segment.key}: holds {len(lines)} events, its name says {segment.events}; "
             "no writer of ours made it"
         )
-    return events
+    return lines
+
+
+def unpack(segment: Segment, data: bytes) -> list[dict[str, Any]]:
+    """Return a segment's events.
+
+    Raises:
+        StoreCorrupt: as for `lines_of`, or a line is no JSON.
+    """
+    try:
+        return [from_json(line) for line in lines_of(segment, data)]
+    except ValueError as error:
+        raise StoreCorrupt(f"log segment {segment.key}: cannot be read ({error}); no writer of ours made it") from error

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ratchet_gateway.log.segment import Segment, is_whole, log_prefix, parse_key, unpack
+from ratchet_jobs.feedback_log.segment import Segment, is_whole, log_prefix, parse_key, unpack
 from ratchet_jobs.runtime.store import Store
 
 _READ_TRIES = 3
@@ -58,18 +58,23 @@ def list_segments(store: Store, namespace: str, *, folder: str = "") -> tuple[li
     return sorted(segments), strangers
 
 
-def read_segment(store: Store, segment: Segment) -> list[dict[str, Any]]:
-    """Return a segment's events; bytes that broke off on the way are asked for again.
-
-    Raises:
-        StoreCorrupt: the stored bytes are not those that were written.
-    """
+def fetch_segment(store: Store, segment: Segment) -> bytes:
+    """Return a segment's bytes; those that broke off on the way are asked for again."""
     data = store.read(segment.key)
     for _ in range(_READ_TRIES - 1):
         if is_whole(segment, data):
             break
         data = store.read(segment.key)
-    return unpack(segment, data)
+    return data
+
+
+def read_segment(store: Store, segment: Segment) -> list[dict[str, Any]]:
+    """Return a segment's events.
+
+    Raises:
+        StoreCorrupt: the stored bytes are not those that were written.
+    """
+    return unpack(segment, fetch_segment(store, segment))
 
 
 class LogReader:

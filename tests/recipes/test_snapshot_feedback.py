@@ -1,0 +1,307 @@
+"""Snapshots of a feedback log: what becomes a row, what does not and why, and that a rebuild is bit-identical."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.feedback_events import LogBuilder, corrections, stored_as
+from tests.recipes.stage_process import NAMESPACE, StageProcess
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> StageProcess:
+    return StageProcess(tmp_path)
+
+
+@pytest.fixture
+def log(process: StageProcess) -> LogBuilder:
+    return LogBuilder(process.store, namespace=NAMESPACE)
+
+
+def source(**rules: Any) -> dict[str, Any]:
+    return {"feedback": {"policyRef": {"name": "router"}} | rules}
+
+
+def rows_of(process: StageProcess, summary: dict[str, Any]) -> list[dict[str, Any]]:
+    folder = process.root / "store" / NAMESPACE / "snapshots" / summary["digest"]
+    return [row for split in SPLITS for row in pq.read_table(folder / f"{split}.parquet").to_pylist()]
+
+
+def manifest_of(process: StageProcess, summary: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(process.store.read(f"{NAMESPACE}/snapshots/{summary['digest']}/MANIFEST.json"))
+    return found
+
+
+def removed(summary: dict[str, Any]) -> dict[str, int]:
+    return {each["rule"]: each["count"] for each in summary.get("removed", ())}
+
+
+def test_a_correction_of_a_class_becomes_a_labelled_row(process: StageProcess, log: LogBuilder) -> None:
+    corrections(log)
+    log.flush()
+    summary = process.summary(source=source())
+    rows = rows_of(process, summary)
+    assert summary["counts"]["read"] == summary["counts"]["kept"] == len(rows) == 120
+    by_text = {row["text"]: row for row in rows}
+    assert by_text["question number 3"]["label"] == "login"
+    assert by_text["question number 3"]["subject"] == stored_as("person-3@example.org")
+    assert [each["label"] for each in manifest_of(process, summary)["labels"]] == ["billing", "login"]
+
+
+def test_every_event_is_a_row_or_counted_under_the_rule_that_removed_it(process: StageProcess, log: LogBuilder) -> None:
+    """P24's last step: acknowledged events are in the data set once, or their absence is accounted for."""
+    corrections(log)
+    signed = log.interaction(input="taken back", label="billing")
+    wrong = log.feedback("correction", interactionId=signed, correction="login")
+    log.feedback("undo", supersedes=wrong)
+    log.feedback("comment", comment="nice", prompt="a comment alone is no verdict")
+    log.feedback("correction", correction="login")  # about nothing that was asked
+    log.feedback("correction", correction="x" * 200, prompt="too long for a class")
+    log.feedback("correction", correction="login", prompt="question number 3")  # a second time
+    log.feedback("correction", correction="other", prompt="not in the list")
+    log.flush()
+    summary = process.summary(source=source(), labels=["billing", "login"])
+    assert removed(summary) == {
+        "Superseded": 1, "NoVerdict": 1, "MissingText": 1, "InvalidLabel": 1, "Duplicate": 1, "UnknownLabel": 1
+    }  # fmt: skip
+    assert summary["counts"]["read"] == 126 == summary["counts"]["kept"] + sum(removed(summary).values())
+
+
+def test_ratings_thumbs_and_scores_become_rated_rows_with_the_logged_propensity(
+    process: StageProcess, log: LogBuilder
+) -> None:
+    for number in range(100):
+        signed = log.interaction(input=f"question {number}", label="billing", actionPropensity=0.8, version=2)
+        log.feedback(("thumbs_up", "thumbs_down")[number % 2], interactionId=signed)
+    lonely = log.interaction(input="nobody knows how likely this was", label="billing")
+    log.feedback("thumbs_up", interactionId=lonely)
+    log.feedback("rating", rating=4, prompt="say hello", response="Hello!")
+    log.feedback("score", score=0.25, prompt="say goodbye", response="Bye.")
+    log.feedback("correction", correction="Farewell", prompt="unrated corrections score nothing", response="Bye.")
+    log.flush()
+    summary = process.summary(type="ratings", source=source())
+    rows = {row["text"]: row for row in rows_of(process, summary)}
+    assert removed(summary) == {"MissingPropensity": 1, "NoVerdict": 1}
+    assert (rows["question 0"]["score"], rows["question 1"]["score"]) == (1.0, 0.0)
+    assert (rows["question 0"]["label"], rows["question 0"]["propensity"]) == ("billing", 0.8)
+    assert rows["question 0"]["policy"] == "router@2"
+    assert (rows["say hello"]["score"], rows["say goodbye"]["score"]) == (0.75, 0.25)
+    assert rows["say hello"]["propensity"] is None
+    assert summary["scoreMean"] == pytest.approx((50 + 0.75 + 0.25) / 102, abs=1e-6)
+
+
+def test_a_correction_is_a_preference_pair_and_a_demonstration(process: StageProcess, log: LogBuilder) -> None:
+    for number in range(60):
+        log.feedback("correction", prompt=f"q{number}", response="bad answer", correction=f"good answer {number}")
+    for number in range(60, 80):
+        log.feedback("preference", prompt=f"q{number}", chosen="this", rejected="that")
+    log.feedback("correction", prompt="same", response="as it was", correction="as it was")
+    log.feedback("rating", rating=5, prompt="rated", response="fine answer")
+    log.feedback("rating", rating=2, prompt="rated low", response="poor answer")
+    log.flush()
+    pairs = {r["text"]: r for r in rows_of(process, process.summary(type="preferences", source=source(), target="p"))}
+    assert len(pairs) == 80
+    assert (pairs["q1"]["chosen"], pairs["q1"]["rejected"]) == ("good answer 1", "bad answer")
+    assert (pairs["q61"]["chosen"], pairs["q61"]["rejected"]) == ("this", "that")
+    shown = process.summary(type="demonstrations", source=source(), target="d")
+    assert {r["text"] for r in rows_of(process, shown)} == {*(f"q{n}" for n in range(60)), "same"}
+    more = process.summary(type="demonstrations", source=source(minRating=4), target="m")
+    assert {r["text"]: r["response"] for r in rows_of(process, more)}["rated"] == "fine answer"
+    assert "rated low" not in {r["text"] for r in rows_of(process, more)}
+
+
+@pytest.mark.parametrize(
+    ("rules", "rule", "left"),
+    [
+        ({"types": ["rating"]}, "OtherType", 60),
+        ({"versions": [2]}, "OtherVersion", 80),
+        ({"tags": [{"name": "team", "value": "it's A"}]}, "OtherTags", 40),
+        ({"minRating": 4}, "BelowMinRating", 90),
+    ],
+    ids=["types", "versions", "tags", "minRating"],
+)
+def test_a_filter_removes_what_it_names_and_says_how_many(
+    process: StageProcess, log: LogBuilder, rules: dict[str, Any], rule: str, left: int
+) -> None:
+    for number in range(120):
+        log.feedback(
+            "rating" if number < 60 else "score",
+            **({"rating": 4} if number < 60 else {"score": 0.9 if number < 90 else 0.1}),
+            prompt=f"question {number}",
+            response="answer",
+            version=2 if number % 3 else 1,
+            tags={"team": "it's A" if number % 3 == 0 else "B"},
+        )
+    log.flush()
+    summary = process.summary(type="ratings", source=source(**rules))
+    assert (summary["counts"]["kept"], removed(summary)) == (left, {rule: 120 - left})
+
+
+def test_a_rebuild_of_the_same_position_is_bit_identical_though_the_log_went_on(
+    process: StageProcess, log: LogBuilder
+) -> None:
+    """P28: also when a segment of another writer arrives late, in an older folder."""
+    corrections(log)
+    log.flush()
+    log.restart()
+    log.feedback("correction", correction="login", prompt="from another process")
+    log.flush()
+    first = process.summary(source=source(), target="1")
+    stored = {i.key: process.store.read(i.key) for i in process.store.list(f"{NAMESPACE}/snapshots")}
+    late = LogBuilder(process.store, namespace=NAMESPACE)
+    corrections(late, 30, classes=("login", "billing"))
+    late.flush()
+    for key in stored:
+        if key.endswith(".parquet"):
+            process.store.delete([key])
+    grown = process.summary(source=source(), target="2")
+    assert grown["digest"] != first["digest"]
+    again = process.summary(source=source(asOf=first["digest"]), target="3")
+    assert again["digest"] == first["digest"]
+    assert again["logPosition"] == first["logPosition"] != grown["logPosition"]
+
+
+def test_equal_logs_give_equal_bytes_however_they_were_cut_into_segments(tmp_path: Path) -> None:
+    """P28."""
+    digests = set()
+    for cuts in (1, 7):
+        folder = tmp_path / str(cuts)
+        folder.mkdir()
+        process = StageProcess(folder)
+        log = LogBuilder(process.store, namespace=NAMESPACE)
+        for number in range(100):
+            log.feedback("correction", correction="ab"[number % 2], prompt=f"q {number}", idempotencyKey=f"k{number}")
+            if number % cuts == 0:
+                log.flush()
+        log.flush() if log.lines else None
+        digests.add(process.summary(source=source())["digest"])
+    assert len(digests) == 1
+
+
+def test_a_retry_that_reached_another_replica_is_one_row(process: StageProcess, log: LogBuilder) -> None:
+    """P24: the reader counts an event once."""
+    corrections(log)
+    once = list(log.lines)
+    log.flush()
+    log.restart()
+    log.lines = once[:50]
+    log.flush()
+    summary = process.summary(source=source())
+    assert summary["counts"] == {"read": 120, "kept": 120} | {s: summary["counts"][s] for s in SPLITS}
+
+
+def test_one_person_has_no_more_than_their_share(process: StageProcess, log: LogBuilder) -> None:
+    """P29: 10,000 events of one person do not move the data set."""
+    corrections(log, 200)
+    for number in range(10_000):
+        log.feedback("correction", correction="login", prompt=f"flood {number}", subject="mallory")
+    log.flush()
+    summary = process.summary(source=source(), filters={"maxSubjectSharePercent": 5})
+    rows = rows_of(process, summary)
+    flood = sum(row["subject"] == stored_as("mallory") for row in rows)
+    assert 0 < flood <= 0.05 * len(rows)
+    assert removed(summary) == {"SubjectShare": 10_000 - flood}
+
+
+def test_a_person_who_disagrees_with_everybody_is_set_aside_until_released(
+    process: StageProcess, log: LogBuilder
+) -> None:
+    """P29: the list is in the manifest, by pseudonym."""
+    for number in range(40):
+        good = number % 2
+        for person in ("ann", "bob", "cy", "troll"):
+            opinion = good if person != "troll" else 1 - good
+            log.feedback("score", score=float(opinion), prompt=f"q{number}", response="a", subject=person)
+    log.flush()
+    rules = {"minAgreement": 0.5, "minComparisons": 5}
+    summary = process.summary(type="ratings", source=source(quarantine=rules), target="1")
+    assert removed(summary) == {"Quarantined": 40}
+    [aside] = manifest_of(process, summary)["settings"]["quarantined"]
+    assert aside == {"subject": stored_as("troll"), "comparisons": 40, "agreement": 0.0, "released": False}
+    released = rules | {"release": [stored_as("troll")]}
+    assert process.summary(type="ratings", source=source(quarantine=released), target="2")["counts"]["kept"] == 160
+
+
+def test_what_identifies_people_is_redacted_before_anything_is_written(process: StageProcess, log: LogBuilder) -> None:
+    secrets = ("jo.doe@mail.example.org", "+49 30 901820", "4111 1111 1111 1111", "ghp_" + "a1" * 18)
+    for number in range(60):
+        text = f"question {number}: write to {secrets[0]} or call {secrets[1]}, card {secrets[2]}, token {secrets[3]}"
+        log.feedback("correction", prompt=text, response=text, correction=f"ask {secrets[0]}, please")
+    log.flush()
+    summary = process.summary(type="preferences", source=source())
+    counted = manifest_of(process, summary)["settings"]["redacted"]
+    assert counted == {"card": 120, "email": 180, "key": 120, "phone": 120}
+    rows = rows_of(process, summary)
+    assert rows[0]["chosen"] == "ask [EMAIL], please"
+    assert not [row for row in rows for secret in secrets if secret in json.dumps(row, default=str)]
+
+
+@pytest.mark.parametrize("group", ["prompt", "subject"])
+def test_equal_prompts_and_if_wanted_all_rows_of_a_person_stay_in_one_split(
+    process: StageProcess, log: LogBuilder, group: str
+) -> None:
+    for number in range(600):
+        text = f"Question  {number // 2}" if number % 2 else f"question {number // 2}"
+        log.feedback("rating", rating=1 + number % 5, prompt=text, response="a", subject=f"person {number // 6}")
+    log.flush()
+    summary = process.summary(type="ratings", source=source(groupBy=group))
+    folder = process.root / "store" / NAMESPACE / "snapshots" / summary["digest"]
+    texts, people = {}, {}
+    for split in SPLITS:
+        for row in pq.read_table(folder / f"{split}.parquet").to_pylist():
+            texts.setdefault(" ".join(row["text"].casefold().split()), set()).add(split)
+            people.setdefault(row["subject"], set()).add(split)
+    assert all(len(splits) == 1 for splits in texts.values())
+    assert all(len(splits) == 1 for splits in people.values()) == (group == "subject")
+
+
+def test_old_events_and_too_many_are_left_out_alike_in_every_rebuild(process: StageProcess, log: LogBuilder) -> None:
+    corrections(log, 100)
+    log.now = log.now.replace(day=27)
+    for number in range(100):
+        log.feedback("correction", correction="ab"[number % 2], prompt=f"new question {number}")
+    log.flush()
+    summary = process.summary(source=source(), filters={"maxAgeDays": 2, "maxSamples": 80}, target="1")
+    assert removed(summary) == {"TooOld": 100, "MaxSamples": 20}
+    assert {row["label"] for row in rows_of(process, summary)} == {"a", "b"}
+
+
+BAD = {
+    "an empty log": (lambda log: None, {}, "the feedback log of namespace 'ns' is empty"),
+    "a log of other policies": (
+        lambda log: log.feedback("thumbs_up", policy="other", prompt="x", response="y"),
+        {},
+        "0 train rows are left of 0 events of policy 'router'",
+    ),
+    "too few samples": (lambda log: corrections(log, 5), {}, "at least 10 are needed"),
+    "one class only": (lambda log: corrections(log, 60, classes=("a",)), {}, "needs at least two classes"),
+    "a position that nobody read": (lambda log: corrections(log), {"asOf": "0" * 64}, "does not exist"),
+}
+
+
+@pytest.mark.parametrize(("fill", "rules", "words"), BAD.values(), ids=BAD.keys())
+def test_a_log_that_nothing_can_be_learned_from_is_refused_with_the_reason(
+    process: StageProcess, log: LogBuilder, fill: Any, rules: dict[str, Any], words: str
+) -> None:
+    fill(log)
+    if log.lines:
+        log.flush()
+    code, message = process.snapshot(source=source(**rules))
+    assert code in (10, 12, 22)
+    assert words in message["message"]
+
+
+def test_a_damaged_segment_ends_the_stage_instead_of_thinning_the_data(process: StageProcess, log: LogBuilder) -> None:
+    corrections(log)
+    key = log.flush()
+    process.store.write(key, process.store.read(key)[:-4] + b"\0\0\0\0")
+    code, message = process.snapshot(source=source())
+    assert code == 23
+    assert key.rsplit("/", 1)[1] in message["message"]

@@ -24,6 +24,7 @@ from ratchet_gateway.auth import ApiKeys
 from ratchet_gateway.log.writer import LogSettings
 from ratchet_gateway.policies import FixedPolicies, Policies, PolicyView
 from ratchet_gateway.settings import Settings
+from ratchet_gateway.training import Training
 from ratchet_jobs.feedback_log.reader import LogReader
 from ratchet_jobs.runtime.store import Store
 from ratchet_jobs.runtime.store_directory import DirectoryStore
@@ -96,7 +97,13 @@ POLICIES = FixedPolicies({"router": PolicyView("router", (), TEMPLATE), "bare": 
 
 
 def make_app(
-    folder: Path, *, store: Store | None = None, policies: Policies = POLICIES, clock: Clock | None = None, **more: Any
+    folder: Path,
+    *,
+    store: Store | None = None,
+    policies: Policies = POLICIES,
+    training: Training | None = None,
+    clock: Clock | None = None,
+    **more: Any,
 ) -> tuple[FastAPI, Parts]:
     """Put a gateway together; further arguments are settings."""
     clock = clock or Clock()
@@ -114,6 +121,7 @@ def make_app(
         ring=RING,
         policies=policies,
         ways=(ApiKeys(keys, clock.monotonic),),
+        training=training,
         now=clock.now,
         monotonic=clock.monotonic,
     )

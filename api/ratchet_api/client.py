@@ -29,7 +29,9 @@ from ratchet_api.feedback import (
     TrainEstimate,
     VersionView,
 )
+from ratchet_api.train_answers import NotTrained, TrainAnswer, Trained, TrainRunning, TrainStarted
 
+_TRAINING: TypeAdapter[TrainRunning | Trained | NotTrained] = TypeAdapter(TrainAnswer)
 Event = Mapping[str, Any] | BaseModel
 """An event as plain data in the API's names, or one of the models of `ratchet_api.feedback`."""
 
@@ -151,6 +153,24 @@ class GatewayClient:
         """
         body = {"dryRun": True, **more}
         return self._ask(TrainEstimate, "POST", f"/api/policies/train_policy/{policy}", body)
+
+    def train(self, policy: str, **more: Any) -> TrainStarted:
+        """Start a run of the policy's template on its feedback; `more` may hold maxSteps and learningRate.
+
+        The same request on the same feedback is the same run, so calling again is safe.
+
+        Raises:
+            GatewayError: it was refused (fewer than ten samples, for one), or nobody answered in time.
+        """
+        return self._ask(TrainStarted, "POST", f"/api/policies/train_policy/{policy}", more)
+
+    def training(self, policy: str, run: str) -> TrainRunning | Trained | NotTrained:
+        """Return how far a run is.
+
+        Raises:
+            GatewayError: there is no such run, it was refused, or nobody answered in time.
+        """
+        return _TRAINING.validate_json(self._call("GET", f"/api/policies/train_policy/{policy}/{run}", None))
 
     def close(self) -> None:
         """Close the connections."""

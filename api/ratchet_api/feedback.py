@@ -337,8 +337,8 @@ class TrainRequest(ApiModel):
     """Body of POST /api/policies/train_policy/{policy}."""
 
     dry_run: Annotated[
-        Literal[True],
-        Field(description="dryRun: true; this answers what a run would be. Runs are submitted as RLTrainingRun."),
+        bool,
+        Field(default=False, description="dryRun: true answers what a run would be and starts nothing."),
     ]
     max_steps: Annotated[Steps | None, Field(default=None, description="maxSteps: no more optimizer steps than this.")]
     learning_rate: Annotated[

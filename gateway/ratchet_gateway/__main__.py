@@ -19,6 +19,7 @@ from ratchet_gateway.app import Parts, create_app
 from ratchet_gateway.auth import Anyone, ApiKeys, Authenticator, BadKeyFile
 from ratchet_gateway.policies import FixedPolicies, Policies
 from ratchet_gateway.settings import Settings, SettingsError
+from ratchet_gateway.training import Training
 from ratchet_jobs.runtime.errors import BadConfigError
 from ratchet_jobs.runtime.store import open_store
 
@@ -63,6 +64,7 @@ def connect(settings: Settings) -> Parts:
         SettingsError, BadKey, BadKeyFile, BadConfigError: one of them cannot be used.
     """
     policies: Policies | None = FixedPolicies.named(settings.policies) if settings.policies is not None else None
+    training: Training | None = None
     ways: list[Authenticator] = []
     if "none" in settings.auth:
         ways.append(Anyone())
@@ -70,11 +72,12 @@ def connect(settings: Settings) -> Parts:
         ways.append(ApiKeys(settings.keys_file, time.monotonic))
     if policies is None or "kubernetes" in settings.auth:
         # the generated client takes seconds to import, and a gateway without a cluster has no use for it
-        from ratchet_gateway.cluster import KubernetesPolicies, KubernetesTokens, log_in
+        from ratchet_gateway.cluster import KubernetesPolicies, KubernetesTokens, KubernetesTraining, log_in
 
         api = log_in()
         if policies is None:
             policies = KubernetesPolicies(api, namespace=settings.namespace, clock=time.monotonic)
+            training = KubernetesTraining(api, namespace=settings.namespace)
         if "kubernetes" in settings.auth:
             ways.append(KubernetesTokens(api, namespace=settings.namespace, clock=time.monotonic))
     return Parts(
@@ -82,6 +85,7 @@ def connect(settings: Settings) -> Parts:
         ring=KeyRing.from_directory(settings.signing_keys),
         policies=policies,
         ways=tuple(ways),
+        training=training,
     )
 
 

@@ -36,6 +36,7 @@ from ratchet_gateway.routes import feedback, health, policies
 from ratchet_gateway.services import Services
 from ratchet_gateway.settings import Settings
 from ratchet_gateway.tally import Tally
+from ratchet_gateway.training import Training
 from ratchet_jobs.runtime.errors import BadConfigError, StoreAccessDenied, StoreError
 from ratchet_jobs.runtime.probe import ensure_probed
 from ratchet_jobs.runtime.store import Store
@@ -57,6 +58,7 @@ class Parts:
         ring: keys of interaction ids and subjects.
         policies: which there are.
         ways: how callers are known.
+        training: where runs are made; None = this gateway starts none.
         now: the clock.
         monotonic: seconds that never go back.
     """
@@ -65,6 +67,7 @@ class Parts:
     ring: KeyRing
     policies: Policies
     ways: tuple[Authenticator, ...]
+    training: Training | None = None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     monotonic: Callable[[], float] = time.monotonic
 
@@ -108,10 +111,13 @@ async def _lifespan(app: FastAPI, settings: Settings, parts: Parts, metrics: Gat
         known=known,
         policies=parts.policies,
         ways=parts.ways,
+        training=parts.training,
+        namespace=settings.namespace,
         key_limit=RateLimit(settings.key_events_per_minute, parts.monotonic),
         subject_limit=RateLimit(settings.subject_events_per_minute, parts.monotonic),
         tally=Tally(parts.store, settings.namespace),
         metrics=metrics,
+        ask_seconds=settings.ask_seconds,
         now=parts.now,
     )
     writer.start()

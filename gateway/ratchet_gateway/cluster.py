@@ -1,4 +1,4 @@
-"""The gateway's login to its cluster, and the two parts that use it. Importing this costs the Kubernetes client.
+"""The gateway's login to its cluster, and the parts that use it. Importing this costs the Kubernetes client.
 
 Decides where the login comes from: the pod's own service account, else the user's kubeconfig. Imported by `__main__`
 only where policies or tokens are the cluster's.
@@ -12,8 +12,9 @@ from kubernetes.config.config_exception import ConfigException
 from ratchet_gateway.policies_kubernetes import KubernetesPolicies
 from ratchet_gateway.settings import SettingsError
 from ratchet_gateway.tokenreview import KubernetesTokens
+from ratchet_gateway.training_kubernetes import KubernetesTraining
 
-__all__ = ["KubernetesPolicies", "KubernetesTokens", "log_in"]
+__all__ = ["KubernetesPolicies", "KubernetesTokens", "KubernetesTraining", "log_in"]
 
 
 def log_in() -> client.ApiClient:

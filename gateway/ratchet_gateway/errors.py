@@ -6,6 +6,7 @@ Refused
 ├── Unauthenticated    401  no token, or one that nobody knows
 ├── Forbidden          403  a known caller without the role
 ├── UnknownPolicy      404  no such policy
+├── UnknownRun         404  no such run of the policy
 ├── Conflict           409  the same key or interaction with another content
 ├── TooMany            429  a rate limit
 └── Away               503  the store or the API server does not answer
@@ -62,6 +63,12 @@ class UnknownPolicy(Refused):
     """No such policy."""
 
     status, why = 404, "policy"
+
+
+class UnknownRun(Refused):
+    """No such run of the policy."""
+
+    status, why = 404, "run"
 
 
 class Conflict(Refused):

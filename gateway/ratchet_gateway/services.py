@@ -24,6 +24,7 @@ from ratchet_gateway.policies import Policies, PolicyView
 from ratchet_gateway.ratelimit import RateLimit
 from ratchet_gateway.records import Record, Recorder
 from ratchet_gateway.tally import Tally
+from ratchet_gateway.training import Training
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,13 @@ class Services:
     known: KnownEvents
     policies: Policies
     ways: tuple[Authenticator, ...]
+    training: Training | None
+    namespace: str
     key_limit: RateLimit
     subject_limit: RateLimit
     tally: Tally
     metrics: GatewayMetrics
+    ask_seconds: float
     now: Callable[[], datetime]
 
     async def policy(self, name: str) -> PolicyView:

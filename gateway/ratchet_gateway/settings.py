@@ -43,6 +43,7 @@ class Settings:
         subject_events_per_minute: events that one subject may send.
         max_body_bytes: larger requests are refused unread.
         follow_seconds: how often segments of the other replicas are looked for; 0 = never.
+        ask_seconds: how often a run is looked at for somebody who waits for it.
         drain_seconds: how long a clean end waits for the store.
         log: batching and bounds of the log.
         log_level: debug, info, warning or error.
@@ -63,6 +64,7 @@ class Settings:
     subject_events_per_minute: int = 60
     max_body_bytes: int = 1 << 20
     follow_seconds: float = 2.0
+    ask_seconds: float = 2.0
     drain_seconds: float = 20.0
     log: LogSettings = field(default_factory=LogSettings)
     log_level: str = "info"

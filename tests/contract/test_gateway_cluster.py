@@ -12,10 +12,16 @@ import pytest
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
+from ratchet_api.feedback import TrainRequest
+from ratchet_api.train_answers import TrainRunning
 from ratchet_gateway.auth import Role
-from ratchet_gateway.errors import Away
+from ratchet_gateway.errors import Away, Malformed
+from ratchet_gateway.policies import PolicyView
 from ratchet_gateway.policies_kubernetes import KubernetesPolicies
+from ratchet_gateway.tally import PolicyTally
 from ratchet_gateway.tokenreview import AUDIENCE, KubernetesTokens
+from ratchet_gateway.training import answer, manifests, start
+from ratchet_gateway.training_kubernetes import KubernetesTraining
 from tests.controlplane import ControlPlane
 from tests.gateway_app import TEMPLATE, Clock
 
@@ -50,6 +56,14 @@ class Space:
         base = f"/apis/{RBAC}/v1/namespaces/{self.name}"
         self.plane.request("POST", f"{base}/roles", {"metadata": {"name": name}, "rules": list(rules)})
         self.plane.request("POST", f"{base}/rolebindings", self._binding("Role", name))
+
+    def also(self, account: str, role: str, rules: Sequence[Any]) -> None:
+        """Give an account one more role."""
+        base = f"/apis/{RBAC}/v1/namespaces/{self.name}"
+        self.plane.request("POST", f"{base}/roles", {"metadata": {"name": role}, "rules": list(rules)})
+        binding = self._binding("Role", role)
+        binding["subjects"] = [{"kind": "ServiceAccount", "name": account, "namespace": self.name}]
+        self.plane.request("POST", f"{base}/rolebindings", binding)
 
     def allow_reviews(self, name: str) -> None:
         whole = f"{self.name}-{name}"
@@ -91,16 +105,7 @@ class Space:
 def space(control_plane: ControlPlane) -> Space:
     made = Space(control_plane, control_plane.namespace(f"gateway-{next(_numbers)}"))
     made.account("gateway")
-    made.allow("gateway-list", GATEWAY_RULES)
-    made.plane.request(
-        "POST",
-        f"/apis/{RBAC}/v1/namespaces/{made.name}/rolebindings",
-        {
-            "metadata": {"name": "gateway-lists"},
-            "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": "gateway-list"},
-            "subjects": [{"kind": "ServiceAccount", "name": "gateway", "namespace": made.name}],
-        },
-    )
+    made.also("gateway", "gateway-lists", GATEWAY_RULES)
     made.allow_reviews("gateway")
     return made
 
@@ -228,3 +233,47 @@ def test_the_gateways_account_may_list_policies_and_nothing_more(space: Space, t
         with pytest.raises(ApiException) as refused:
             call()
         assert refused.value.status == 403
+
+
+TRAINING_RULES = [
+    {"apiGroups": ["ratchet.dev"], "resources": ["feedbackdatasets", "rltrainingruns"], "verbs": ["create", "get"]}
+]
+
+
+def training_pair(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    tally = PolicyTally("router")
+    tally.add(
+        {"id": str(n), "kind": "feedback", "policy": "router", "type": "thumbs_up", "received": name, "source": "app"}
+        for n in range(12)
+    )
+    return manifests(PolicyView("router", (), TEMPLATE), TrainRequest(), tally, namespace=name)
+
+
+async def test_a_run_and_its_data_are_made_in_the_cluster_once_and_can_be_asked_about(
+    space: Space, tmp_path: Path
+) -> None:
+    space.also("gateway", "gateway-trains", TRAINING_RULES)
+    training = KubernetesTraining(space.api(tmp_path), namespace=space.name)
+    dataset, run = training_pair(space.name)
+    for _ in range(2):
+        await start(training, dataset, run)
+    said = await answer(training, "router", run["metadata"]["name"])
+    assert isinstance(said, TrainRunning)
+    assert await answer(training, "router", "nobody-made-this") is None
+
+
+async def test_without_the_right_the_gateway_says_which_one_it_lacks(space: Space, tmp_path: Path) -> None:
+    training = KubernetesTraining(space.api(tmp_path), namespace=space.name)
+    with pytest.raises(Away, match="may not create feedbackdatasets"):
+        await start(training, *training_pair(space.name))
+    with pytest.raises(Away, match="may not get rltrainingruns"):
+        await answer(training, "router", "any")
+
+
+async def test_an_object_that_the_server_refuses_is_the_callers_affair(space: Space, tmp_path: Path) -> None:
+    space.also("gateway", "gateway-trains", TRAINING_RULES)
+    training = KubernetesTraining(space.api(tmp_path), namespace=space.name)
+    dataset, run = training_pair(space.name)
+    dataset["spec"]["type"] = "guesses"
+    with pytest.raises(Malformed, match="guesses"):
+        await start(training, dataset, run)

@@ -107,8 +107,8 @@ def test_the_number_of_steps_may_be_capped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("policy", "body", "want"),
     [
-        ("router", {"dryRun": False}, 422),
-        ("router", {}, 422),
+        ("router", {"dryRun": "yes"}, 422),
+        ("router", {}, 400),
         ("router", {"dryRun": True, "maxSteps": 0}, 422),
         ("router", {"dryRun": True, "learningRate": 10}, 422),
         ("bare", {"dryRun": True}, 422),

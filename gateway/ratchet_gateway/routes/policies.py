@@ -1,19 +1,27 @@
-"""What is known of a policy: its versions with their metrics, and what training on its feedback would be."""
+"""What is known of a policy: its versions with their metrics, its feedback counted, and training on that."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic.alias_generators import to_camel
 
+from ratchet_api.base import ObjectName
 from ratchet_api.feedback import FeedbackStats, TrainEstimate, TrainRequest, VersionView
+from ratchet_api.train_answers import TrainAnswer, TrainStarted
+from ratchet_gateway import training
 from ratchet_gateway.auth import Role
-from ratchet_gateway.errors import Malformed
+from ratchet_gateway.errors import Malformed, UnknownRun
 from ratchet_gateway.estimates import estimate
 from ratchet_gateway.routes.feedback import PolicyName
 from ratchet_gateway.routes.problems import KNOWN_CALLER, SAMPLES, UNKNOWN
-from ratchet_gateway.services import Calling
+from ratchet_gateway.services import Calling, Services
 
 router = APIRouter(prefix="/api/policies", tags=["policies"])
+
+Wait = Annotated[bool, Query(description="wait: true answers when the run is over, however long that takes.")]
+RunName = Annotated[ObjectName, Path(description="run: name of the RLTrainingRun, as the start answered it.")]
 
 
 @router.get("/{policy}", responses={**KNOWN_CALLER, **UNKNOWN}, summary="Versions of a policy")
@@ -41,15 +49,67 @@ async def feedback_stats(policy: PolicyName, call: Calling) -> FeedbackStats:
 
 
 @router.post(
-    "/train_policy/{policy}", responses={**KNOWN_CALLER, **SAMPLES, **UNKNOWN}, summary="What training would be"
+    "/train_policy/{policy}",
+    response_model=TrainEstimate | TrainAnswer,
+    responses={202: {"model": TrainStarted, "description": "Started"}, **KNOWN_CALLER, **SAMPLES, **UNKNOWN},
+    summary="Train a policy on its feedback",
 )
-async def train(policy: PolicyName, body: TrainRequest, call: Calling) -> TrainEstimate:
-    """Answer how many rated events there are and what a run of the policy's template on them would be.
+async def train(policy: PolicyName, body: TrainRequest, call: Calling, request: Request, wait: Wait = False) -> Any:
+    """Start a run of the policy's template on its feedback: corrections, and answers rated four stars or more.
 
-    At least 10 rated events are needed.
+    Answers 202 with the run's name, or with `wait=true` when the run is over. With `dryRun` it starts nothing and
+    answers what a run would be. At least 10 rated events are needed. The same request on the same feedback is the same
+    run, so asking again is safe.
     """
-    call.caller.need(Role.TRAIN)
-    view = await call.services.policy(policy)
+    services, caller = call
+    caller.need(Role.TRAIN)
+    view = await services.policy(policy)
     if view.template is None:
         raise Malformed(f"policy {policy!r}: has no spec.training.template; give it one, and it can be trained")
-    return estimate((await call.services.tally.of(policy)).scores, view.template, body)
+    tally = await services.tally.of(policy)
+    estimated = estimate(tally.scores, view.template, body)
+    if body.dry_run:
+        return estimated
+    port = training_of(services)
+    dataset, run = training.manifests(view, body, tally, namespace=services.namespace)
+    await training.start(port, dataset, run)
+    name = run["metadata"]["name"]
+    if wait:
+        return await training.wait(port, policy, name, every_seconds=services.ask_seconds, gone=request.is_disconnected)
+    started = TrainStarted(
+        status="started",
+        run_name=name,
+        dataset_name=dataset["metadata"]["name"],
+        feedback_count=estimated.feedback_count,
+    )
+    return Response(started.model_dump_json(by_alias=True), 202, media_type="application/json")
+
+
+@router.get("/train_policy/{policy}/{run}", responses={**KNOWN_CALLER, **UNKNOWN}, summary="How far a run is")
+async def trained(policy: PolicyName, run: RunName, call: Calling, request: Request, wait: Wait = False) -> TrainAnswer:
+    """Answer how far a run of the policy is; with `wait=true` when it is over."""
+    services, caller = call
+    caller.need(Role.READ)
+    await services.policy(policy)
+    port = training_of(services)
+    if wait:
+        said = await training.wait(port, policy, run, every_seconds=services.ask_seconds, gone=request.is_disconnected)
+    else:
+        said = await training.answer(port, policy, run)
+    if said is None:
+        raise UnknownRun(f"policy {policy!r}: has no run {run!r} here; correct the name, or start one")
+    return said
+
+
+def training_of(services: Services) -> training.Training:
+    """Return where runs are made.
+
+    Raises:
+        Malformed: this gateway has no such place.
+    """
+    if services.training is None:
+        raise Malformed(
+            "this gateway starts no runs, because it knows its policies by name only; run it in a cluster, or as "
+            "`ratchet up`"
+        )
+    return services.training

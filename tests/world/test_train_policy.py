@@ -1,0 +1,165 @@
+"""`train_policy` from the request to the answer: the gateway makes two objects, the operator does the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratchet_api.stage import StageInput
+from ratchet_gateway.policies import FixedPolicies, PolicyView
+from ratchet_gateway.training import LocalTraining
+from ratchet_operator.cluster.memory_jobs import Act, golden
+from tests.gateway_app import TEMPLATE, Gateway, running
+from tests.world import builders as b
+from tests.world.harness import NAMESPACE, World
+
+
+class Cluster:
+    """A world with a policy in it, and a gateway in front."""
+
+    def __init__(self, play: Any = golden) -> None:
+        self.world = World(play)
+        self.world.submit(b.policy("router", training={"template": TEMPLATE.to_wire(), "suspend": True}))
+        self.submitted: list[dict[str, Any]] = []
+        self.training = LocalTraining(self._submit, lambda plural, name: self._find(plural, name))
+        self.policies = FixedPolicies({"router": PolicyView("router", (), TEMPLATE), "other": PolicyView("other")})
+
+    def _submit(self, body: dict[str, Any]) -> None:
+        self.submitted.append(body)
+        self.world.submit(body)
+
+    def _find(self, plural: str, name: str) -> Any:
+        return self.world.cluster.objects.get(plural, NAMESPACE, name)
+
+    def finish(self, run: str) -> None:
+        asyncio.run(self.world.finish(run))
+
+
+def rate(gateway: Gateway, count: int = 12) -> None:
+    events = [{"type": "score", "score": n % 2, "policy": "router", "idempotencyKey": f"k{n}"} for n in range(count)]
+    gateway.post("/v1/feedback", {"events": events})
+
+
+def opened(tmp_path: Path, cluster: Cluster, **more: Any) -> Any:
+    return running(tmp_path, policies=cluster.policies, training=cluster.training, namespace=NAMESPACE, **more)
+
+
+def test_training_starts_a_run_on_the_policys_feedback_and_says_what_it_became(tmp_path: Path) -> None:
+    cluster = Cluster()
+    with opened(tmp_path, cluster) as gateway:
+        rate(gateway)
+        answer = gateway.post("/api/policies/train_policy/router", {"learningRate": 1e-4, "maxSteps": 1})
+        assert answer.status_code == 202
+        name = answer.json()["runName"]
+        assert answer.json() == {"status": "started", "runName": name, "datasetName": name, "feedbackCount": 12}
+        under_way = gateway.get(f"/api/policies/train_policy/router/{name}").json()
+        assert (under_way["status"], under_way["runName"]) == ("training", name)
+        cluster.finish(name)
+        done = gateway.get(f"/api/policies/train_policy/router/{name}").json()
+    path, steps = done.pop("modelPath"), done.pop("trainingSteps")
+    assert done == {
+        "status": "trained",
+        "policyId": "router",
+        "version": 1,
+        "rewardModelPath": None,
+        "feedbackCount": 12,
+        "rewardMean": 0.5,
+        "rewardStd": 0.5,
+    }
+    assert f"/runs/{name}" in path
+    assert isinstance(steps, int)
+    dataset, run = cluster.submitted
+    assert dataset["spec"]["source"]["feedback"] == {"policyRef": {"name": "router"}, "minRating": 4.0}
+    assert run["spec"]["stages"]["supervised"]["learningRate"] == 1e-4
+    assert 0.99 < run["spec"]["stages"]["supervised"]["epochs"] <= 1, "12 rows are one batch"
+
+
+def test_the_same_request_on_the_same_feedback_is_the_same_run(tmp_path: Path) -> None:
+    cluster = Cluster()
+    with opened(tmp_path, cluster) as gateway:
+        rate(gateway)
+        names = [gateway.post("/api/policies/train_policy/router", {}).json()["runName"] for _ in range(2)]
+        other = gateway.post("/api/policies/train_policy/router", {"maxSteps": 5}).json()["runName"]
+        gateway.clock.pass_(seconds=1)
+        rate(gateway, 13)
+        later = gateway.post("/api/policies/train_policy/router", {}).json()["runName"]
+    assert len({*names, other, later}) == 3
+    assert len(cluster.submitted) == 6
+
+
+def test_who_waits_gets_the_end(tmp_path: Path) -> None:
+    cluster = Cluster()
+    ticks = cluster.world
+
+    class Moving(LocalTraining):
+        """Time passes in the world whenever somebody looks."""
+
+        async def read(self, plural: str, name: str) -> Any:
+            await ticks.tick()
+            return await super().read(plural, name)
+
+    cluster.training = Moving(cluster._submit, cluster._find)
+    with opened(tmp_path, cluster, ask_seconds=0) as gateway:
+        rate(gateway)
+        answer = gateway.post("/api/policies/train_policy/router?wait=true", {})
+    assert (answer.status_code, answer.json()["status"], answer.json()["version"]) == (200, "trained", 1)
+
+
+def failing(stage: StageInput, pod: int) -> Act:
+    return Act(exit_code=10) if stage.config.stage == "snapshot" else golden(stage, pod)
+
+
+def broken(stage: StageInput, pod: int) -> Act:
+    return Act(exit_code=13) if stage.config.stage == "supervised" else golden(stage, pod)
+
+
+@pytest.mark.parametrize(
+    ("play", "want"), [(failing, "DatasetFailed"), (broken, "BadModel")], ids=["its data", "its training"]
+)
+def test_a_run_that_fails_says_why(tmp_path: Path, play: Any, want: str) -> None:
+    cluster = Cluster(play)
+    with opened(tmp_path, cluster) as gateway:
+        rate(gateway)
+        name = gateway.post("/api/policies/train_policy/router", {}).json()["runName"]
+        asyncio.run(cluster.world.settle(30))
+        said = gateway.get(f"/api/policies/train_policy/router/{name}").json()
+    assert (said["status"], said["reason"], said["runName"]) == ("failed", want, name)
+    assert said["detail"]
+
+
+def test_who_may_not_or_has_too_little_starts_nothing(tmp_path: Path) -> None:
+    cluster = Cluster()
+    with opened(tmp_path, cluster) as gateway:
+        rate(gateway, 5)
+        few = gateway.post("/api/policies/train_policy/router", {})
+        assert (few.status_code, few.json()) == (
+            400,
+            {"detail": "Insufficient feedback: 5 samples (minimum 10 required)"},
+        )
+        rate(gateway)
+        assert gateway.post("/api/policies/train_policy/router", {}, token="app").status_code == 403
+        assert gateway.post("/api/policies/train_policy/router", {}, token="nobody").status_code == 401
+        assert gateway.post("/api/policies/train_policy/other", {}).status_code == 422
+        assert gateway.post("/api/policies/train_policy/nope", {}).status_code == 404
+        assert gateway.get("/api/policies/train_policy/router/nope").status_code == 404
+        assert gateway.get("/api/policies/train_policy/router/nope", token="app").status_code == 403
+    assert cluster.submitted == []
+
+
+def test_a_run_of_another_policy_is_not_shown_as_this_ones(tmp_path: Path) -> None:
+    cluster = Cluster()
+    with opened(tmp_path, cluster) as gateway:
+        rate(gateway)
+        name = gateway.post("/api/policies/train_policy/router", {}).json()["runName"]
+        assert gateway.get(f"/api/policies/train_policy/other/{name}").status_code == 404
+
+
+def test_a_gateway_that_knows_policies_by_name_only_says_that_it_starts_no_runs(tmp_path: Path) -> None:
+    with running(tmp_path) as gateway:
+        rate(gateway)
+        answer = gateway.post("/api/policies/train_policy/router", {})
+    assert answer.status_code == 422
+    assert "ratchet up" in answer.json()["detail"]

@@ -119,43 +119,6 @@ async def test_a_job_that_the_server_refuses_becomes_a_condition_without_a_hot_l
     assert world.condition("Stalled").get("status", "False") == "False"
 
 
-class Lacks(NoFault):
-    """The operator's role lacks a verb."""
-
-    def __init__(self, verb: str, resource: str) -> None:
-        self.lacking: tuple[str, str] | None = (verb, resource)
-
-    def before(self, call: Call) -> None:
-        if (call.verb, call.resource) == self.lacking:
-            raise Forbidden(f'User "sa" cannot {call.verb} resource "{call.resource}"', status=403)
-
-
-@pytest.mark.parametrize(
-    ("verb", "resource"),
-    [
-        ("get", "jobs"),
-        ("list", "pods"),
-        ("create", "jobs"),
-        ("create", "configmaps"),
-        ("get", "configmaps"),
-        ("get", "feedbackdatasets"),
-    ],
-)
-async def test_a_missing_right_is_a_condition_that_names_the_verb_and_heals(verb: str, resource: str) -> None:
-    """T13."""
-    fault = Lacks(verb, resource)
-    world = World()
-    world.submit(b.dataset())
-    await world.settle(20)
-    world.cluster.fault = fault
-    world.submit(b.run())
-    # reading the object itself is what a pass starts with; without that right nothing can be said anywhere
-    await world.run_until(lambda: world.condition("Stalled").get("reason") == "Forbidden")
-    assert f'cannot {verb} resource "{resource}"' in world.condition("Stalled")["message"]
-    fault.lacking = None
-    assert (await world.finish())["state"] == "Complete"
-
-
 async def test_a_missing_dataset_is_named_and_the_run_starts_when_it_appears() -> None:
     world = World()
     world.submit(b.run())
@@ -289,16 +252,6 @@ async def test_a_foreign_job_of_the_childs_name_is_a_conflict_that_heals_when_it
     world.cluster.objects.delete("jobs", b.NAMESPACE, "router-resolve-1")
     world.script.queue_admits = True
     assert (await world.finish())["state"] == "Complete"
-
-
-async def test_a_foreign_configmap_of_the_childs_name_is_a_conflict() -> None:
-    world = World()
-    foreign = {"kind": "ConfigMap", "metadata": {"name": "router-resolve-1", "namespace": b.NAMESPACE}, "data": {}}
-    world.cluster.objects.create("configmaps", foreign)
-    world.submit(b.dataset(), b.run())
-    await world.run_until(lambda: world.condition("Stalled").get("reason") == "ChildConflict")
-    assert "ConfigMap 'router-resolve-1'" in world.condition("Stalled")["message"]
-    assert "router-resolve-1" not in world.jobs()
 
 
 POISON: dict[str, dict[str, Any]] = {

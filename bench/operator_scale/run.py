@@ -26,6 +26,8 @@ from bench.operator_scale.measure import Burst, Children, burst, idle_cpu_percen
 from tests.controlplane import ControlPlane
 
 ALONE = 20
+BETWEEN_SECONDS = 30.0
+"""What follows a child must not slow the next burst: here no Job gets a pod, and each is looked at again after 15 s."""
 QUIET_SECONDS = 60.0
 IDLE_SECONDS = 60.0
 CHANGES_PER_SECOND = 10.0
@@ -44,7 +46,7 @@ async def bursts(
     for turn in range(args.rounds):
         found.append(await burst(plane, children, path, [make(f"r{turn}-{n:04}") for n in range(args.count)]))
         say(f"burst {turn + 1}: {found[-1]}")
-        await asyncio.sleep(5)  # what follows a child must not slow the next burst
+        await asyncio.sleep(BETWEEN_SECONDS)
     return found
 
 

@@ -51,6 +51,7 @@ from ratchet_operator.plan.world import (
     StageSight,
 )
 from ratchet_operator.settings import Settings, StoreSettings
+from ratchet_operator.shared_reads import SharedReads
 
 Clock = Callable[[], datetime]
 _UNPUBLISHED = frozenset({Reason.WAITING_FOR_POLICY.value, Reason.POLICY_NOT_FOUND.value})
@@ -61,6 +62,7 @@ class Observer:
 
     def __init__(self, cluster: Cluster, settings: Settings, clock: Clock) -> None:
         self._cluster = cluster
+        self._shared = SharedReads(cluster)
         self._settings = settings
         self._clock = clock
 
@@ -201,16 +203,16 @@ class Observer:
             return None
 
     async def _dataset(self, namespace: str, name: str) -> DatasetSight | None:
-        found = await self._cluster.get("feedbackdatasets", namespace, name)
+        found = await self._shared.get("feedbackdatasets", namespace, name)
         return dataset_sight(found) if found is not None else None
 
     async def _policy(self, namespace: str, name: str) -> PolicySight | None:
-        found = await self._cluster.get("rlpolicies", namespace, name)
+        found = await self._shared.get("rlpolicies", namespace, name)
         return policy_sight(found) if found is not None else None
 
     async def _store(self, namespace: str) -> StoreSettings | None:
         """The namespace's own store if its ConfigMap names one, else the operator's default."""
-        found = await self._cluster.get("configmaps", namespace, STORE_CONFIGMAP)
+        found = await self._shared.get("configmaps", namespace, STORE_CONFIGMAP)
         data = table_of(found.get("data")) if found is not None else {}
         uri = text_of(data.get("uri")).strip()
         if not uri:

@@ -46,6 +46,9 @@ class SourceObject(ApiModel):
     ]
 
 
+_INLINE_BYTES = 128 * 1024  # the stage's input is an annotation of its pod, and all of those together have 256 KiB
+
+
 class InlineRow(ApiModel):
     """One example written in the manifest itself."""
 
@@ -95,6 +98,12 @@ class Source(ApiModel):
         if sum(each is not None for each in (self.objects, self.inline, self.feedback)) != 1:
             raise ValueError(
                 "exactly one of objects, inline and feedback must be set; remove one or add the missing one"
+            )
+        size = sum(len(row.text.encode()) for row in self.inline or ())
+        if size > _INLINE_BYTES:
+            raise ValueError(
+                f"inline: the texts hold {size:,} bytes, at most {_INLINE_BYTES:,} travel with a pod; "
+                "put the rows into a file and name it under objects"
             )
         return self
 

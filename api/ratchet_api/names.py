@@ -24,6 +24,8 @@ LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 
 ANNOTATION_SPEC_HASH = "ratchet.dev/spec-hash"
 """Hash of the manifest as we rendered it; tells an adopted child from a foreign one."""
+ANNOTATION_STAGE_INPUT = "ratchet.dev/stage-input"
+"""On a stage's pod: the whole of its stage.json, which the pod mounts as a file."""
 ANNOTATION_OWNER_NAME = "ratchet.dev/owner-name"
 """Whole name of a child's owner; its label may hold a cut form."""
 ANNOTATION_PROMOTE = "ratchet.dev/promote"
@@ -57,7 +59,7 @@ def _fit(stem: str, suffix: str, limit: int) -> str:
 
 
 def child_name(owner: str, stage: str, attempt: int) -> str:
-    """Name of the Job (and its ConfigMap) of one attempt at a stage.
+    """Name of the Job of one attempt at a stage.
 
     Dots are not allowed in the names of a pod's host, so they become dashes; an owner whose name was changed
     that way or cut carries a hash of its whole name.

@@ -1,6 +1,6 @@
 """The stage contract: what a stage is given, what it leaves behind, how it ends.
 
-The operator writes `StageInput` into an immutable ConfigMap; the stage's pod reads it from /etc/ratchet/stage.json,
+The operator writes `StageInput` into an annotation of the pod that its Job makes; the stage reads it from /etc/ratchet/stage.json,
 works, commits a directory of the store with one conditional PUT of COMMIT.json, and ends with an exit code and a
 termination message. Both sides import this module, so they cannot drift. Pure; no IO.
 """

@@ -76,12 +76,6 @@ class Applier:
             raise Unavailable(f"{title} is being deleted; trying again when it is gone")
         if _hash(found) == _hash(action.manifest):
             return
-        if action.resource == "configmaps":
-            # another version of ours rendered it before its Job existed: nobody has read it yet
-            uid = str(table_of(found.get("metadata")).get("uid"))
-            await self._cluster.delete("configmaps", wanted["namespace"], wanted["name"], uid=uid)
-            await self._cluster.create("configmaps", action.manifest)
-            return
         raise ChildConflict(f"{title} is ours by uid, but was not rendered from the present spec")
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import pytest
-
 from ratchet_api.base import GROUP
 from ratchet_api.stage import StageInput
 from ratchet_operator.cluster.memory import Call
@@ -19,6 +17,7 @@ from ratchet_operator.wakes import OUR_RESOURCES as KINDS
 from tests.contract.chart import NAMESPACE, Grant, grants, render
 from tests.world import builders as b
 from tests.world.harness import World
+from tests.world.test_missing_rights import SAID, UNSAID
 
 GROUPS = {
     **dict.fromkeys(KINDS, GROUP),
@@ -49,8 +48,6 @@ def rights(calls: Iterable[Call]) -> set[Grant]:
                 used.add((GROUPS[call.resource], f"{call.resource}/status", "update"))
             case "emit":
                 used.add((GROUPS["events"], "events", "create"))
-            case "events":
-                used.add((GROUPS["events"], "events", "list"))
             case "progress":
                 pass  # asked of the pod, not of the API server
             case verb:
@@ -100,39 +97,10 @@ async def life_of_a_run_that_a_quota_holds_up() -> World:
     return world
 
 
-async def life_of_a_run_whose_operator_was_upgraded() -> World:
-    """The older version died between ConfigMap and Job; the newer one renders another stage.json."""
-    world = World()
-    world.submit(b.dataset(), b.run())
-    create = world.cluster.objects.create
-
-    def stale(resource: str, manifest: dict[str, object]) -> dict[str, object]:
-        made = create(resource, manifest)
-        if resource == "configmaps" and made["metadata"]["name"] == "router-resolve-1" and not touched:
-            touched.append(True)
-            world.cluster.objects.update(
-                "configmaps",
-                b.NAMESPACE,
-                "router-resolve-1",
-                {"metadata": {"annotations": {"ratchet.dev/spec-hash": "old"}}},
-            )
-            raise LookupError("the operator dies here")
-        return made
-
-    touched: list[bool] = []
-    world.cluster.objects.create = stale  # type: ignore[method-assign,assignment] # a crash at one exact call
-    with pytest.raises(LookupError, match="dies here"):
-        await world.finish()
-    world.operators[0].restart()
-    await world.finish()
-    return world
-
-
 LIVES = (
     life_of_a_stamped_run,
     life_of_a_suspended_run,
     life_of_a_run_that_a_quota_holds_up,
-    life_of_a_run_whose_operator_was_upgraded,
 )
 
 
@@ -144,6 +112,24 @@ async def test_granted_rights_are_exactly_the_used_ones() -> None:
     granted = grants(render("crds.enabled=false").one("ClusterRole", "ratchet-operator")["rules"])
     assert granted - used == set(), "granted, but no call of the operator uses it"
     assert used - granted == set(), "used, but the chart does not grant it"
+
+
+def test_every_right_that_a_pass_needs_is_taken_away_once_in_the_world() -> None:
+    """P19: tests/world/test_missing_rights.py forgets none; watching and listing are kopf's."""
+    taken = {("delete", "jobs"), ("delete", "rltrainingruns")}
+    for verb, resource in (*SAID, *UNSAID):
+        match verb:
+            case "patch_status":
+                taken |= {("update", f"{kind}/status") for kind in KINDS}
+            case "emit":
+                taken.add(("create", resource))
+            case "get" if resource in KINDS:
+                taken |= {("get", kind) for kind in KINDS}
+            case _:
+                taken.add((verb, resource))
+    role = render("crds.enabled=false").one("ClusterRole", "ratchet-operator")
+    granted = {(verb, resource) for _, resource, verb in grants(role["rules"])}
+    assert {right for right in granted if right[0] not in ("list", "watch")} == {r for r in taken if r[0] != "list"}
 
 
 def test_only_the_heartbeat_may_be_written_in_the_operators_namespace() -> None:

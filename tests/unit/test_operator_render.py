@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +17,6 @@ from ratchet_api.placement import Placement, Resources
 from ratchet_api.stage import GRACE_SECONDS, Stage, StageInput
 from ratchet_api.training_run import RLTrainingRunSpec
 from ratchet_operator.desired.child import NotAllowed, StageRequest
-from ratchet_operator.desired.configmap import render_configmap
 from ratchet_operator.desired.job import render_job
 from ratchet_operator.plan.runs import plan_run
 from ratchet_operator.plan.world import CreateObject, DatasetSight, Meta, RunWorld
@@ -109,7 +109,7 @@ def restricted(job: dict[str, Any]) -> None:
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["automountServiceAccountToken"] is False
     assert pod["serviceAccountName"] == SETTINGS.stage_service_account
-    assert [list(v)[1] for v in pod["volumes"]] == ["configMap", "emptyDir", "emptyDir"]
+    assert [list(v)[1] for v in pod["volumes"]] == ["downwardAPI", "emptyDir", "emptyDir"]
     assert all("sizeLimit" in v["emptyDir"] for v in pod["volumes"] if "emptyDir" in v)
     (container,) = pod["containers"]
     context = container["securityContext"]
@@ -158,12 +158,11 @@ def test_every_valid_run_renders_a_restricted_pod_or_none(spec: dict[str, Any], 
         assert first.status.state == "Invalid"
         return
     second = plan_run(replace(world, status=first.status))
-    configmap, job = second.actions
-    assert isinstance(configmap, CreateObject)
+    (job,) = second.actions
     assert isinstance(job, CreateObject)
     restricted(job.manifest)
     names_fit(job.manifest)
-    content = StageInput.model_validate_json(configmap.manifest["data"][STAGE_FILE])
+    content = mounted_input(job.manifest)
     assert content.owner.name == name
     assert json.dumps(job.manifest)
 
@@ -189,18 +188,16 @@ def _empty() -> Any:
     return RLTrainingRunStatus()
 
 
-@pytest.mark.parametrize("render", [render_configmap, render_job])
-def test_rendering_refuses_an_image_that_acceptance_let_through(render: Any) -> None:
+def test_rendering_refuses_an_image_that_acceptance_let_through() -> None:
     """P20: defence in depth."""
     with pytest.raises(NotAllowed, match=r"router.*'evil:1'.*images\.allowed"):
-        render(request_for(image="evil:1"), SETTINGS)
+        render_job(request_for(image="evil:1"), SETTINGS)
 
 
-@pytest.mark.parametrize("render", [render_configmap, render_job])
-def test_rendering_refuses_a_priority_class_that_acceptance_let_through(render: Any) -> None:
+def test_rendering_refuses_a_priority_class_that_acceptance_let_through() -> None:
     """P20: defence in depth."""
     with pytest.raises(NotAllowed, match=r"'system-node-critical'.*priorityClasses\.allowed"):
-        render(request_for(placement=Placement(priority_class_name="system-node-critical")), SETTINGS)
+        render_job(request_for(placement=Placement(priority_class_name="system-node-critical")), SETTINGS)
 
 
 def test_requests_equal_limits_in_whole_units() -> None:
@@ -259,8 +256,20 @@ def test_equal_requests_render_equal_manifests_and_any_change_another_hash() -> 
     assert len(hashes) == len(changes) + 1
 
 
-def test_a_configmap_is_immutable_and_holds_the_stage_file() -> None:
-    manifest = render_configmap(request_for(), SETTINGS)
-    assert manifest["immutable"] is True
-    assert StageInput.model_validate_json(manifest["data"][STAGE_FILE]) == request_for().content
-    assert b.NAMESPACE == manifest["metadata"]["namespace"]
+def test_the_pod_mounts_its_stage_file_from_its_own_annotation() -> None:
+    job = render_job(request_for(), SETTINGS)
+    assert mounted_input(job) == request_for().content
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "stage", "mountPath": "/etc/ratchet", "readOnly": True} in container["volumeMounts"]
+    assert job["metadata"]["namespace"] == b.NAMESPACE
+
+
+def mounted_input(job: dict[str, Any]) -> StageInput:
+    """Follow the volume as the kubelet does: the file's field path names the annotation."""
+    template = job["spec"]["template"]
+    (volume,) = (each for each in template["spec"]["volumes"] if each["name"] == "stage")
+    (item,) = volume["downwardAPI"]["items"]
+    assert item["path"] == STAGE_FILE
+    found = re.fullmatch(r"metadata\.annotations\['([^']+)'\]", item["fieldRef"]["fieldPath"])
+    assert found is not None
+    return StageInput.model_validate_json(template["metadata"]["annotations"][found[1]])

@@ -48,7 +48,6 @@ async def test_a_new_run_has_its_job_after_two_reads_and_three_writes() -> None:
         ("get", "feedbackdatasets"),
         ("get", "configmaps"),
         ("patch_status", "rltrainingruns"),
-        ("create", "configmaps"),
         ("create", "jobs"),
     ]
 

@@ -161,7 +161,7 @@ PHASES = ["WaitingForData", "Starting", "Running", "Queued", "Retrying", "Suspen
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("operator_down", [False, True], ids=["operator up", "operator down"])
-async def test_deleting_a_run_in_any_phase_leaves_no_job_pod_or_configmap(phase: str, operator_down: bool) -> None:
+async def test_deleting_a_run_in_any_phase_leaves_no_job_and_no_pod(phase: str, operator_down: bool) -> None:
     """P10, P11, T14: by owner references alone, hence also while the operator is down."""
 
     def play(stage: StageInput, pod: int) -> Act:

@@ -20,10 +20,11 @@ looking: what runs in a namespace is decided by Jobs alone.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
-# stage.json of each attempt (made anew if another version of the operator left one), and a namespace's ratchet-store.
+# A namespace's own store: the ConfigMap ratchet-store.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, create, delete]
+  resourceNames: [ratchet-store]
+  verbs: [get]
 # Why a Job's pod does not run, how it ended, and where its /progress is.
 - apiGroups: [""]
   resources: [pods]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ratchet_api.base import format_time, parse_time
-from ratchet_api.names import STAGE_FILE
+from ratchet_api.names import ANNOTATION_STAGE_INPUT, STAGE_FILE
 from ratchet_operator.cluster.jobrules import Ended, code_from_message, container_env, cpu_request, job_finished, judge
 from ratchet_operator.cluster.processes import ProcessGroup, find_by_pod_uid, free_port, start_ticks, write_json
 from ratchet_operator.cluster.protocol import KubeObject, Resource
@@ -37,7 +37,7 @@ STAGE_COMMAND = (sys.executable, "-m", "ratchet_jobs.runtime.main")
 
 
 class ObjectTable(Protocol):
-    """Where the runner finds Jobs and ConfigMaps and keeps the pods; writes wake whoever watches."""
+    """Where the runner finds Jobs and keeps the pods; writes wake whoever watches."""
 
     def find(self, resource: Resource, namespace: str, name: str) -> KubeObject | None:
         """Return the object or None."""
@@ -300,14 +300,12 @@ class JobRunner:
         return ProcessGroup(ours.pid, ticks, ours)
 
     def _stage_file(self, job: KubeObject) -> str:
-        """Return the text of the stage file from the ConfigMap that the pod template mounts."""
-        namespace = job["metadata"]["namespace"]
-        for volume in job["spec"]["template"]["spec"].get("volumes", []):
-            name = volume.get("configMap", {}).get("name")
-            found = self._objects.find("configmaps", namespace, name) if name else None
-            if found is not None and STAGE_FILE in found.get("data", {}):
-                return str(found["data"][STAGE_FILE])
-        raise FileNotFoundError(f"Job {namespace}/{job['metadata']['name']}: no ConfigMap with {STAGE_FILE} is mounted")
+        """Return the text of the stage file, which the pod template carries as an annotation."""
+        annotations = job["spec"]["template"]["metadata"].get("annotations", {})
+        if ANNOTATION_STAGE_INPUT not in annotations:
+            title = f"Job {job['metadata']['namespace']}/{job['metadata']['name']}"
+            raise FileNotFoundError(f"{title}: its pod template has no annotation {ANNOTATION_STAGE_INPUT}")
+        return str(annotations[ANNOTATION_STAGE_INPUT])
 
     # -- what the cluster would write ---------------------------------------------------------------------------
 

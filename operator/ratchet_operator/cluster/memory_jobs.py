@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from ratchet_api.base import digest_of, format_time
-from ratchet_api.names import LABEL_ATTEMPT, LABEL_STAGE, STAGE_CONTAINER, STAGE_FILE
+from ratchet_api.names import ANNOTATION_STAGE_INPUT, LABEL_ATTEMPT, LABEL_STAGE, STAGE_CONTAINER
 from ratchet_api.stage import UNCOUNTED_EXITS, EvaluateConfig, StageInput
 from ratchet_operator.cluster.memory import MemoryCluster
 from ratchet_operator.cluster.protocol import KubeObject
@@ -179,13 +179,9 @@ class JobScript:
         self.cluster.objects.set_status("pods", pod, {"phase": "Pending"}, locked=False)
 
     def _stage(self, obj: KubeObject) -> StageInput:
-        """Read stage.json as the pod does: from the ConfigMap that its volume names."""
-        spec = obj["spec"].get("template", obj)["spec"]
-        name = next(v["configMap"]["name"] for v in spec["volumes"] if "configMap" in v)
-        found = self.cluster.objects.get("configmaps", obj["metadata"]["namespace"], name)
-        if found is None:
-            raise LookupError(f"pod of {obj['metadata']['name']!r} has no ConfigMap {name!r}")
-        return StageInput.model_validate_json(found["data"][STAGE_FILE])
+        """Read stage.json as the pod does: from the annotation that its volume names."""
+        pod = obj["spec"].get("template", obj)
+        return StageInput.model_validate_json(pod["metadata"]["annotations"][ANNOTATION_STAGE_INPUT])
 
     def _step_pod(self, pod: KubeObject) -> None:
         status = pod.get("status") or {"phase": "Pending"}

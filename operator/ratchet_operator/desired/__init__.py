@@ -1,1 +1,1 @@
-"""The pure rendering: one attempt at a stage in, its ConfigMap and its Job out."""
+"""The pure rendering: one attempt at a stage in, its Job out."""

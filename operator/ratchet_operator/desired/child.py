@@ -1,6 +1,6 @@
-"""What every child has in common: labels, owner reference, spec hash; and the checks made again before rendering.
+"""What a child is made of: labels, owner reference, spec hash; and the checks made again before rendering.
 
-Pure; called by `configmap` and `job`. The allow-lists are checked when a spec is accepted and once more here, so
+Pure; called by `job`. The allow-lists are checked when a spec is accepted and once more here, so
 that no path leads from a custom resource to a pod that the administrator did not allow (promise P20).
 """
 
@@ -32,13 +32,13 @@ from ratchet_operator.settings import Settings, StoreSettings
 
 @dataclass(frozen=True, slots=True)
 class StageRequest:
-    """Everything that the children of one attempt are rendered from.
+    """Everything that the Job of one attempt is rendered from.
 
     Attributes:
         owner: the object that the attempt belongs to.
         stage: which stage.
         attempt: its number.
-        name: name of both children, as recorded in status.
+        name: name of the Job, as recorded in status.
         content: the stage's input file.
         image: the stage image.
         resources: of the pod.
@@ -80,7 +80,7 @@ def check_allowed(request: StageRequest, settings: Settings) -> None:
 
 
 def labels_of(request: StageRequest) -> dict[str, str]:
-    """Labels of the Job, its pods and its ConfigMap."""
+    """Labels of the Job and its pods."""
     return {
         LABEL_MANAGED_BY: MANAGED_BY,
         LABEL_COMPONENT: "stage",

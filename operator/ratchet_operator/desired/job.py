@@ -1,5 +1,8 @@
 """The Job of one attempt: one pod that satisfies Pod Security `restricted`, whatever the custom resource says.
 
+The stage's input travels in the pod template, which nobody can change once the Job exists; the pod mounts it as a file
+(ADR 0010).
+
 Pure; called by the plan rules that create children. The Job itself replaces a pod only for the exits that count
 nothing (preemption); every counted retry is a new attempt, hence a new Job.
 """
@@ -8,9 +11,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ratchet_api.names import LABEL_QUEUE, PROGRESS_PORT, STAGE_CONTAINER, STAGE_DIR, STAGE_FILE
+from ratchet_api.base import canonical_json
+from ratchet_api.names import (
+    ANNOTATION_STAGE_INPUT,
+    LABEL_QUEUE,
+    PROGRESS_PORT,
+    STAGE_CONTAINER,
+    STAGE_DIR,
+    STAGE_FILE,
+)
 from ratchet_api.placement import Placement, Resources
-from ratchet_api.stage import GRACE_SECONDS, TERMINATION_PATH, UNCOUNTED_EXITS
+from ratchet_api.stage import GRACE_SECONDS, TERMINATION_PATH, UNCOUNTED_EXITS, StageInput
 from ratchet_operator.desired.child import StageRequest, check_allowed, labels_of, metadata_of, with_hash
 from ratchet_operator.settings import Settings
 
@@ -24,11 +35,15 @@ def render_job(request: StageRequest, settings: Settings) -> dict[str, Any]:
 
     Raises:
         NotAllowed: the request names an image or priority class that is not allowed.
+        pydantic.ValidationError: the stage's input does not survive its own round trip (a defect).
     """
     check_allowed(request, settings)
     labels = labels_of(request)
     metadata = metadata_of(request, labels)
-    pod_metadata = {"labels": labels, "annotations": dict(metadata["annotations"])}
+    pod_metadata = {
+        "labels": labels,
+        "annotations": {**metadata["annotations"], ANNOTATION_STAGE_INPUT: _stage_input(request)},
+    }
     spec: dict[str, Any] = {
         "completions": 1,
         "parallelism": 1,
@@ -43,6 +58,18 @@ def render_job(request: StageRequest, settings: Settings) -> dict[str, Any]:
         spec["suspend"] = True
         metadata["labels"] = {**labels, LABEL_QUEUE: request.placement.queue_name}
     return with_hash({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec})
+
+
+def _stage_input(request: StageRequest) -> str:
+    """Return the text of stage.json; it is parsed once more, so that no pod starts with one it cannot read."""
+    text = canonical_json(request.content.to_wire()).decode()
+    StageInput.model_validate_json(text)
+    return text
+
+
+def _stage_file() -> dict[str, Any]:
+    field = {"apiVersion": "v1", "fieldPath": f"metadata.annotations['{ANNOTATION_STAGE_INPUT}']"}
+    return {"path": STAGE_FILE, "fieldRef": field}
 
 
 def _failure_rules() -> list[dict[str, Any]]:
@@ -72,7 +99,7 @@ def _pod(request: StageRequest, settings: Settings) -> dict[str, Any]:
         },
         "containers": [_container(request, settings)],
         "volumes": [
-            {"name": "stage", "configMap": {"name": request.name}},
+            {"name": "stage", "downwardAPI": {"items": [_stage_file()]}},
             {"name": "scratch", "emptyDir": {"sizeLimit": scratch}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shm}},
         ],

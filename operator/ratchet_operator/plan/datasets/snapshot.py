@@ -8,7 +8,6 @@ from ratchet_api.feedback_dataset import FeedbackDatasetSpec, FeedbackDatasetSta
 from ratchet_api.names import stage_prefix
 from ratchet_api.stage import Owner, SnapshotConfig, Stage, StageInput, StoreConfig
 from ratchet_operator.desired.child import StageRequest
-from ratchet_operator.desired.configmap import render_configmap
 from ratchet_operator.desired.job import render_job
 from ratchet_operator.plan.attempts import (
     POLL_SECONDS,
@@ -91,12 +90,9 @@ def _create(world: DatasetWorld, attempt: StageAttempt) -> DatasetPlan:
         avoid_nodes=attempt.avoid_nodes,
         store=store,
     )
-    children = (
-        CreateObject("configmaps", render_configmap(request, world.settings)),
-        CreateObject("jobs", render_job(request, world.settings)),
-    )
+    job = CreateObject("jobs", render_job(request, world.settings))
     state = world.status.state if world.status.state in ("Starting", "Retrying") else "Starting"
-    return settle(world, world.status, state, (), actions=children, requeue_after=fresh(world))
+    return settle(world, world.status, state, (), actions=(job,), requeue_after=fresh(world))
 
 
 def snapshot_input(world: DatasetWorld, spec: FeedbackDatasetSpec, store: StoreSettings, attempt: int) -> StageInput:

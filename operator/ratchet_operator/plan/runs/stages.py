@@ -1,6 +1,6 @@
 """The rule of the current stage: children, waiting, progress, success, retry, failure. Pure.
 
-A pass either records that an attempt is wanted or creates that attempt's children, never both; so every name stands
+A pass either records that an attempt is wanted or creates that attempt's Job, never both; so every name stands
 in status before an object of that name exists.
 """
 
@@ -14,7 +14,6 @@ from ratchet_api.conditions import ConditionType, Reason
 from ratchet_api.stage import NUMERIC_REASONS, Stage
 from ratchet_api.training_run import RLTrainingRunStatus, StageStatus
 from ratchet_operator.desired.child import StageRequest
-from ratchet_operator.desired.configmap import render_configmap
 from ratchet_operator.desired.job import render_job
 from ratchet_operator.plan.attempts import (
     Create,
@@ -68,7 +67,7 @@ def run_stage(world: RunWorld) -> RunPlan | None:
 
 
 def _want(world: RunWorld, status: RLTrainingRunStatus, row: StageStatus) -> RunPlan:
-    """Record the first attempt of a stage; its children follow in the next pass."""
+    """Record the first attempt of a stage; its Job follows in the next pass."""
     status = with_stage(status, row.name, attempt=first_attempt(world.meta.name, Stage(row.name)))
     said = progressing(Reason.ACCEPTED, f"Stage {row.name!r} starts.")
     return settle(world, status.model_copy(update={"stage": row.name}), "Starting", said, requeue_after=NOW)
@@ -97,15 +96,12 @@ def _create(world: RunWorld, row: StageStatus, attempt: StageAttempt) -> RunPlan
         avoid_nodes=attempt.avoid_nodes,
         store=store,
     )
-    children = (
-        CreateObject("configmaps", render_configmap(request, world.settings)),
-        CreateObject("jobs", render_job(request, world.settings)),
-    )
+    job = CreateObject("jobs", render_job(request, world.settings))
     # the status stays as it is, unless it still speaks of an obstacle that is gone
     state = world.status.state if world.status.state in ("Starting", "Retrying") else "Starting"
     status = with_stage(world.status, row.name, state="Pending")
     said = progressing(Reason.ACCEPTED, f"Stage {row.name!r} starts.") if state != world.status.state else ()
-    return settle(world, status, state, said, actions=children, requeue_after=poll(world, 15))
+    return settle(world, status, state, said, actions=(job,), requeue_after=poll(world, 15))
 
 
 def _wait(world: RunWorld, row: StageStatus, verdict: Waiting) -> RunPlan:

@@ -20,10 +20,12 @@ from ratchet_api.base import StatusModel, digest_of
 from ratchet_api.feedback_dataset import LabelCount, Removed, SnapshotCounts, SplitName
 from ratchet_api.names import snapshot_prefix
 from ratchet_api.stage import DatasetRef
-from ratchet_jobs.runtime.errors import StoreCorrupt
+from ratchet_jobs.runtime.errors import BadDataError, StoreCorrupt
 from ratchet_jobs.runtime.store import Store, check_key, download_verified, sha256_file
 
 MANIFEST = "MANIFEST.json"
+ERASED = "ERASED.json"
+"""Stands where a snapshot was from which a person had to be erased."""
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 SCHEMA = pa.schema(
     [
@@ -34,6 +36,14 @@ SCHEMA = pa.schema(
         pa.field("time", pa.timestamp("s", tz="UTC")),
     ]
 )
+
+
+class ErasedMark(StatusModel):
+    """Why a digest refuses to load, and what replaced it."""
+
+    erasure: str
+    replaced_by: str
+    rows: int
 
 
 class SnapshotFile(StatusModel):
@@ -122,10 +132,17 @@ def read_manifest(store: Store, ref: DatasetRef) -> Manifest:
     """Read a pinned snapshot's manifest and check that it is the one pinned.
 
     Raises:
+        BadDataError: a person was erased from it.
         StoreNotFound: the snapshot is gone.
         StoreCorrupt: the manifest is not one, or of another snapshot.
     """
     key = f"{ref.prefix}/{MANIFEST}"
+    if store.exists(f"{ref.prefix}/{ERASED}"):
+        mark = ErasedMark.model_validate_json(store.read(f"{ref.prefix}/{ERASED}"))
+        raise BadDataError(
+            f"snapshot {ref.digest[:12]}… holds rows of a person who was erased (erasure {mark.erasure}) and loads no "
+            f"more; it was rewritten as {mark.replaced_by[:12]}…: refresh the dataset and make a new run"
+        )
     try:
         manifest = Manifest.model_validate_json(store.read(key))
     except ValidationError as error:

@@ -1,0 +1,171 @@
+"""Erases a person: from the log, from the snapshots of feedback, and from all training to come; writes the proof.
+
+    1 record    who; from here on nothing of them is read (`feedback_log.erasures`)
+    2 plan      which answers were given to them and which segments hold their events, kept before anything is deleted
+    3 log       each of these segments is written anew without them
+    4 snapshots each affected one is rewritten under a new digest; the old digest refuses to load
+    5 report    what was removed where, and that a last look at log and snapshots found nothing
+
+Each step may be cut anywhere and repeated; a second erasure of the same person removes what came since. Marking the
+runs and versions that had learned from them is the caller's, who can reach the cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from ratchet_api.base import StatusModel, Timestamp
+from ratchet_jobs.data.erase_snapshots import erase_from_snapshots, marks_of
+from ratchet_jobs.data.snapshots import ERASED, MANIFEST, Manifest
+from ratchet_jobs.feedback_log.compaction import affected_segments, compact, interactions_of
+from ratchet_jobs.feedback_log.erasures import ErasureRecord, erasures_prefix, record_key
+from ratchet_jobs.runtime.errors import StoreCorrupt
+from ratchet_jobs.runtime.store import Store, check_key
+
+NOT_COVERED = (
+    "snapshots of files (source.objects) and the files themselves: take the person out of the file, then refresh",
+    "weights that learned from the person before: retrain, or roll back to a version that is not listed",
+    "backups and old object versions of the store",
+)
+
+
+class RewrittenSnapshot(StatusModel):
+    """One snapshot that held rows of the person."""
+
+    digest: str
+    replaced_by: str
+    rows: int
+
+
+class ErasureReport(StatusModel):
+    """The proof: what was removed, what had learned from it, and what is left to people."""
+
+    id: str
+    subjects: tuple[str, ...] = Field(strict=False)
+    requested: Timestamp
+    finished: Timestamp
+    answers: int
+    """Recorded answers that were given to the person."""
+    events: int
+    """Removed from the log, in all passes."""
+    segments: int
+    """Written anew."""
+    snapshots: tuple[RewrittenSnapshot, ...] = Field(strict=False)
+    left: int
+    """Events and rows that a last look still found; 0 in every report that is written."""
+    runs: tuple[str, ...] = Field(default=(), strict=False)
+    """Trained on an affected snapshot, or from a version that was."""
+    versions: tuple[str, ...] = Field(default=(), strict=False)
+    """Published versions of these runs, as POLICY@N."""
+    datasets: tuple[str, ...] = Field(default=(), strict=False)
+    """Whose snapshot was rewritten; asked to make a new one."""
+    not_covered: tuple[str, ...] = Field(default=NOT_COVERED, strict=False)
+
+
+class _Plan(StatusModel):
+    """What must be known after parts of it are deleted."""
+
+    interactions: tuple[str, ...] = Field(default=(), strict=False)
+    segments: dict[str, int] = Field(default_factory=dict)
+    """Writer and number of each segment, and how many events were the person's."""
+
+
+def request_erasure(store: Store, namespace: str, subjects: Collection[str], *, now: datetime) -> ErasureRecord:
+    """Record who is to be erased; the first record of a person stays."""
+    record = ErasureRecord(subjects=tuple(sorted(subjects)), requested=now)
+    key = record_key(namespace, record.id)
+    store.create(key, record.model_dump_json(by_alias=True).encode())
+    return ErasureRecord.model_validate_json(store.read(key))
+
+
+def pending(store: Store, namespace: str) -> list[ErasureRecord]:
+    """Return the recorded erasures that have no report yet."""
+    keys = {info.key for info in store.list(erasures_prefix(namespace))}
+    names = sorted(key.split("/")[-2] for key in keys if key.endswith("/request.json"))
+    open_ = [name for name in names if f"{erasures_prefix(namespace)}/{name}/report.json" not in keys]
+    return [ErasureRecord.model_validate_json(store.read(record_key(namespace, name))) for name in open_]
+
+
+def erase(store: Store, namespace: str, record: ErasureRecord, *, folder: Path, now: datetime) -> ErasureReport:
+    """Carry a recorded erasure out; see the module's docstring.
+
+    Args:
+        store: with the right to delete below the log and the snapshots.
+        namespace: whose log.
+        record: of `request_erasure`.
+        folder: scratch.
+        now: for the report.
+
+    Raises:
+        StoreCorrupt: something of the person is still there after everything was rewritten.
+    """
+    # 2 plan
+    key = f"{erasures_prefix(namespace)}/{record.id}/plan.json"
+    before = _Plan.model_validate_json(store.read(key)) if store.exists(key) else _Plan()
+    interactions = interactions_of(store, namespace, record.subjects) | set(before.interactions)
+    affected = affected_segments(store, namespace, record.subjects, interactions)
+    found = {f"{segment.epoch}-{segment.seq}": count for segment, count in affected.items()}
+    plan = _Plan(interactions=tuple(sorted(interactions)), segments=before.segments | found)
+    if plan != before:
+        store.write(key, plan.model_dump_json(by_alias=True).encode())
+
+    # 3 log
+    for segment in affected:
+        compact(store, segment, record.subjects, interactions)
+
+    # 4 snapshots
+    erase_from_snapshots(store, namespace, record.id, record.subjects, folder)
+
+    # 5 report
+    left = sum(affected_segments(store, namespace, record.subjects, interactions).values())
+    left += _rows_left(store, namespace, record.subjects, folder)
+    if left:
+        raise StoreCorrupt(
+            f"erasure {record.id}: {left} events or rows of the person are still there; somebody writes them back: "
+            "erase again when it is quiet"
+        )
+    return ErasureReport(
+        id=record.id,
+        subjects=record.subjects,
+        requested=record.requested,
+        finished=now,
+        answers=len(plan.interactions),
+        events=sum(plan.segments.values()),
+        segments=len(plan.segments),
+        snapshots=tuple(
+            RewrittenSnapshot(digest=digest, replaced_by=mark.replaced_by, rows=mark.rows)
+            for digest, mark in marks_of(store, namespace, record.id)
+        ),
+        left=left,
+    )
+
+
+def write_report(store: Store, namespace: str, report: ErasureReport) -> str:
+    """Put the proof beside its record; return its key."""
+    key = f"{erasures_prefix(namespace)}/{report.id}/report.json"
+    store.write(key, report.model_dump_json(by_alias=True, indent=1).encode())
+    return key
+
+
+def _rows_left(store: Store, namespace: str, subjects: Collection[str], folder: Path) -> int:
+    """Count rows of a person in every snapshot of feedback that loads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    left = 0
+    keys = {info.key for info in store.list(f"{namespace}/snapshots")}
+    for key in sorted(key for key in keys if key.endswith(f"/{MANIFEST}")):
+        prefix = key.rpartition("/")[0]
+        manifest = Manifest.model_validate_json(store.read(key))
+        if "feedback" not in manifest.settings or f"{prefix}/{ERASED}" in keys:
+            continue
+        for file in manifest.files.values():
+            path = folder / check_key(file.path)
+            store.download(f"{prefix}/{file.path}", path)
+            for row in pq.read_table(path, columns=["subject", "about"]).to_pylist():
+                left += row["subject"] in subjects or row["about"] in subjects
+            path.unlink()
+    return left

@@ -1,0 +1,220 @@
+"""A person is erased from log, snapshots and future training, whenever and however often the erasing is cut short."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from ratchet_api.names import snapshot_prefix
+from ratchet_api.stage import DatasetRef
+from ratchet_jobs.data.erasure import ErasureReport, erase, pending, request_erasure, write_report
+from ratchet_jobs.data.snapshots import read_manifest
+from ratchet_jobs.feedback_log.reader import LogReader
+from ratchet_jobs.runtime.errors import BadDataError
+from ratchet_jobs.runtime.store import Store
+from ratchet_jobs.runtime.store_directory import DirectoryStore
+from tests.feedback_events import START, LogBuilder, corrections, stored_as
+from tests.recipes.stage_process import NAMESPACE, StageProcess
+
+ANNA = stored_as("anna")
+SOURCE = {"feedback": {"policyRef": {"name": "router"}}}
+
+
+def fill(store: Store) -> LogBuilder:
+    """Two segments: Anna's own verdicts, an anonymous one about an answer to her, and everybody else's."""
+    log = LogBuilder(store, namespace=NAMESPACE)
+    corrections(log, 100)
+    for number in range(12):
+        log.feedback("correction", prompt=f"anna asked {number}", correction="ab"[number % 2], subject="anna")
+    asked = log.interaction(input="anna asked privately", label="billing", subject="anna", actionPropensity=0.5)
+    log.flush()
+    log.feedback("correction", interactionId=asked, correction="login")
+    corrections(log, 30, classes=("login", "billing"))
+    log.flush()
+    log.feedback("correction", prompt="nobody special", correction="login", subject="bert")
+    log.flush()
+    return log
+
+
+def everything(store: Store) -> dict[str, bytes]:
+    """All objects, unpacked, so that a search finds what is in them."""
+    found = {}
+    for info in store.list(NAMESPACE):
+        data = store.read(info.key)
+        if info.key.endswith(".zst"):
+            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=1 << 26)
+        elif info.key.endswith(".parquet"):
+            data = json.dumps(pq.read_table(io.BytesIO(data)).to_pylist(), default=str).encode()
+        found[info.key] = data
+    return found
+
+
+def run_erasure(store: Store, tmp_path: Path) -> ErasureReport:
+    record = request_erasure(store, NAMESPACE, [ANNA], now=START)
+    report = erase(store, NAMESPACE, record, folder=tmp_path / "scratch", now=START)
+    write_report(store, NAMESPACE, report)
+    return report
+
+
+def test_nothing_of_an_erased_person_is_left_anywhere(tmp_path: Path) -> None:
+    """P30: a search through all objects, unpacked, finds neither her texts nor her pseudonym but in the proof."""
+    process = StageProcess(tmp_path)
+    fill(process.store)
+    old = process.summary(source=SOURCE, target="1")
+    report = run_erasure(process.store, tmp_path)
+    for key, data in everything(process.store).items():
+        assert b"anna asked" not in data, key
+        assert ANNA.encode() not in data or "/erasures/" in key, key
+    assert (report.events, report.answers, report.segments, report.left) == (14, 1, 2, 0)
+    [rewritten] = report.snapshots
+    assert (rewritten.digest, rewritten.rows) == (old["digest"], 13)
+    stored = json.loads(process.store.read(f"{NAMESPACE}/erasures/{report.id}/report.json"))
+    assert stored["snapshots"][0]["replacedBy"] == rewritten.replaced_by
+    assert pending(process.store, NAMESPACE) == []
+
+
+def test_the_old_digest_refuses_to_load_and_the_rewrite_loads(tmp_path: Path) -> None:
+    """P28: a digest is the same bytes for ever, or says why it is gone."""
+    process = StageProcess(tmp_path)
+    fill(process.store)
+    old = process.summary(source=SOURCE)
+    report = run_erasure(process.store, tmp_path)
+    with pytest.raises(BadDataError, match=report.id):
+        read_manifest(process.store, DatasetRef(digest=old["digest"], prefix=snapshot_prefix(NAMESPACE, old["digest"])))
+    new = report.snapshots[0].replaced_by
+    manifest = read_manifest(process.store, DatasetRef(digest=new, prefix=snapshot_prefix(NAMESPACE, new)))
+    assert manifest.counts.kept == old["counts"]["kept"] - 13
+    assert sum(each.train + each.validation + each.test for each in manifest.labels) == manifest.counts.kept
+
+
+def test_from_the_request_on_no_new_snapshot_holds_the_person(tmp_path: Path) -> None:
+    """P30: future training, also before the log is rewritten, and for what still arrives."""
+    process = StageProcess(tmp_path)
+    log = fill(process.store)
+    request_erasure(process.store, NAMESPACE, [ANNA], now=START)
+    log.feedback("correction", prompt="anna came back", correction="login", subject="anna")
+    log.flush()
+    summary = process.summary(source=SOURCE)
+    folder = process.root / "store" / snapshot_prefix(NAMESPACE, summary["digest"])
+    texts = [row["text"] for name in ("train", "validation", "test") for row in rows(folder, name)]
+    assert not [text for text in texts if "anna" in text]
+    assert "nobody special" in texts
+
+
+def rows(folder: Path, split: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(folder / f"{split}.parquet").to_pylist()
+    return found
+
+
+def test_snapshots_without_the_person_rebuild_bit_identically_after_the_log_was_compacted(tmp_path: Path) -> None:
+    """P28: rebuild, compact, rebuild again; a position outlives the segments that it names."""
+    process = StageProcess(tmp_path)
+    fill(process.store)
+    rules = {"feedback": SOURCE["feedback"] | {"types": ["correction"]}}
+    filters = {"maxSamples": 100_000}
+    request_erasure(process.store, NAMESPACE, [ANNA], now=START)
+    before = process.summary(source=rules, filters=filters, target="1")
+    run_erasure(process.store, tmp_path)
+    as_of = {"feedback": rules["feedback"] | {"asOf": before["digest"]}}
+    after = process.summary(source=as_of, filters=filters, target="2")
+    assert (after["digest"], after["logPosition"]) == (before["digest"], before["logPosition"])
+
+
+class Killed(Exception):
+    """The process dies here."""
+
+
+class Mortal(DirectoryStore):
+    """Dies before its n-th change."""
+
+    def __init__(self, root: Path, changes: int) -> None:
+        super().__init__(root)
+        self.left = changes
+
+    def _change(self) -> None:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+
+    def write(self, key: str, data: bytes) -> None:
+        self._change()
+        super().write(key, data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        self._change()
+        return super().create(key, data)
+
+    def upload(self, path: Path, key: str) -> None:
+        self._change()
+        super().upload(path, key)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in list(keys):
+            self._change()
+            super().delete([key])
+
+
+def test_an_erasure_that_dies_before_any_change_is_finished_by_the_next(tmp_path: Path) -> None:
+    """P4 and P30: every cut ends in the same objects as no cut, and the report counts the same."""
+    process = StageProcess(tmp_path)
+    fill(process.store)
+    process.summary(source=SOURCE)
+    whole = {info.key: process.store.read(info.key) for info in process.store.list(NAMESPACE)}
+
+    def restored(name: str) -> Path:
+        for key, data in whole.items():
+            (tmp_path / name / key).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / key).write_bytes(data)
+        return tmp_path / name
+
+    want_report = run_erasure(DirectoryStore(restored("calm")), tmp_path)
+    want = everything(DirectoryStore(tmp_path / "calm"))
+    cut = 0
+    while True:
+        root = restored(f"cut-{cut}")
+        try:
+            run_erasure(Mortal(root, cut), tmp_path)
+            break
+        except Killed:
+            assert run_erasure(DirectoryStore(root), tmp_path) == want_report
+            assert everything(DirectoryStore(root)) == want, cut
+            cut += 1
+    assert cut >= 10, "record, plan, two segments and their ends, snapshot, mark, four deletions, report"
+
+
+def test_erasing_twice_removes_what_came_since_and_counts_both(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    log = fill(store)
+    first = run_erasure(store, tmp_path)
+    assert run_erasure(store, tmp_path) == first
+    log.feedback("thumbs_up", prompt="anna asked again", response="x", subject="anna")
+    log.flush()
+    again = run_erasure(store, tmp_path)
+    assert (again.id, again.events, again.segments) == (first.id, 15, 3)
+
+
+def test_everybody_elses_events_survive_in_their_order(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    fill(store)
+    before = [event["id"] for event in LogReader(store, NAMESPACE).events() if event.get("subject") != ANNA]
+    run_erasure(store, tmp_path)
+    after = [event["id"] for event in LogReader(store, NAMESPACE).events()]
+    assert len(before) - 1 == len(after), "one anonymous correction was about an answer to her"
+    assert after == [name for name in before if name in set(after)]
+
+
+def test_erasing_somebody_who_was_never_here_changes_nothing_and_says_so(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    fill(store)
+    before = everything(store)
+    record = request_erasure(store, NAMESPACE, [stored_as("nobody")], now=START)
+    report = erase(store, NAMESPACE, record, folder=tmp_path / "scratch", now=START)
+    assert (report.events, report.snapshots) == (0, ())
+    assert {key: data for key, data in everything(store).items() if "/erasures/" not in key} == before

@@ -31,7 +31,7 @@ from ratchet_jobs.runtime.store_directory import DirectoryStore
 
 START = datetime(2026, 11, 21, 12, tzinfo=UTC)
 RING = KeyRing({"2026-11": b"k" * 32})
-KEYS = {"app": ("ingest",), "reader": ("read",), "trainer": ("train",), "all": ("ingest", "read", "train")}
+KEYS = {"app": ("ingest",), "reader": ("read",), "trainer": ("train",), "all": ("ingest", "read", "train", "erase")}
 TEMPLATE = RunTemplate.model_validate(
     {
         "baseModel": {"uri": "store://models/encoder", "sha256": "0" * 64},

@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 import httpx2
 from pydantic import BaseModel, TypeAdapter
 
+from ratchet_api.erasure import ErasureAnswer
 from ratchet_api.feedback import (
     FeedbackAnswer,
     FeedbackStats,
@@ -171,6 +172,17 @@ class GatewayClient:
             GatewayError: there is no such run, it was refused, or nobody answered in time.
         """
         return _TRAINING.validate_json(self._call("GET", f"/api/policies/train_policy/{policy}/{run}", None))
+
+    def erase(self, subject: str) -> ErasureAnswer:
+        """Ask that a person be erased; from then on nothing of them is read.
+
+        Args:
+            subject: as the events named the person.
+
+        Raises:
+            GatewayError: it was refused, or nobody answered in time. Asking again is the same erasure.
+        """
+        return self._ask(ErasureAnswer, "POST", "/v1/erasures", {"subject": subject})
 
     def close(self) -> None:
         """Close the connections."""

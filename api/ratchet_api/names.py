@@ -33,6 +33,10 @@ ANNOTATION_PROMOTE = "ratchet.dev/promote"
 ANNOTATION_REFRESH = "ratchet.dev/refresh"
 """On a FeedbackDataset: any new value asks for a fresh snapshot of unchanged sources."""
 
+ANNOTATION_ERASED = "ratchet.dev/erased"
+"""On an RLTrainingRun: id of the newest erasure that removed data which it had learned from; on an RLPolicy: the
+versions that such runs published, as in 3,5."""
+
 STORE_CONFIGMAP = "ratchet-store"
 """Name of the optional ConfigMap that gives a namespace its own store (keys uri, endpoint, region, secretName)."""
 STAGE_FILE = "stage.json"

@@ -82,7 +82,7 @@ def add(
         "idempotencyKey": key,
     }
     event = {"type": type_, "policy": policy} | {name: part for name, part in given.items() if part not in (None, {})}
-    with _opened(gateway, token_file) as client:
+    with opened(gateway, token_file) as client:
         stored = client.send(event, dry_run=dry_run)
     word = "would be stored" if dry_run else "was stored before" if stored.duplicate else "stored"
     say(f"{type_} for {policy} {word}: {stored.id}")
@@ -116,7 +116,7 @@ def import_(
             f"{len(problems)} rows cannot be used, nothing was sent; mend them, or leave them out: --skip-bad"
         )
     duplicates = total = 0
-    with _opened(gateway, token_file) as client:
+    with opened(gateway, token_file) as client:
         for batch in _batches(event for rows in found for event in rows.events):
             answer = client.send_all(batch, dry_run=dry_run)
             total += len(batch)
@@ -137,7 +137,7 @@ def undo(
     token_file: TokenFile = None,
 ) -> None:
     """Take an event back: from now on no statistic and no data set counts it. Needs the token that sent it."""
-    with _opened(gateway, token_file) as client:
+    with opened(gateway, token_file) as client:
         stored = client.undo(policy, event, dry_run=dry_run)
     word = "would be taken back" if dry_run else "was taken back before" if stored.duplicate else "is taken back"
     say(f"{event} {word}: {stored.id}")
@@ -146,7 +146,7 @@ def undo(
 @verbs.command()
 def stats(policy: Policy, gateway: Gateway = None, token_file: TokenFile = None) -> None:
     """Show what the log holds about a policy."""
-    with _opened(gateway, token_file) as client:
+    with opened(gateway, token_file) as client:
         found = client.stats(policy)
     table = Table(box=None, show_header=False, pad_edge=False)
     rows: list[tuple[str, str]] = [
@@ -166,7 +166,8 @@ def stats(policy: Policy, gateway: Gateway = None, token_file: TokenFile = None)
 
 
 @contextmanager
-def _opened(url: str | None, token_file: Path | None) -> Iterator[GatewayClient]:
+def opened(url: str | None, token_file: Path | None) -> Iterator[GatewayClient]:
+    """Yield a client of the gateway that the options and the environment mean; its refusals end the command."""
     from ratchet_api.client import GatewayClient, GatewayError
 
     address = url or os.environ.get("RATCHET_GATEWAY") or DEFAULT_GATEWAY

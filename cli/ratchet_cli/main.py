@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ratchet_api import __version__
-from ratchet_cli import checks, compare_verb, evaluate_verb, feedback_verbs, objects, predict_verb
+from ratchet_cli import checks, compare_verb, erase_verb, evaluate_verb, feedback_verbs, objects, predict_verb
 from ratchet_cli.errors import CliError, Interrupted
 from ratchet_cli.screen import complain, err, say
 
@@ -74,6 +74,7 @@ _PANELS: dict[str, dict[str, Callable[..., Any]]] = {
 for _panel, _verbs in _PANELS.items():
     for _name, _function in _verbs.items():
         commands.command(_name, rich_help_panel=_panel)(_function)
+feedback_verbs.verbs.command("erase")(erase_verb.erase)
 commands.add_typer(feedback_verbs.verbs, name="feedback", rich_help_panel="Through a gateway")
 
 

@@ -32,7 +32,7 @@ from ratchet_gateway.metrics import GatewayMetrics, WriterCollector
 from ratchet_gateway.policies import Policies
 from ratchet_gateway.ratelimit import RateLimit
 from ratchet_gateway.records import Recorder
-from ratchet_gateway.routes import feedback, health, policies
+from ratchet_gateway.routes import erasures, feedback, health, policies
 from ratchet_gateway.services import Services
 from ratchet_gateway.settings import Settings
 from ratchet_gateway.tally import Tally
@@ -86,7 +86,7 @@ def create_app(settings: Settings, parts: Parts) -> FastAPI:
     )
     app.state.store_note, app.state.store_error = "", ""
     app.add_middleware(Guard, max_bytes=settings.max_body_bytes, metrics=metrics)
-    for router in (feedback.direct, feedback.router, policies.router, health.router):
+    for router in (feedback.direct, feedback.router, policies.router, erasures.router, health.router):
         app.include_router(router)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(StoreError, _store_away)
@@ -112,6 +112,7 @@ async def _lifespan(app: FastAPI, settings: Settings, parts: Parts, metrics: Gat
         policies=parts.policies,
         ways=parts.ways,
         training=parts.training,
+        store_of_log=parts.store,
         namespace=settings.namespace,
         key_limit=RateLimit(settings.key_events_per_minute, parts.monotonic),
         subject_limit=RateLimit(settings.subject_events_per_minute, parts.monotonic),

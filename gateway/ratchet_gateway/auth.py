@@ -1,4 +1,4 @@
-"""Who calls, and what they may do: roles `ingest` (send feedback), `read` (see policies), `train` (ask for training).
+"""Who calls, and what they may do: roles `ingest` (send feedback), `read` (see policies), `train`, `erase` (a person).
 
 Decides from a bearer token alone. API keys come from a mounted file that holds only their SHA-256; Kubernetes tokens
 are asked about in `tokenreview`. Never logs a token and never tells a stranger which part was wrong. Called once per
@@ -29,6 +29,7 @@ class Role(StrEnum):
     INGEST = "ingest"
     READ = "read"
     TRAIN = "train"
+    ERASE = "erase"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class KeyEntry(ApiModel):
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
     sha256: Sha256
-    roles: Annotated[tuple[Role, ...], Field(strict=False, min_length=1, max_length=3)]
+    roles: Annotated[tuple[Role, ...], Field(strict=False, min_length=1, max_length=4)]
 
 
 class KeyFile(ApiModel):

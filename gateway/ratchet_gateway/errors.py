@@ -7,6 +7,7 @@ Refused
 ├── Forbidden          403  a known caller without the role
 ├── UnknownPolicy      404  no such policy
 ├── UnknownRun         404  no such run of the policy
+├── UnknownErasure     404  no such erasure
 ├── Conflict           409  the same key or interaction with another content
 ├── TooMany            429  a rate limit
 └── Away               503  the store or the API server does not answer
@@ -69,6 +70,12 @@ class UnknownRun(Refused):
     """No such run of the policy."""
 
     status, why = 404, "run"
+
+
+class UnknownErasure(Refused):
+    """No such erasure."""
+
+    status, why = 404, "erasure"
 
 
 class Conflict(Refused):

@@ -25,6 +25,7 @@ from ratchet_gateway.ratelimit import RateLimit
 from ratchet_gateway.records import Record, Recorder
 from ratchet_gateway.tally import Tally
 from ratchet_gateway.training import Training
+from ratchet_jobs.runtime.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Services:
     policies: Policies
     ways: tuple[Authenticator, ...]
     training: Training | None
+    store_of_log: Store
     namespace: str
     key_limit: RateLimit
     subject_limit: RateLimit

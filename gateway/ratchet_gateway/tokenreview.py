@@ -1,8 +1,9 @@
 """Callers that are known to Kubernetes: TokenReview says who, SubjectAccessReview says what they may do.
 
 Decides which right in the cluster stands for which role, so that access is given by RBAC and taken away by it:
-`ingest` = create rlpolicies/feedback, `read` = get rlpolicies, `train` = create rltrainingruns, all in the gateway's
-namespace. Answers are kept for a minute. Never keeps a token, only its digest.
+`ingest` = create rlpolicies/feedback, `read` = get rlpolicies, `train` = create rltrainingruns, `erase` = delete
+rlpolicies/feedback, all in the gateway's namespace. Answers are kept for a minute. Never keeps a token, only its
+digest.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ RIGHTS: dict[Role, tuple[str, str, str]] = {
     Role.INGEST: ("create", "rlpolicies", "feedback"),
     Role.READ: ("get", "rlpolicies", ""),
     Role.TRAIN: ("create", "rltrainingruns", ""),
+    Role.ERASE: ("delete", "rlpolicies", "feedback"),
 }
 """Verb, resource and subresource that stand for a role."""
 KEPT_SECONDS = 60.0

@@ -35,6 +35,7 @@ CALLER_RULES: dict[Role, dict[str, Sequence[str]]] = {
     Role.INGEST: {"apiGroups": ["ratchet.dev"], "resources": ["rlpolicies/feedback"], "verbs": ["create"]},
     Role.READ: {"apiGroups": ["ratchet.dev"], "resources": ["rlpolicies"], "verbs": ["get"]},
     Role.TRAIN: {"apiGroups": ["ratchet.dev"], "resources": ["rltrainingruns"], "verbs": ["create"]},
+    Role.ERASE: {"apiGroups": ["ratchet.dev"], "resources": ["rlpolicies/feedback"], "verbs": ["delete"]},
 }
 _numbers = itertools.count()
 

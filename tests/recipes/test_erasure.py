@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from ratchet_api.erasure import ErasureReport
 from ratchet_api.names import snapshot_prefix
 from ratchet_api.stage import DatasetRef
-from ratchet_jobs.data.erasure import ErasureReport, erase, pending, request_erasure, write_report
+from ratchet_jobs.data.erasure import erase, pending
 from ratchet_jobs.data.snapshots import read_manifest
+from ratchet_jobs.feedback_log.erasures import request_erasure, write_report
 from ratchet_jobs.feedback_log.reader import LogReader
 from ratchet_jobs.runtime.errors import BadDataError
 from ratchet_jobs.runtime.store import Store

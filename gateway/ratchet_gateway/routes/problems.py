@@ -27,4 +27,5 @@ INGEST: Responses = {
     413: _problem("The body is too large"),
     429: _problem("Too many events of one key or subject; come back after Retry-After seconds"),
 }
+BODY: Responses = {400: _problem("The body is no JSON in UTF-8"), 413: _problem("The body is too large")}
 SAMPLES: Responses = {400: _problem("Too few samples, or the body is no JSON"), 413: _problem("The body is too large")}

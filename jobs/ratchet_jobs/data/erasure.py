@@ -19,52 +19,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from ratchet_api.base import StatusModel, Timestamp
+from ratchet_api.base import StatusModel
+from ratchet_api.erasure import ErasureReport, RewrittenSnapshot
 from ratchet_jobs.data.erase_snapshots import erase_from_snapshots, marks_of
 from ratchet_jobs.data.snapshots import ERASED, MANIFEST, Manifest
 from ratchet_jobs.feedback_log.compaction import affected_segments, compact, interactions_of
 from ratchet_jobs.feedback_log.erasures import ErasureRecord, erasures_prefix, record_key
 from ratchet_jobs.runtime.errors import StoreCorrupt
 from ratchet_jobs.runtime.store import Store, check_key
-
-NOT_COVERED = (
-    "snapshots of files (source.objects) and the files themselves: take the person out of the file, then refresh",
-    "weights that learned from the person before: retrain, or roll back to a version that is not listed",
-    "backups and old object versions of the store",
-)
-
-
-class RewrittenSnapshot(StatusModel):
-    """One snapshot that held rows of the person."""
-
-    digest: str
-    replaced_by: str
-    rows: int
-
-
-class ErasureReport(StatusModel):
-    """The proof: what was removed, what had learned from it, and what is left to people."""
-
-    id: str
-    subjects: tuple[str, ...] = Field(strict=False)
-    requested: Timestamp
-    finished: Timestamp
-    answers: int
-    """Recorded answers that were given to the person."""
-    events: int
-    """Removed from the log, in all passes."""
-    segments: int
-    """Written anew."""
-    snapshots: tuple[RewrittenSnapshot, ...] = Field(strict=False)
-    left: int
-    """Events and rows that a last look still found; 0 in every report that is written."""
-    runs: tuple[str, ...] = Field(default=(), strict=False)
-    """Trained on an affected snapshot, or from a version that was."""
-    versions: tuple[str, ...] = Field(default=(), strict=False)
-    """Published versions of these runs, as POLICY@N."""
-    datasets: tuple[str, ...] = Field(default=(), strict=False)
-    """Whose snapshot was rewritten; asked to make a new one."""
-    not_covered: tuple[str, ...] = Field(default=NOT_COVERED, strict=False)
 
 
 class _Plan(StatusModel):
@@ -73,14 +35,6 @@ class _Plan(StatusModel):
     interactions: tuple[str, ...] = Field(default=(), strict=False)
     segments: dict[str, int] = Field(default_factory=dict)
     """Writer and number of each segment, and how many events were the person's."""
-
-
-def request_erasure(store: Store, namespace: str, subjects: Collection[str], *, now: datetime) -> ErasureRecord:
-    """Record who is to be erased; the first record of a person stays."""
-    record = ErasureRecord(subjects=tuple(sorted(subjects)), requested=now)
-    key = record_key(namespace, record.id)
-    store.create(key, record.model_dump_json(by_alias=True).encode())
-    return ErasureRecord.model_validate_json(store.read(key))
 
 
 def pending(store: Store, namespace: str) -> list[ErasureRecord]:
@@ -143,13 +97,6 @@ def erase(store: Store, namespace: str, record: ErasureRecord, *, folder: Path, 
         ),
         left=left,
     )
-
-
-def write_report(store: Store, namespace: str, report: ErasureReport) -> str:
-    """Put the proof beside its record; return its key."""
-    key = f"{erasures_prefix(namespace)}/{report.id}/report.json"
-    store.write(key, report.model_dump_json(by_alias=True, indent=1).encode())
-    return key
 
 
 def _rows_left(store: Store, namespace: str, subjects: Collection[str], folder: Path) -> int:

@@ -6,11 +6,13 @@ still hold; `erase` then takes it out of them. A record names keyed hashes only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import datetime
 
 from pydantic import Field, ValidationError
 
 from ratchet_api.base import StatusModel, Timestamp, digest_of
+from ratchet_api.erasure import ErasureReport
 from ratchet_jobs.runtime.errors import StoreCorrupt
 from ratchet_jobs.runtime.store import Store
 
@@ -33,9 +35,41 @@ def erasures_prefix(namespace: str) -> str:
     return f"{namespace}/erasures"
 
 
+def report_key(namespace: str, name: str) -> str:
+    """Key of the proof."""
+    return f"{erasures_prefix(namespace)}/{name}/report.json"
+
+
 def record_key(namespace: str, name: str) -> str:
     """Key of a record."""
     return f"{erasures_prefix(namespace)}/{name}/request.json"
+
+
+def request_erasure(store: Store, namespace: str, subjects: Collection[str], *, now: datetime) -> ErasureRecord:
+    """Record who is to be erased; the first record of a person stays."""
+    record = ErasureRecord(subjects=tuple(sorted(subjects)), requested=now)
+    store.create(record_key(namespace, record.id), record.model_dump_json(by_alias=True).encode())
+    found = find_record(store, namespace, record.id)
+    return record if found is None else found
+
+
+def find_record(store: Store, namespace: str, name: str) -> ErasureRecord | None:
+    """Return the record of an erasure, or None."""
+    key = record_key(namespace, name)
+    return ErasureRecord.model_validate_json(store.read(key)) if store.exists(key) else None
+
+
+def read_report(store: Store, namespace: str, name: str) -> ErasureReport | None:
+    """Return the proof of an erasure, or None while there is none."""
+    key = report_key(namespace, name)
+    return ErasureReport.model_validate_json(store.read(key)) if store.exists(key) else None
+
+
+def write_report(store: Store, namespace: str, report: ErasureReport) -> str:
+    """Put the proof beside its record; return its key."""
+    key = report_key(namespace, report.id)
+    store.write(key, report.model_dump_json(by_alias=True, indent=1).encode())
+    return key
 
 
 def erased_subjects(store: Store, namespace: str) -> Sequence[str]:

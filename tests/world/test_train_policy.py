@@ -163,3 +163,13 @@ def test_a_gateway_that_knows_policies_by_name_only_says_that_it_starts_no_runs(
         answer = gateway.post("/api/policies/train_policy/router", {})
     assert answer.status_code == 422
     assert "ratchet up" in answer.json()["detail"]
+
+
+def test_who_waits_for_a_run_that_somebody_deletes_is_told(tmp_path: Path) -> None:
+    cluster = Cluster()
+    cluster.training = LocalTraining(lambda body: None, lambda plural, name: None)  # what is made is gone at once
+    with opened(tmp_path, cluster) as gateway:
+        rate(gateway)
+        answer = gateway.post("/api/policies/train_policy/router?wait=true", {})
+    assert answer.status_code == 404
+    assert "has no run" in answer.json()["detail"]

@@ -75,7 +75,7 @@ async def train(policy: PolicyName, body: TrainRequest, call: Calling, request: 
     await training.start(port, dataset, run)
     name = run["metadata"]["name"]
     if wait:
-        return await training.wait(port, policy, name, every_seconds=services.ask_seconds, gone=request.is_disconnected)
+        return await _waited(port, policy, name, call, request)
     started = TrainStarted(
         status="started",
         run_name=name,
@@ -93,9 +93,17 @@ async def trained(policy: PolicyName, run: RunName, call: Calling, request: Requ
     await services.policy(policy)
     port = training_of(services)
     if wait:
-        said = await training.wait(port, policy, run, every_seconds=services.ask_seconds, gone=request.is_disconnected)
-    else:
-        said = await training.answer(port, policy, run)
+        return await _waited(port, policy, run, call, request)
+    return _known(await training.answer(port, policy, run), policy, run)
+
+
+async def _waited(port: training.Training, policy: str, run: str, call: Calling, request: Request) -> TrainAnswer:
+    """Return what became of a run; whoever deletes it meanwhile ends the waiting."""
+    gone, pause = request.is_disconnected, call.services.ask_seconds
+    return _known(await training.wait(port, policy, run, every_seconds=pause, gone=gone), policy, run)
+
+
+def _known(said: TrainAnswer | None, policy: str, run: str) -> TrainAnswer:
     if said is None:
         raise UnknownRun(f"policy {policy!r}: has no run {run!r} here; correct the name, or start one")
     return said

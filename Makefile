@@ -93,11 +93,6 @@ bench-rl-control: ## do PPO, A2C, REINFORCE and DQN reach CleanRL's returns on c
 	$(SETUP)
 	@$(PY) -m bench.rl_control $(ARGS)
 
-.PHONY: bench-feedback
-bench-feedback: ## acknowledged events per second beside one object per event, on one SeaweedFS; ARGS="--seconds 5"
-	$(SETUP)
-	@$(PY) -m bench.feedback $(ARGS)
-
 .PHONY: bench-operator
 bench-operator: ## time from create to first child beside Kubeflow Trainer; ARGS="--count 50"
 	$(SETUP)

@@ -39,15 +39,25 @@ def say(text: str) -> None:
 
 
 async def bursts(
-    plane: ControlPlane, children: Children, path: str, make: Callable[[str], dict[str, Any]], args: argparse.Namespace
-) -> list[Burst]:
-    """The rounds of `count` at once."""
+    plane: ControlPlane,
+    children: Children,
+    path: str,
+    make: Callable[[str], dict[str, Any]],
+    args: argparse.Namespace,
+    requests: Callable[[], dict[str, float]] = dict,
+) -> tuple[list[Burst], dict[str, float]]:
+    """The rounds of `count` at once, and what `requests` rose by in them, per object."""
     found = []
+    counted: dict[str, float] = {}
     for turn in range(args.rounds):
+        before = requests()
         found.append(await burst(plane, children, path, [make(f"r{turn}-{n:04}") for n in range(args.count)]))
+        for name, value in requests().items():
+            rise = (value - before.get(name, 0.0)) / (args.count * args.rounds)
+            counted[name] = round(counted.get(name, 0.0) + rise, 2)
         say(f"burst {turn + 1}: {found[-1]}")
         await asyncio.sleep(BETWEEN_SECONDS)
-    return found
+    return found, counted
 
 
 async def alone(
@@ -74,13 +84,9 @@ async def race_ours(plane: ControlPlane, directory: Path, args: argparse.Namespa
         async with Children(plane, ours.CHILDREN) as children:
             start = rss_mb(operator.pid)
             singles = await alone(plane, children, path, make)
-            writes, reads = operator.writes(), operator.reads()
-            rounds = await bursts(plane, children, path, make, args)
+            requests = lambda: operator.writes() | {"reads": operator.reads()}  # noqa: E731 - one expression, used once
+            rounds, per_run = await bursts(plane, children, path, make, args, requests)
             made = args.count * args.rounds
-            per_run = {
-                verb: round((value - writes.get(verb, 0)) / made, 2) for verb, value in operator.writes().items()
-            }
-            per_run["reads"] = round((operator.reads() - reads) / made, 2)
             rest = args.live - made - ALONE
             if rest > 0:
                 await burst(plane, children, path, [make(f"live-{n:04}") for n in range(rest)])
@@ -122,7 +128,7 @@ async def race_peer(plane: ControlPlane, directory: Path, args: argparse.Namespa
     try:
         async with Children(plane, peer.CHILDREN) as children:
             singles = await alone(plane, children, path, make)
-            rounds = await bursts(plane, children, path, make, args)
+            rounds, _ = await bursts(plane, children, path, make, args)
             return {
                 "alone_ms": singles,
                 "bursts": [asdict(each) for each in rounds],

@@ -30,10 +30,12 @@ POLL_SECONDS = 20.0
 LONGEST_POLL_SECONDS = 60.0
 """How seldom a slow pod is asked."""
 PENDING_SECONDS = 300.0
+QUIET_SECONDS = 900.0
+"""Longest pause for a Job whose news come by its watch anyway: admission by a queue, its first pod."""
 """How often a waiting Job is looked at without an event. Its cause is mended by something whose event wakes us."""
 FRESH_SECONDS = 15.0
 """The second look at a Job that has no pod yet. Nothing wakes us if a quota refuses its pod, so looks go on, each
-after as long as the Job is old."""
+after twice the age of the Job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,8 @@ def _lacks(said: TerminationMessage, stage: str) -> str:
 
 
 def _look_again(job: JobSight, sight: StageSight, reason: Reason, limits: Limits) -> float:
-    if reason is not Reason.WAITING_FOR_POD or sight.pods or job.created is None:
+    """Seconds until the next look; a refusal of the pod stands in an event, which no watch of ours brings."""
+    if reason not in (Reason.WAITING_FOR_POD, Reason.WAITING_FOR_QUEUE) or sight.pods or job.created is None:
         return PENDING_SECONDS
     age = (limits.now - job.created).total_seconds() / limits.settings.time_scale
-    return min(max(age, FRESH_SECONDS), PENDING_SECONDS)
+    return min(max(2 * age, FRESH_SECONDS), QUIET_SECONDS)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 THEMES = {
@@ -38,6 +39,21 @@ def write_tiny_bert(folder: Path, *, positions: int = 64, seed: int = 0) -> Path
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         BertModel(config).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+def write_tiny_modernbert(folder: Path, *, seed: int = 0, **settings: Any) -> Path:
+    """Write a ModernBERT of four layers: the first and the last see the whole text, the others 4 tokens around."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
+    special = {"pad_token_id": 0, "bos_token_id": 2, "cls_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
+    config = ModernBertConfig(
+        **{"vocab_size": len(WORDS), "max_position_embeddings": 512, "local_attention": 8} | sizes | special | settings
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        ModernBertModel(config).save_pretrained(folder)
     write_tokenizer(folder)
     return folder
 

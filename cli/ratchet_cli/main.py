@@ -15,7 +15,16 @@ from typing import Annotated, Any
 import typer
 
 from ratchet_api import __version__
-from ratchet_cli import checks, compare_verb, erase_verb, evaluate_verb, feedback_verbs, objects, predict_verb
+from ratchet_cli import (
+    checks,
+    compare_verb,
+    erase_verb,
+    evaluate_verb,
+    export_verb,
+    feedback_verbs,
+    objects,
+    predict_verb,
+)
 from ratchet_cli.errors import CliError, Interrupted
 from ratchet_cli.screen import complain, err, say
 
@@ -67,8 +76,13 @@ _PANELS: dict[str, dict[str, Callable[..., Any]]] = {
         "predict": predict_verb.predict,
         "evaluate": evaluate_verb.evaluate,
         "compare": compare_verb.compare,
+        "export": export_verb.export,
     },
-    "Without either": {"lint": checks.lint, "explain": checks.explain, "digest": checks.digest},
+    "Without either": {
+        "lint": checks.lint,
+        "explain": checks.explain,
+        "digest": checks.digest,
+    },
 }
 
 for _panel, _verbs in _PANELS.items():

@@ -1,7 +1,7 @@
 """A trained policy opened for the command line, and its answers: the files, the base model, the logits.
 
 Decides what is said when a policy or its base cannot be read. Loads the training libraries, on first use only. The
-formulas and the forward pass are those of the evaluate stage. Used by predict, evaluate and compare.
+formulas and the forward pass are those of the evaluate stage. Used by predict, evaluate, compare and export.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -47,6 +47,13 @@ def explained(title: str) -> Iterator[None]:
         raise CliError(f"{title}: {error}") from error
 
 
+class Unpacked(NamedTuple):
+    """Two folders on this machine: a policy's files, and its base model."""
+
+    policy: Path
+    base: Path
+
+
 @contextmanager
 def opened(version: Version, *, base: Path | None) -> Iterator[LoadedPolicy]:
     """Load a policy onto its base model, on the GPU if there is one.
@@ -58,16 +65,37 @@ def opened(version: Version, *, base: Path | None) -> Iterator[LoadedPolicy]:
     Raises:
         CliError: its files or its base are missing, changed, or do not fit each other.
     """
+    with unpacked(version, base=base) as folders:
+        import torch
+
+        from ratchet_jobs.models.classifier import load_classifier
+
+        policy = load_classifier(folders.policy, folders.base)
+        policy.classifier.to("cuda" if torch.cuda.is_available() else "cpu")
+        yield policy
+
+
+@contextmanager
+def unpacked(version: Version, *, base: Path | None) -> Iterator[Unpacked]:
+    """Bring a policy's files and its base model onto this machine, both checked by their digests.
+
+    Args:
+        version: what to bring.
+        base: folder of the base model; None = as the policy's card names it, in its store.
+
+    Raises:
+        CliError: the files of one of the two are missing or changed; also what the block raises of a stage's errors.
+    """
     with explained(version.title), tempfile.TemporaryDirectory(prefix="ratchet-") as scratch:
-        yield _load(version, base, Path(scratch))
+        yield _unpack(version, base, Path(scratch))
 
 
-def _load(version: Version, base: Path | None, scratch: Path) -> LoadedPolicy:
+def _unpack(version: Version, base: Path | None, scratch: Path) -> Unpacked:
     import torch
 
     from ratchet_jobs.data.base_model import fetch_model, local_digest
     from ratchet_jobs.data.policy_folder import fetch_policy
-    from ratchet_jobs.models.classifier import load_classifier, read_card
+    from ratchet_jobs.models.classifier import read_card
     from ratchet_jobs.runtime.store import open_store
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))  # as a stage has it
@@ -86,9 +114,7 @@ def _load(version: Version, base: Path | None, scratch: Path) -> LoadedPolicy:
             f"--base {base}: its digest is {seen}, {version.title} was trained on {wanted.sha256} ({wanted.uri}); "
             "give that model's folder"
         )
-    policy = load_classifier(folder, base)
-    policy.classifier.to("cuda" if torch.cuda.is_available() else "cpu")
-    return policy
+    return Unpacked(folder, base)
 
 
 def logits_of(policy: LoadedPolicy, texts: Sequence[str], *, batch_size: int, title: str) -> Floats:

@@ -1,7 +1,7 @@
 """Which trained policy a word on the command line means: POLICY@N, POLICY, a run, or a committed policy's folder.
 
 Decides the order in which a word is read and where the policy and its base model lie. Reads objects and the names of
-folders, never a policy's files; imports no training library. Used by predict, evaluate and compare.
+folders, never a policy's files; imports no training library. Used by predict, evaluate, compare and export.
 """
 
 from __future__ import annotations

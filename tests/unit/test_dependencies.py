@@ -22,7 +22,7 @@ OURS = {"ratchet_api", "ratchet_operator", "ratchet_jobs", "ratchet_gateway", "r
 EXTRAS = {
     "api": ("client",),
     "operator": ("operator",),
-    "jobs": ("jobs",),
+    "jobs": ("jobs", "export"),
     "gateway": ("gateway",),
     "cli": ("cli", "jobs"),
 }

@@ -1,0 +1,392 @@
+"""`ratchet export`: what other programs load computes what the policy computes, or nothing is written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
+
+from ratchet_api.stage import artifact_digest
+from ratchet_api.training_run import BaseModelRef, Lora
+from ratchet_cli.main import run_command
+from ratchet_jobs import load_policy
+from ratchet_jobs.data.base_model import local_digest
+from ratchet_jobs.export.merging import Merged
+from ratchet_jobs.export.record import LAYOUTS, ExportRecord
+from ratchet_jobs.models.card import PolicyCard
+from ratchet_jobs.models.classifier import build_classifier, save_classifier
+from ratchet_jobs.runtime.store import sha256_file
+from tests.recipes.semantic_router_loaders import CandleModernBert, OnnxClassifier, category_mapping
+from tests.tiny_bert import reviews, write_tiny_bert, write_tiny_modernbert
+
+TEXTS = [text for text, _ in reviews(40, seed=3)] + [
+    "card",
+    "the",
+    "my visa card was charged and the bank said it " * 5,
+]
+LABELS = ("card", "loan & <b>lender</b>", "mortgage")
+MAX_TOKENS, TEMPERATURE, THRESHOLD = 48, 1.7, 0.4
+Command = Callable[..., tuple[int, str]]
+
+
+class Trained:
+    """A policy's folder beside its base, as training would leave them: every adapter and the head have moved."""
+
+    def __init__(self, root: Path, base: Path, *, temperature: float = TEMPERATURE) -> None:
+        self.base, self.folder = base, root / "policy"
+        self.folder.mkdir()
+        classifier = build_classifier(
+            base, classes=len(LABELS), lora=Lora.model_validate({"rank": 4}), max_tokens=MAX_TOKENS, seed=1
+        )
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for name, parameter in classifier.trainable().items():
+                size = 2.0 if name.startswith("head.") else 0.2
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
+        card = PolicyCard(
+            labels=LABELS, max_tokens=MAX_TOKENS, temperature=temperature, abstain_threshold=THRESHOLD,
+            base_model=BaseModelRef(uri="store://models/tiny", sha256=local_digest(base)),
+        )  # fmt: skip
+        save_classifier(classifier, self.folder, card=card, tokenizer_from=base)
+
+    def probabilities(self, texts: list[str] = TEXTS) -> np.ndarray:
+        return load_policy(self.folder, base=self.base).predict_proba(texts)
+
+    def logits(self) -> np.ndarray:
+        """Up to a constant per text, which softmax does not see."""
+        return np.log(self.probabilities()) * TEMPERATURE
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    root = tmp_path_factory.mktemp("bert")
+    return Trained(root, write_tiny_bert(root / "base", positions=512))
+
+
+@pytest.fixture(scope="module")
+def modernbert(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    root = tmp_path_factory.mktemp("modernbert")
+    return Trained(root, write_tiny_modernbert(root / "base"))
+
+
+@pytest.fixture
+def ratchet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Exports the policy in a folder of its own; returns exit code and all that was printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("ratchet_cli.screen.out.width", 300)
+    monkeypatch.setattr("ratchet_cli.screen.err.width", 300)
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+
+    def command(policy: Trained, layout: str, *words: str) -> tuple[int, str]:
+        capfd.readouterr()
+        data = () if "--data" in words else ("--data", "texts.jsonl")
+        output = () if "-o" in words else ("-o", "out")
+        code = run_command(
+            ["export", str(policy.folder), "--base", str(policy.base), "--format", layout, *data, *output, *words]
+        )
+        printed = capfd.readouterr()
+        return code, printed.out + printed.err
+
+    return command
+
+
+def softmax(logits: np.ndarray, *, temperature: float = TEMPERATURE) -> np.ndarray:
+    powers = np.exp((logits - logits.max(1, keepdims=True)) / temperature)
+    return powers / powers.sum(1, keepdims=True)
+
+
+# --- what each layout computes ---------------------------------------------------------------------------------------
+
+
+def test_merged_is_read_by_sentence_transformers_and_gives_the_policys_logits(
+    ratchet: Command, bert: Trained, tmp_path: Path
+) -> None:
+    assert ratchet(bert, "merged")[0] == 0
+    model = SentenceTransformer(str(tmp_path / "out"), device="cpu", local_files_only=True)
+    logits = model.encode(TEXTS)
+    assert logits.shape == (len(TEXTS), len(LABELS))
+    np.testing.assert_allclose(softmax(logits), bert.probabilities(), atol=1e-5)
+
+
+def test_merged_never_claims_a_class_that_computes_something_else(
+    ratchet: Command, bert: Trained, tmp_path: Path
+) -> None:
+    assert ratchet(bert, "merged")[0] == 0
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["architectures"] == ["BertModel"]
+    encoder, notes = transformers.AutoModel.from_pretrained(
+        str(tmp_path / "out"), local_files_only=True, output_loading_info=True
+    )
+    assert isinstance(encoder, transformers.BertModel)
+    assert not notes["unexpected_keys"]
+    assert all("pooler" in name for name in notes["missing_keys"])
+    assert "`AutoModelForSequenceClassification` must not be used" in (tmp_path / "out/README.md").read_text()
+
+
+def test_lora_is_read_by_peft_and_its_readme_computes_the_policy(
+    ratchet: Command, bert: Trained, tmp_path: Path
+) -> None:
+    assert ratchet(bert, "lora")[0] == 0
+    assert isinstance(
+        PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(bert.base), str(tmp_path / "out")), PeftModel
+    )
+    np.testing.assert_allclose(run_readme(tmp_path / "out", bert)["probabilities"], bert.probabilities(), atol=1e-5)
+
+
+def run_readme(folder: Path, policy: Trained) -> dict[str, Any]:
+    """Run the Python of an export's README as its reader would, and return its names."""
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    scope: dict[str, Any] = {"FOLDER": str(folder), "BASE": str(policy.base), "texts": TEXTS}
+    exec(compile(code, "README.md", "exec"), scope)
+    return {name: np.asarray(scope[name]) for name in ("probabilities", "logits")}
+
+
+@pytest.mark.parametrize("layout", ["merged", "onnx"])
+def test_the_readme_of_an_export_computes_the_policys_probabilities(
+    ratchet: Command, modernbert: Trained, tmp_path: Path, layout: str
+) -> None:
+    assert ratchet(modernbert, layout)[0] == 0
+    got = run_readme(tmp_path / "out", modernbert)["probabilities"]
+    np.testing.assert_allclose(got, modernbert.probabilities(), atol=1e-5)
+
+
+def test_onnx_takes_any_batch_and_length_and_carries_its_metadata(
+    ratchet: Command, bert: Trained, tmp_path: Path
+) -> None:
+    assert ratchet(bert, "onnx")[0] == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "out/model.onnx"), providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(tmp_path / "out/tokenizer.json"))
+    want = bert.probabilities()
+    for texts in (TEXTS[:1], TEXTS[:2], TEXTS):
+        tokenizer.enable_padding(pad_id=0)
+        rows = tokenizer.encode_batch(texts)
+        feeds = {"input_ids": [row.ids for row in rows], "attention_mask": [row.attention_mask for row in rows]}
+        (logits,) = session.run(["logits"], {name: np.array(value, dtype=np.int64) for name, value in feeds.items()})
+        np.testing.assert_allclose(softmax(logits), want[: len(texts)], atol=1e-5)
+    notes = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+    wanted = {"temperature": TEMPERATURE, "abstain_threshold": THRESHOLD, "max_tokens": MAX_TOKENS}
+    assert notes == {"labels": list(LABELS), **wanted}
+
+
+def test_semantic_router_gets_safetensors_that_its_candle_loader_computes_the_policy_from(
+    ratchet: Command, modernbert: Trained, tmp_path: Path
+) -> None:
+    code, printed = ratchet(modernbert, "semantic-router")
+    assert code == 0, printed
+    loader = CandleModernBert(tmp_path / "out")
+    assert loader.labels == list(LABELS)
+    got = [loader.probabilities(text) for text in TEXTS[:-1]]  # the last one is longer than training's cut
+    np.testing.assert_allclose(got, modernbert.probabilities(TEXTS[:-1]), atol=1e-5)
+    assert "candle" in (tmp_path / "out/README.md").read_text()
+
+
+def test_semantic_router_gets_a_graph_where_its_default_build_would_pool_otherwise(
+    ratchet: Command, bert: Trained, tmp_path: Path
+) -> None:
+    code, printed = ratchet(bert, "semantic-router")
+    assert code == 0, printed
+    assert not list((tmp_path / "out").glob("*.safetensors")), "its candle BERT would answer from the first token"
+    loader = OnnxClassifier(tmp_path / "out")
+    assert loader.labels == list(LABELS)
+    np.testing.assert_allclose(loader.probabilities(TEXTS[:-1]), bert.probabilities(TEXTS[:-1]), atol=1e-5)
+    assert "`AI_BINDING=onnx`" in (tmp_path / "out/README.md").read_text()
+
+
+@pytest.mark.parametrize("which", ["bert", "modernbert"])
+def test_semantic_router_gets_the_label_map_and_the_threshold(
+    ratchet: Command, tmp_path: Path, which: str, request: pytest.FixtureRequest
+) -> None:
+    assert ratchet(request.getfixturevalue(which), "semantic-router")[0] == 0
+    numbers, names = category_mapping(tmp_path / "out/category_mapping.json")
+    assert numbers == {label: place for place, label in enumerate(LABELS)}
+    assert names == {str(place): label for place, label in enumerate(LABELS)}
+    assert f"threshold: {THRESHOLD}" in (tmp_path / "out/README.md").read_text()
+
+
+UNLIKE: dict[str, tuple[dict[str, Any], str]] = {
+    "biases in the attention": ({"attention_bias": True}, "attention_bias is True"),
+    "another activation": ({"hidden_activation": "relu"}, "hidden_activation is 'relu'"),
+    "too few positions": ({"max_position_embeddings": 256}, "feeds up to 512 tokens"),
+    "another order of layers": (
+        {"layer_types": ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]},
+        "layer_types is",
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "want"), UNLIKE.values(), ids=UNLIKE.keys())
+def test_semantic_router_is_refused_what_its_loader_would_compute_otherwise(
+    ratchet: Command, tmp_path: Path, settings: dict[str, Any], want: str
+) -> None:
+    policy = Trained(tmp_path, write_tiny_modernbert(tmp_path / "base", **settings))
+    code, printed = ratchet(policy, "semantic-router")
+    assert code == 1
+    assert want in printed
+    assert "take layout onnx" in printed
+    assert not (tmp_path / "out").exists()
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_record_says_what_was_exported_from_what_and_how_it_was_checked(
+    ratchet: Command, modernbert: Trained, tmp_path: Path, layout: str
+) -> None:
+    code, printed = ratchet(modernbert, layout)
+    out = tmp_path / "out"
+    record = ExportRecord.model_validate_json((out / "ratchet_export.json").read_bytes())
+    files = {path.relative_to(out).as_posix(): sha256_file(path) for path in out.rglob("*") if path.is_file()}
+    del files["ratchet_export.json"]
+    assert (code, record.files, record.digest) == (0, files, artifact_digest(files))
+    assert record.digest in printed
+    own = {path.name: sha256_file(path) for path in modernbert.folder.iterdir()}
+    assert record.policy_digest == artifact_digest(own)
+    assert (record.layout, record.labels, record.temperature) == (layout, LABELS, TEMPERATURE)
+    assert (record.abstain_threshold, record.max_tokens) == (THRESHOLD, MAX_TOKENS)
+    assert record.temperature_folded == (layout == "semantic-router")
+    assert record.base_model.sha256 == local_digest(modernbert.base)
+    assert (record.parity.texts, record.parity.which) == (len(TEXTS), "texts.jsonl")
+    assert record.parity.largest_difference <= record.parity.tolerance
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equal_policies_export_to_equal_bytes_without_a_trace_of_this_machine(
+    ratchet: Command, modernbert: Trained, tmp_path: Path, layout: str
+) -> None:
+    assert ratchet(modernbert, layout, "-o", "one")[0] == 0
+    assert ratchet(modernbert, layout, "-o", "two")[0] == 0
+    digests = [json.loads((tmp_path / name / "ratchet_export.json").read_text())["digest"] for name in ("one", "two")]
+    assert digests[0] == digests[1]
+    here = (str(tmp_path).encode(), str(modernbert.base).encode(), b"site-packages", b".py")
+    for path in (tmp_path / "one").rglob("*"):
+        # the record's title is what the user called the version; README repeats it
+        if path.is_file() and path.name not in ("ratchet_export.json", "README.md"):
+            assert not [word for word in here if word in path.read_bytes()], path
+
+
+def test_a_label_cannot_become_markup_in_the_readme(ratchet: Command, modernbert: Trained, tmp_path: Path) -> None:
+    assert ratchet(modernbert, "lora")[0] == 0
+    assert "1. loan \\& \\<b\\>lender\\</b\\>" in (tmp_path / "out/README.md").read_text()
+
+
+def broken(self: Merged, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    return self.head(self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, 0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_computes_something_else_is_refused_and_nothing_is_left(
+    ratchet: Command, bert: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """The exported files pool the first token instead of the mean."""
+    monkeypatch.setattr(Merged, "forward", broken)
+    code, printed = ratchet(bert, layout)
+    assert code == 1
+    assert f"export {layout}: for text" in printed
+    assert "so nothing was written" in printed
+    assert {path.name for path in tmp_path.iterdir()} == {"texts.jsonl"}
+
+
+def test_an_earlier_export_is_replaced_only_when_asked_to_and_nothing_else_ever_is(
+    ratchet: Command, bert: Trained, tmp_path: Path
+) -> None:
+    assert ratchet(bert, "lora")[0] == 0
+    before = sorted(path.name for path in (tmp_path / "out").iterdir())
+    code, printed = ratchet(bert, "merged")
+    assert code == 1
+    assert "output out is not empty; name another folder, or replace an export with --force" in printed
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
+    assert ratchet(bert, "merged", "--force")[0] == 0
+    assert (tmp_path / "out/modules.json").exists()
+    assert not (tmp_path / "out/adapter_model.safetensors").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years")
+    code, printed = ratchet(bert, "lora", "--force", "-o", "mine")
+    assert code == 1
+    assert "holds no ratchet_export.json, so it is no export" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out", "texts.jsonl"]
+
+
+def test_an_export_that_fails_leaves_the_earlier_one_as_it_was(
+    ratchet: Command, bert: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ratchet(bert, "lora")[0] == 0
+    before = (tmp_path / "out/ratchet_export.json").read_bytes()
+    monkeypatch.setattr(Merged, "forward", broken)
+    assert ratchet(bert, "merged", "--force")[0] == 1
+    assert (tmp_path / "out/ratchet_export.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "texts.jsonl"]
+
+
+WRONG: dict[str, tuple[tuple[str, ...], str, int]] = {
+    "no such format": (("gguf",), "--format 'gguf' is unknown; use one of merged, lora, onnx, semantic-router", 2),
+    "the folder one stands in": (("lora", "-o", "."), "is a folder that you stand in", 1),
+    "a file": (("lora", "-o", "texts.jsonl"), "texts.jsonl exists and is no folder", 1),
+    "below a file": (("lora", "-o", "texts.jsonl/out"), "is no folder that can be written to", 1),
+    "no such texts": (("lora", "--data", "absent.csv"), "absent.csv", 4),
+    "no such column": (("lora", "--column", "body"), "body", 1),
+}
+
+
+@pytest.mark.parametrize(("words", "want", "want_code"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_use_is_told_and_writes_nothing(
+    ratchet: Command, bert: Trained, tmp_path: Path, words: tuple[str, ...], want: str, want_code: int
+) -> None:
+    code, printed = ratchet(bert, *words)
+    assert (code, want in printed) == (want_code, True), printed
+    assert {path.name for path in tmp_path.iterdir()} == {"texts.jsonl"}
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_without_the_extra_the_message_names_it(
+    ratchet: Command, bert: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    code, printed = ratchet(bert, "onnx")
+    assert code == 1
+    assert f"the package {missing} is missing; install ratchet[export]" in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_other_layouts_do_without_the_extra(bert: Trained, tmp_path: Path) -> None:
+    program = (
+        "import sys\nsys.modules.update(dict.fromkeys(['onnx', 'onnxscript', 'onnxruntime', 'sentence_transformers']))"
+        "\n"
+        "from ratchet_cli.main import run_command\nsys.exit(run_command(sys.argv[1:]))"
+    )
+    words = ["export", str(bert.folder), "--base", str(bert.base), "--format", "merged", "-o", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "built-in probes" in done.stdout
+
+
+def test_the_graph_is_valid_onnx_in_one_file(ratchet: Command, bert: Trained, tmp_path: Path) -> None:
+    assert ratchet(bert, "onnx")[0] == 0
+    model = onnx.load(str(tmp_path / "out/model.onnx"), load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert [each.name for each in model.graph.input] == ["input_ids", "attention_mask"]
+    assert not list((tmp_path / "out").glob("*.data"))
+
+
+def test_the_adapter_is_the_policys_own(ratchet: Command, bert: Trained, tmp_path: Path) -> None:
+    assert ratchet(bert, "lora")[0] == 0
+    mine = load_file(bert.folder / "adapter_model.safetensors")
+    theirs = load_file(tmp_path / "out/adapter_model.safetensors")
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)

@@ -80,6 +80,7 @@ _PANELS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "Without either": {
         "lint": checks.lint,
+        "convert": convert_verb.convert_config,
         "explain": checks.explain,
         "digest": checks.digest,
     },

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ import onnxruntime
 import pytest
 import torch
 import transformers
-from peft import PeftModel
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
@@ -66,10 +64,6 @@ class Trained:
     def probabilities(self, texts: list[str] = TEXTS) -> np.ndarray:
         return load_policy(self.folder, base=self.base).predict_proba(texts)
 
-    def logits(self) -> np.ndarray:
-        """Up to a constant per text, which softmax does not see."""
-        return np.log(self.probabilities()) * TEMPERATURE
-
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Trained:
@@ -106,6 +100,24 @@ def ratchet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     return command
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, bert: Trained, modernbert: Trained) -> Callable[..., Path]:
+    """Exports a policy once, checked on TEXTS; later tests read the same folder. Tracing a graph takes seconds."""
+    root = tmp_path_factory.mktemp("exported")
+    (root / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    policies = {"bert": bert, "modernbert": modernbert}
+
+    def export(which: str, layout: str) -> Path:
+        out = root / f"{which}-{layout}"
+        if not out.exists():
+            policy = policies[which]
+            words = ["export", str(policy.folder), "--base", str(policy.base), "--format", layout, "-o", str(out)]
+            assert run_command([*words, "--data", str(root / "texts.jsonl")]) == 0
+        return out
+
+    return export
+
+
 def softmax(logits: np.ndarray, *, temperature: float = TEMPERATURE) -> np.ndarray:
     powers = np.exp((logits - logits.max(1, keepdims=True)) / temperature)
     return powers / powers.sum(1, keepdims=True)
@@ -115,63 +127,47 @@ def softmax(logits: np.ndarray, *, temperature: float = TEMPERATURE) -> np.ndarr
 
 
 def test_merged_is_read_by_sentence_transformers_and_gives_the_policys_logits(
-    ratchet: Command, bert: Trained, tmp_path: Path
+    exported: Callable[..., Path], bert: Trained
 ) -> None:
-    assert ratchet(bert, "merged")[0] == 0
-    model = SentenceTransformer(str(tmp_path / "out"), device="cpu", local_files_only=True)
+    model = SentenceTransformer(str(exported("bert", "merged")), device="cpu", local_files_only=True)
     logits = model.encode(TEXTS)
     assert logits.shape == (len(TEXTS), len(LABELS))
     np.testing.assert_allclose(softmax(logits), bert.probabilities(), atol=1e-5)
 
 
-def test_merged_never_claims_a_class_that_computes_something_else(
-    ratchet: Command, bert: Trained, tmp_path: Path
-) -> None:
-    assert ratchet(bert, "merged")[0] == 0
-    config = json.loads((tmp_path / "out/config.json").read_text())
-    assert config["architectures"] == ["BertModel"]
-    encoder, notes = transformers.AutoModel.from_pretrained(
-        str(tmp_path / "out"), local_files_only=True, output_loading_info=True
-    )
+def test_merged_never_claims_a_class_that_computes_something_else(exported: Callable[..., Path]) -> None:
+    out = exported("bert", "merged")
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["BertModel"]
+    encoder, notes = transformers.AutoModel.from_pretrained(str(out), local_files_only=True, output_loading_info=True)
     assert isinstance(encoder, transformers.BertModel)
     assert not notes["unexpected_keys"]
     assert all("pooler" in name for name in notes["missing_keys"])
-    assert "`AutoModelForSequenceClassification` must not be used" in (tmp_path / "out/README.md").read_text()
+    assert "`AutoModelForSequenceClassification` must not be used" in (out / "README.md").read_text()
 
 
-def test_lora_is_read_by_peft_and_its_readme_computes_the_policy(
-    ratchet: Command, bert: Trained, tmp_path: Path
-) -> None:
-    assert ratchet(bert, "lora")[0] == 0
-    assert isinstance(
-        PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(bert.base), str(tmp_path / "out")), PeftModel
-    )
-    np.testing.assert_allclose(run_readme(tmp_path / "out", bert)["probabilities"], bert.probabilities(), atol=1e-5)
-
-
-def run_readme(folder: Path, policy: Trained) -> dict[str, Any]:
-    """Run the Python of an export's README as its reader would, and return its names."""
+def run_readme(folder: Path, policy: Trained) -> np.ndarray:
+    """Run the Python of an export's README as its reader would."""
     code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     scope: dict[str, Any] = {"FOLDER": str(folder), "BASE": str(policy.base), "texts": TEXTS}
     exec(compile(code, "README.md", "exec"), scope)
-    return {name: np.asarray(scope[name]) for name in ("probabilities", "logits")}
+    return np.asarray(scope["probabilities"])
 
 
-@pytest.mark.parametrize("layout", ["merged", "onnx"])
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+@pytest.mark.parametrize("which", ["bert", "modernbert"])
+@pytest.mark.parametrize("layout", ["merged", "lora", "onnx"])
 def test_the_readme_of_an_export_computes_the_policys_probabilities(
-    ratchet: Command, modernbert: Trained, tmp_path: Path, layout: str
+    exported: Callable[..., Path], request: pytest.FixtureRequest, which: str, layout: str
 ) -> None:
-    assert ratchet(modernbert, layout)[0] == 0
-    got = run_readme(tmp_path / "out", modernbert)["probabilities"]
-    np.testing.assert_allclose(got, modernbert.probabilities(), atol=1e-5)
+    """Its Python uses nothing of Ratchet's: sentence-transformers, PEFT, ONNX Runtime."""
+    policy = request.getfixturevalue(which)
+    np.testing.assert_allclose(run_readme(exported(which, layout), policy), policy.probabilities(), atol=1e-5)
 
 
-def test_onnx_takes_any_batch_and_length_and_carries_its_metadata(
-    ratchet: Command, bert: Trained, tmp_path: Path
-) -> None:
-    assert ratchet(bert, "onnx")[0] == 0
-    session = onnxruntime.InferenceSession(str(tmp_path / "out/model.onnx"), providers=["CPUExecutionProvider"])
-    tokenizer = Tokenizer.from_file(str(tmp_path / "out/tokenizer.json"))
+def test_onnx_takes_any_batch_and_length_and_carries_its_metadata(exported: Callable[..., Path], bert: Trained) -> None:
+    out = exported("bert", "onnx")
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
     want = bert.probabilities()
     for texts in (TEXTS[:1], TEXTS[:2], TEXTS):
         tokenizer.enable_padding(pad_id=0)
@@ -185,38 +181,34 @@ def test_onnx_takes_any_batch_and_length_and_carries_its_metadata(
 
 
 def test_semantic_router_gets_safetensors_that_its_candle_loader_computes_the_policy_from(
-    ratchet: Command, modernbert: Trained, tmp_path: Path
+    exported: Callable[..., Path], modernbert: Trained
 ) -> None:
-    code, printed = ratchet(modernbert, "semantic-router")
-    assert code == 0, printed
-    loader = CandleModernBert(tmp_path / "out")
+    out = exported("modernbert", "semantic-router")
+    loader = CandleModernBert(out)
     assert loader.labels == list(LABELS)
     got = [loader.probabilities(text) for text in TEXTS[:-1]]  # the last one is longer than training's cut
     np.testing.assert_allclose(got, modernbert.probabilities(TEXTS[:-1]), atol=1e-5)
-    assert "candle" in (tmp_path / "out/README.md").read_text()
+    assert "candle" in (out / "README.md").read_text()
 
 
 def test_semantic_router_gets_a_graph_where_its_default_build_would_pool_otherwise(
-    ratchet: Command, bert: Trained, tmp_path: Path
+    exported: Callable[..., Path], bert: Trained
 ) -> None:
-    code, printed = ratchet(bert, "semantic-router")
-    assert code == 0, printed
-    assert not list((tmp_path / "out").glob("*.safetensors")), "its candle BERT would answer from the first token"
-    loader = OnnxClassifier(tmp_path / "out")
+    out = exported("bert", "semantic-router")
+    assert not list(out.glob("*.safetensors")), "its candle BERT would answer from the first token"
+    loader = OnnxClassifier(out)
     assert loader.labels == list(LABELS)
     np.testing.assert_allclose(loader.probabilities(TEXTS[:-1]), bert.probabilities(TEXTS[:-1]), atol=1e-5)
-    assert "`AI_BINDING=onnx`" in (tmp_path / "out/README.md").read_text()
+    assert "`AI_BINDING=onnx`" in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("which", ["bert", "modernbert"])
-def test_semantic_router_gets_the_label_map_and_the_threshold(
-    ratchet: Command, tmp_path: Path, which: str, request: pytest.FixtureRequest
-) -> None:
-    assert ratchet(request.getfixturevalue(which), "semantic-router")[0] == 0
-    numbers, names = category_mapping(tmp_path / "out/category_mapping.json")
+def test_semantic_router_gets_the_label_map_and_the_threshold(exported: Callable[..., Path], which: str) -> None:
+    out = exported(which, "semantic-router")
+    numbers, names = category_mapping(out / "category_mapping.json")
     assert numbers == {label: place for place, label in enumerate(LABELS)}
     assert names == {str(place): label for place, label in enumerate(LABELS)}
-    assert f"threshold: {THRESHOLD}" in (tmp_path / "out/README.md").read_text()
+    assert f"threshold: {THRESHOLD}" in (out / "README.md").read_text()
 
 
 UNLIKE: dict[str, tuple[dict[str, Any], str]] = {
@@ -247,15 +239,13 @@ def test_semantic_router_is_refused_what_its_loader_would_compute_otherwise(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_record_says_what_was_exported_from_what_and_how_it_was_checked(
-    ratchet: Command, modernbert: Trained, tmp_path: Path, layout: str
+    exported: Callable[..., Path], modernbert: Trained, layout: str
 ) -> None:
-    code, printed = ratchet(modernbert, layout)
-    out = tmp_path / "out"
+    out = exported("modernbert", layout)
     record = ExportRecord.model_validate_json((out / "ratchet_export.json").read_bytes())
     files = {path.relative_to(out).as_posix(): sha256_file(path) for path in out.rglob("*") if path.is_file()}
     del files["ratchet_export.json"]
-    assert (code, record.files, record.digest) == (0, files, artifact_digest(files))
-    assert record.digest in printed
+    assert (record.files, record.digest) == (files, artifact_digest(files))
     own = {path.name: sha256_file(path) for path in modernbert.folder.iterdir()}
     assert record.policy_digest == artifact_digest(own)
     assert (record.layout, record.labels, record.temperature) == (layout, LABELS, TEMPERATURE)
@@ -268,35 +258,36 @@ def test_the_record_says_what_was_exported_from_what_and_how_it_was_checked(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_equal_policies_export_to_equal_bytes_without_a_trace_of_this_machine(
-    ratchet: Command, modernbert: Trained, tmp_path: Path, layout: str
+    exported: Callable[..., Path], ratchet: Command, modernbert: Trained, tmp_path: Path, layout: str
 ) -> None:
-    assert ratchet(modernbert, layout, "-o", "one")[0] == 0
-    assert ratchet(modernbert, layout, "-o", "two")[0] == 0
-    digests = [json.loads((tmp_path / name / "ratchet_export.json").read_text())["digest"] for name in ("one", "two")]
-    assert digests[0] == digests[1]
+    code, printed = ratchet(modernbert, layout)
+    again, once = tmp_path / "out", exported("modernbert", layout)
+    record = ExportRecord.model_validate_json((again / "ratchet_export.json").read_bytes())
+    assert (code, record.digest in printed) == (0, True)
+    assert (again / "ratchet_export.json").read_bytes() == (once / "ratchet_export.json").read_bytes()
     here = (str(tmp_path).encode(), str(modernbert.base).encode(), b"site-packages", b".py")
-    for path in (tmp_path / "one").rglob("*"):
+    for path in again.rglob("*"):
         # the record's title is what the user called the version; README repeats it
         if path.is_file() and path.name not in ("ratchet_export.json", "README.md"):
             assert not [word for word in here if word in path.read_bytes()], path
 
 
-def test_a_label_cannot_become_markup_in_the_readme(ratchet: Command, modernbert: Trained, tmp_path: Path) -> None:
-    assert ratchet(modernbert, "lora")[0] == 0
-    assert "1. loan \\& \\<b\\>lender\\</b\\>" in (tmp_path / "out/README.md").read_text()
+def test_a_label_cannot_become_markup_in_the_readme(exported: Callable[..., Path]) -> None:
+    readme = (exported("modernbert", "lora") / "README.md").read_text()
+    assert "1. loan \\& \\<b\\>lender\\</b\\>" in readme
 
 
 def broken(self: Merged, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     return self.head(self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, 0])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["merged", "lora", "semantic-router"])
 def test_what_computes_something_else_is_refused_and_nothing_is_left(
-    ratchet: Command, bert: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+    ratchet: Command, modernbert: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
     """The exported files pool the first token instead of the mean."""
     monkeypatch.setattr(Merged, "forward", broken)
-    code, printed = ratchet(bert, layout)
+    code, printed = ratchet(modernbert, layout)
     assert code == 1
     assert f"export {layout}: for text" in printed
     assert "so nothing was written" in printed
@@ -364,29 +355,33 @@ def test_without_the_extra_the_message_names_it(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_other_layouts_do_without_the_extra(bert: Trained, tmp_path: Path) -> None:
-    program = (
-        "import sys\nsys.modules.update(dict.fromkeys(['onnx', 'onnxscript', 'onnxruntime', 'sentence_transformers']))"
-        "\n"
-        "from ratchet_cli.main import run_command\nsys.exit(run_command(sys.argv[1:]))"
-    )
-    words = ["export", str(bert.folder), "--base", str(bert.base), "--format", "merged", "-o", str(tmp_path / "out")]
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "built-in probes" in done.stdout
+def test_the_other_layouts_do_without_the_extra(
+    ratchet: Command, modernbert: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime", "sentence_transformers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for layout in ("merged", "lora", "semantic-router"):
+        code, printed = ratchet(modernbert, layout, "-o", layout)
+        assert code == 0, printed
 
 
-def test_the_graph_is_valid_onnx_in_one_file(ratchet: Command, bert: Trained, tmp_path: Path) -> None:
-    assert ratchet(bert, "onnx")[0] == 0
-    model = onnx.load(str(tmp_path / "out/model.onnx"), load_external_data=False)
+def test_without_a_snapshot_or_a_file_the_built_in_texts_are_asked(bert: Trained, tmp_path: Path) -> None:
+    words = ["--base", str(bert.base), "--format", "merged", "-o", str(tmp_path / "out")]
+    assert run_command(["export", str(bert.folder), *words]) == 0
+    record = ExportRecord.model_validate_json((tmp_path / "out/ratchet_export.json").read_bytes())
+    assert (record.parity.which, record.parity.texts) == ("built-in probes", 6)
+
+
+def test_the_graph_is_valid_onnx_in_one_file(exported: Callable[..., Path]) -> None:
+    out = exported("bert", "onnx")
+    model = onnx.load(str(out / "model.onnx"), load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
     assert [each.name for each in model.graph.input] == ["input_ids", "attention_mask"]
-    assert not list((tmp_path / "out").glob("*.data"))
+    assert not list(out.glob("*.data"))
 
 
-def test_the_adapter_is_the_policys_own(ratchet: Command, bert: Trained, tmp_path: Path) -> None:
-    assert ratchet(bert, "lora")[0] == 0
+def test_the_adapter_is_the_policys_own(exported: Callable[..., Path], bert: Trained) -> None:
     mine = load_file(bert.folder / "adapter_model.safetensors")
-    theirs = load_file(tmp_path / "out/adapter_model.safetensors")
+    theirs = load_file(exported("bert", "lora") / "adapter_model.safetensors")
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)

@@ -87,8 +87,7 @@ def save_graph(merged: Merged, path: Path, *, notes: dict[str, str], pad_id: int
         BadConfigError: the extra `export` is not installed.
         BadModelError: the encoder cannot be traced, or is too large for one file.
     """
-    onnx = _library("onnx")
-    _library("onnxscript")
+    onnx, *_ = (_library(name) for name in ("onnx", "onnxscript", "onnxruntime"))  # all of them before any work
     size = sum(tensor.numel() for tensor in merged.state_dict().values()) * 4
     if size > _LARGEST_BYTES:
         raise BadModelError(f"export onnx: {size} bytes of weights do not fit one ONNX file; take layout merged")

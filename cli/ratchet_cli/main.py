@@ -18,6 +18,7 @@ from ratchet_api import __version__
 from ratchet_cli import (
     checks,
     compare_verb,
+    convert_verb,
     erase_verb,
     evaluate_verb,
     export_verb,

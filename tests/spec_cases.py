@@ -77,6 +77,8 @@ def changed(spec: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any
 FBD, RUN, RLP = VALID
 LOG = {"source": {"feedback": {"policyRef": {"name": "router"}}}}
 RL = {"mode": "supervised_then_rl"}
+FROM_LOG = {"datasetRef": {"name": "log"}}
+SAID = {"text": "hello", "label": "greeting"}
 START = {"policy": {"name": "router", "version": 1}}
 
 ACCEPTED = (
@@ -120,6 +122,10 @@ ACCEPTED = (
     Case("RL from an artifact", RUN, {"mode": "rl_only", "startFrom": {"artifact": {"uri": "store://runs/a", "sha256": DIGEST}}}),
     Case("a template with RL", RLP, {"training.template.mode": "supervised_then_rl", "training.template.stages.rl": {"algorithm": "a2c"}}),
     Case("a curriculum in order", RUN, {**RL, "stages.rl.rewards": [{"type": "accuracy", "curriculum": [{"atInteraction": 0, "weight": 1}, {"atInteraction": 10, "weight": 0.5}]}]}),
+    Case("a log of answers", FBD, {"type": "ratings", "columns.score": "verdict", "columns.propensity": "p", "columns.policy": "who"}),
+    Case("inline rows of a log", FBD, {"type": "ratings", "source": {"inline": [{**SAID, "score": 0, "propensity": 1}]}}),
+    Case("RL from a log", RUN, {**RL, "stages.rl": {**FROM_LOG, "rewards": [{"type": "feedback", "estimator": "ips", "maxWeight": 5}, {"type": "latency", "targetMs": 9}]}}),
+    Case("dqn from a log", RUN, {**RL, "stages.rl": {**FROM_LOG, "algorithm": "dqn", "rewards": [{"type": "feedback", "estimator": "direct"}]}}),
     Case("dqn with its own fields", RUN, {**RL, "stages.rl": {"algorithm": "dqn", "explorationEpsilon": {"start": 0.2, "end": 0.1}, "targetUpdateInterval": 100}}),
 )  # fmt: skip
 
@@ -207,6 +213,21 @@ REFUSED = (
     Case("a minibatch larger than a rollout", RUN, {**RL, "stages.rl.minibatchSize": 300}, "spec.stages.rl", "must not be above rolloutSize", "must not be above rolloutSize"),
     Case("a curriculum out of order", RUN, {**RL, "stages.rl.rewards": [{"type": "accuracy", "curriculum": [{"atInteraction": 9, "weight": 1}, {"atInteraction": 1, "weight": 0}]}]}, "spec.stages.rl.rewards[0]", "must ascend", "must ascend"),
     Case("a field of another algorithm", RUN, {**RL, "stages.rl.targetUpdateInterval": 9}, "spec.stages.rl", "only for algorithm dqn", "only for algorithm dqn"),
+    Case("a log without the reward that reads it", RUN, {**RL, "stages.rl": FROM_LOG}, "spec.stages.rl", "go together", "go together"),
+    Case("logged feedback without a log", RUN, {**RL, "stages.rl.rewards": [{"type": "feedback"}]}, "spec.stages.rl", "go together", "go together"),
+    Case("two rewards of logged feedback", RUN, {**RL, "stages.rl": {**FROM_LOG, "rewards": [{"type": "feedback"}] * 2}}, "spec.stages.rl", "go together", "go together"),
+    Case("a log with a reward that wants labels", RUN, {**RL, "stages.rl": {**FROM_LOG, "rewards": [{"type": "feedback"}, {"type": "f1"}]}}, "spec.stages.rl", "does not say", "does not say"),
+    Case("a log in turns", RUN, {**RL, "stages.rl": {**FROM_LOG, "rewards": [{"type": "feedback"}], "episodes": "group"}}, "spec.stages.rl", "episodes must be query", "episodes must be query"),
+    Case("dqn from a log by propensity", RUN, {**RL, "stages.rl": {**FROM_LOG, "rewards": [{"type": "feedback"}], "algorithm": "dqn"}}, "spec.stages.rl", "estimator direct", "estimator direct"),
+    Case("an estimator without logged feedback", RUN, {**RL, "stages.rl.rewards": [{"type": "accuracy", "estimator": "ips"}]}, "spec.stages.rl.rewards[0]", "estimator is only", "estimator is only"),
+    Case("a weight's bound below one", RUN, {**RL, "stages.rl": {**FROM_LOG, "rewards": [{"type": "feedback", "maxWeight": 0.5}]}}, "spec.stages.rl.rewards[0].maxWeight", "greater than or equal to 1", "greater than or equal to 1"),
+    Case("a log in another namespace", RUN, {**RL, "stages.rl": {"datasetRef": {"name": "log", "namespace": "other"}, "rewards": [{"type": "feedback"}]}}, "namespace", "unknown field", "unknown field"),
+    Case("a column of verdicts for labelled rows", FBD, {"columns.score": "verdict"}, "spec", "columns.score is only", "columns.score is only"),
+    Case("a column of propensities for labelled rows", FBD, {"columns.propensity": "p"}, "spec", "columns.propensity is only", "columns.propensity is only"),
+    Case("a column of policies for labelled rows", FBD, {"columns.policy": "who"}, "spec", "columns.policy is only", "columns.policy is only"),
+    Case("inline rows of a log without verdicts", FBD, {"type": "ratings", "source": {"inline": [SAID]}}, "spec", "score and propensity are needed", "score and propensity are needed"),
+    Case("inline labelled rows with verdicts", FBD, {"source": {"inline": [{**SAID, "score": 1, "propensity": 1}]}}, "spec", "score and propensity are needed", "score and propensity are needed"),
+    Case("an inline propensity of nothing", FBD, {"type": "ratings", "source": {"inline": [{**SAID, "score": 1, "propensity": 0}]}}, "spec.source.inline[0].propensity", "greater than 0", "greater than 0"),
     Case("an expression without one", RUN, {**RL, "stages.rl.rewards": [{"type": "expression"}]}, "spec.stages.rl.rewards[0]", "expression", "expression"),
     Case("a margin below nothing", RUN, {**RL, "evaluation.comparison.margin": -0.1}, "spec.evaluation.comparison.margin", "greater than or equal to 0", "should be greater than or equal to 0"),
     Case("a slice twice", RUN, {**RL, "evaluation.comparison.slices": [{"label": "a"}, {"label": "a", "margin": 0.1}]}, "spec.evaluation.comparison", "must not name a class twice", "must not name a class twice"),

@@ -88,3 +88,25 @@ def reviews(rows: int, *, seed: int, noise: float = 0.0) -> list[tuple[str, str]
             label = rng.choice(sorted(THEMES))
         made.append((" ".join(words), label))
     return made
+
+
+def log_of(
+    texts: int, *, seed: int, favour: float = 0.4, policy: str | None = "router@3"
+) -> list[tuple[str, str, float, float, str | None]]:
+    """What a policy left behind that loves one class, whatever is asked, and explores; people say right or wrong.
+
+    Args:
+        texts: how many were asked.
+        seed: of texts and answers.
+        favour: how often it answers the first class without a look; else it draws any.
+        policy: whose answers they are.
+
+    Returns:
+        Text, class answered, score, propensity and policy of each.
+    """
+    draws, labels, rows = random.Random(seed), sorted(THEMES), []
+    for text, label in reviews(texts, seed=seed):
+        answer = labels[0] if draws.random() < favour else draws.choice(labels)
+        chance = (1 - favour) / len(labels) + (favour if answer == labels[0] else 0)
+        rows.append((text, answer, float(answer == label), chance, policy))
+    return rows

@@ -35,7 +35,9 @@ from ratchet_api.stage import (
 )
 from ratchet_api.training_run import BaseModelRef, EvaluateStage, Evaluation, Lora, SupervisedStage
 from ratchet_jobs.data.base_model import local_digest
+from ratchet_jobs.data.ratings import RATINGS_SCHEMA
 from ratchet_jobs.data.snapshots import SPLITS, Manifest, content_digest, store_snapshot, write_split
+from ratchet_jobs.data.splitting import hash64
 from ratchet_jobs.runtime.checkpoint import Checkpoints
 from ratchet_jobs.runtime.commit import commit_stage
 from ratchet_jobs.runtime.context import StageContext
@@ -47,6 +49,8 @@ from tests.tiny_bert import write_tiny_bert
 
 NAMESPACE = "team"
 Rows = Sequence[tuple[str, str]]
+Logged = tuple[str, str, float, float, str | None]
+"""Text, class answered, score, propensity, policy."""
 
 
 class Killed(BaseException):
@@ -99,6 +103,25 @@ class Workbench:
         counts = SnapshotCounts(train=len(train), validation=len(validation), test=len(test))
         table = tuple(LabelCount(label=name) for name in names)
         manifest = Manifest(type="classification", digest=digest, files=files, labels=table, counts=counts)
+        store_snapshot(self.store, NAMESPACE, manifest, folder)
+        return DatasetRef(digest=digest, prefix=snapshot_prefix(NAMESPACE, digest))
+
+    def put_log(self, rows: Sequence[Logged], *, held_out: Sequence[Logged] = (), kind: str = "ratings") -> DatasetRef:
+        """Store a log of answers as the snapshot stage leaves it; the rows held out are its test split."""
+        folder = self.root / "log"
+        folder.mkdir(exist_ok=True)
+        names, files = tuple(sorted({row[1] for row in [*rows, *held_out]})), {}
+        for split, part in zip(SPLITS, (rows, (), held_out), strict=True):
+            records = [
+                dict(zip(("text", "label", "score", "propensity", "policy"), row, strict=True))
+                | {"component": hash64("text", row[0]), "subject": None, "time": None}
+                for row in part
+            ]
+            files[split] = write_split(records, folder / f"{split}.parquet", schema=RATINGS_SCHEMA)
+        digest = content_digest(kind, names, files)
+        counts = SnapshotCounts(train=len(rows), test=len(held_out))
+        table = tuple(LabelCount(label=name) for name in names)
+        manifest = Manifest(type=kind, digest=digest, files=files, labels=table, counts=counts)
         store_snapshot(self.store, NAMESPACE, manifest, folder)
         return DatasetRef(digest=digest, prefix=snapshot_prefix(NAMESPACE, digest))
 

@@ -87,6 +87,13 @@ Timestamp = Annotated[
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 """Name of a Kubernetes object in the same namespace (RFC 1123 subdomain)."""
 
+
+class ObjectRef(ApiModel):
+    """Name of another object in the same namespace."""
+
+    name: Annotated[ObjectName, Field(description="name: the object's name; references never cross namespaces.")]
+
+
 Sha256 = Annotated[str, Field(min_length=64, max_length=64, pattern=r"^[a-f0-9]{64}$")]
 """Lower-case hexadecimal SHA-256."""
 

@@ -81,6 +81,7 @@ class Reason(StrEnum):
     SPEC_CHANGED = "SpecChanged"
     DATASET_NOT_FOUND = "DatasetNotFound"
     DATASET_FAILED = "DatasetFailed"
+    DATASET_TYPE_MISMATCH = "DatasetTypeMismatch"
     POLICY_NOT_FOUND = "PolicyNotFound"
     POLICY_TYPE_MISMATCH = "PolicyTypeMismatch"
     VERSION_NOT_FOUND = "VersionNotFound"
@@ -107,6 +108,7 @@ class Reason(StrEnum):
     STORE_CORRUPT = "StoreCorrupt"
     NOT_A_NUMBER = "NotANumber"
     DIVERGED = "Diverged"
+    NO_SUPPORT = "NoSupport"
     ACCELERATOR_FAULT = "AcceleratorFault"
     OUT_OF_MEMORY = "OutOfMemory"
     KILLED = "Killed"
@@ -201,6 +203,10 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.DATASET_FAILED: ReasonInfo(
         "The dataset's snapshot failed.", "Mend the dataset as its own condition says; the run goes on by itself."
     ),
+    Reason.DATASET_TYPE_MISMATCH: ReasonInfo(
+        "The dataset is of another type than the field that names it needs.",
+        "Name a dataset of type classification in spec.datasetRef, and one of type ratings in spec.stages.rl.datasetRef.",
+    ),
     Reason.POLICY_NOT_FOUND: ReasonInfo(
         "No RLPolicy of that name is in the run's namespace.",
         "Create it, or correct spec.publishTo.name; the run registers its version as soon as it exists.",
@@ -285,6 +291,10 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.DIVERGED: ReasonInfo(
         "Training left the bounds that its circuit breakers set.",
         "Lower the learning rate; the last good checkpoint is kept.",
+    ),
+    Reason.NO_SUPPORT: ReasonInfo(
+        "The log of answers says too little about the policy that learns from it.",
+        "Log more answers, by a policy that explores and is nearer to the one that learns; the policy it started from is unchanged.",
     ),
     Reason.ACCELERATOR_FAULT: ReasonInfo(
         "The accelerator failed.", "Nothing at first: the stage is tried on another node."

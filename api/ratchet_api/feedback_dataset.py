@@ -6,7 +6,7 @@ the snapshot recipe reads the same models. Knows nothing of clusters or files.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,7 @@ from ratchet_api.placement import Placement, Resources
 
 SplitName = Literal["train", "validation", "test"]
 DatasetType = Literal["classification", "ratings", "preferences", "demonstrations"]
+RATINGS: Final = "ratings"
 
 
 class SourceObject(ApiModel):
@@ -53,7 +54,7 @@ class InlineRow(ApiModel):
     """One example written in the manifest itself."""
 
     text: Annotated[str, Field(min_length=1, max_length=8192, description="text: the example's text.")]
-    label: Annotated[LabelName, Field(description="label: the example's class.")]
+    label: Annotated[LabelName, Field(description="label: the example's class; in type ratings the class answered.")]
     group: Annotated[
         str | None,
         Field(
@@ -61,6 +62,24 @@ class InlineRow(ApiModel):
             min_length=1,
             max_length=256,
             description="group: rows of one group never part across splits. If omitted, the text is its own group.",
+        ),
+    ]
+    score: Annotated[
+        float | None,
+        Field(
+            default=None,
+            ge=0,
+            le=1,
+            description="score: for type ratings; how good people found the answer, from 0 = wrong to 1 = right.",
+        ),
+    ]
+    propensity: Annotated[
+        float | None,
+        Field(
+            default=None,
+            gt=0,
+            le=1,
+            description="propensity: for type ratings; the probability with which the answer was chosen.",
         ),
     ]
 
@@ -132,6 +151,27 @@ class Columns(ApiModel):
         Field(
             default=None,
             description="timestamp: column of the row's time (RFC 3339, or seconds since 1970), for filters.maxAgeDays and freshness.",
+        ),
+    ]
+    score: Annotated[
+        ColumnPath | None,
+        Field(
+            default=None,
+            description="score: for type ratings; column of what people said of the answer, a number from 0 = wrong to 1 = right, or true and false. If omitted, score.",
+        ),
+    ]
+    propensity: Annotated[
+        ColumnPath | None,
+        Field(
+            default=None,
+            description="propensity: for type ratings; column of the probability with which the answer was chosen, above 0 and at most 1. If omitted, propensity.",
+        ),
+    ]
+    policy: Annotated[
+        ColumnPath | None,
+        Field(
+            default=None,
+            description="policy: for type ratings; column of the policy that answered, as NAME or NAME@VERSION; a run refuses the log of another policy than its own. If omitted, nobody checks.",
         ),
     ]
 
@@ -225,7 +265,7 @@ class FeedbackDatasetSpec(ApiModel):
     type: Annotated[
         DatasetType,
         Field(
-            description="type: what an example is; classification = a text and its class; from feedback also ratings = an answer and its score, preferences = a better and a worse answer, demonstrations = a prompt and an answer to follow."
+            description="type: what an example is; classification = a text and its class, ratings = an answer, its propensity and what people said of it (a log for stages.rl.datasetRef); from feedback also preferences = a better and a worse answer, demonstrations = a prompt and an answer to follow."
         ),
     ]
     source: Annotated[Source, Field(description="source: where the rows come from; exactly one of its fields.")]
@@ -277,7 +317,7 @@ class FeedbackDatasetSpec(ApiModel):
     @model_validator(mode="after")
     def _type_fits_source(self) -> Self:
         feedback = self.source.feedback
-        if self.type != "classification" and feedback is None:
+        if self.type in ("preferences", "demonstrations") and feedback is None:
             raise ValueError(f"type {self.type} needs source.feedback; name the policy, or set type: classification")
         if self.type in ("preferences", "demonstrations") and self.labels is not None:
             raise ValueError(f"labels is only for types classification and ratings, not {self.type}; remove it")
@@ -302,6 +342,21 @@ class FeedbackDatasetSpec(ApiModel):
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             twice = next(label for place, label in enumerate(self.labels) if label in self.labels[:place])
             raise ValueError(f"labels must not repeat a class: {twice!r} stands there twice; remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        rated = self.type == RATINGS
+        named = {"score": self.columns.score, "propensity": self.columns.propensity, "policy": self.columns.policy}
+        for name, path in named.items():
+            if path is not None and not rated:
+                raise ValueError(f"columns.{name} is only for type ratings; remove it or set type: ratings")
+        for number, row in enumerate(self.source.inline or (), 1):
+            if (row.score is not None, row.propensity is not None) != (rated, rated):
+                raise ValueError(
+                    f"source.inline: row {number}: score and propensity are needed for type ratings and only there; "
+                    "add them, remove them or change type"
+                )
         return self
 
 
@@ -372,11 +427,11 @@ class SnapshotSummary(StatusModel):
     ]
     score_mean: Annotated[
         float | None,
-        Field(default=None, ge=0, le=1, description="scoreMean: of the rated rows, with source.feedback."),
+        Field(default=None, ge=0, le=1, description="scoreMean: of the rated rows."),
     ]
     score_std: Annotated[
         float | None,
-        Field(default=None, ge=0, le=1, description="scoreStd: of the rated rows, with source.feedback."),
+        Field(default=None, ge=0, le=1, description="scoreStd: of the rated rows."),
     ]
     log_position: Annotated[
         str,

@@ -11,13 +11,22 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ratchet_api.base import ApiModel, LabelName, ObjectName, Sha256, StoreUri
+from ratchet_api.base import ApiModel, LabelName, ObjectName, ObjectRef, Sha256, StoreUri
 from ratchet_api.placement import Resources
 
 AlgorithmName = Literal["ppo", "a2c", "reinforce", "dqn"]
 RewardType = Literal[
-    "accuracy", "f1", "calibration", "confidencePenalty", "expression", "costMatrix", "latency", "entryPoint"
+    "accuracy",
+    "f1",
+    "calibration",
+    "confidencePenalty",
+    "expression",
+    "costMatrix",
+    "latency",
+    "entryPoint",
+    "feedback",
 ]
+Estimator = Literal["doublyRobust", "ips", "direct"]
 
 REWARD_FIELDS: dict[str, str] = {
     "expression": "expression",
@@ -26,6 +35,18 @@ REWARD_FIELDS: dict[str, str] = {
     "entryPoint": "entryPoint",
 }
 """Field that belongs to one type of reward, and that type: needed there, refused elsewhere."""
+
+OPTIONAL_REWARD_FIELDS: dict[str, str] = {"estimator": "feedback", "maxWeight": "feedback"}
+"""Field that one type of reward may have, and that type: refused elsewhere."""
+
+LOG_REWARDS: tuple[RewardType, ...] = ("feedback", "expression", "latency")
+"""Types of reward that need no label, so that a log can be learned from."""
+
+ESTIMATOR: Estimator = "doublyRobust"
+"""estimator where it is omitted."""
+
+MAX_WEIGHT = 10.0
+"""maxWeight where it is omitted."""
 
 VERDICT_COEF = 3.0
 """verdictCoef where it is omitted and acts; measured in bench/classifier_rl."""
@@ -120,7 +141,7 @@ class Reward(ApiModel):
     type: Annotated[
         RewardType,
         Field(
-            description="type: accuracy (1 if right), f1 (right x confidence), calibration (1 - |confidence - right|), confidencePenalty (confident mistakes cost more), expression, costMatrix, latency (measured milliseconds), entryPoint (own code in an own image)."
+            description="type: accuracy (1 if right), f1 (right x confidence), calibration (1 - |confidence - right|), confidencePenalty (confident mistakes cost more), expression, costMatrix, latency (measured milliseconds), entryPoint (own code in an own image), feedback (what people said of logged answers; with datasetRef)."
         ),
     ]
     weight: Annotated[
@@ -201,6 +222,22 @@ class Reward(ApiModel):
             description="entryPoint: for type entryPoint; MODULE:FUNCTION in the run's own image, called with (predictions, labels, confidences).",
         ),
     ]
+    estimator: Annotated[
+        Estimator | None,
+        Field(
+            default=None,
+            description="estimator: for type feedback; how logged verdicts reward answers: doublyRobust (arXiv:1103.4601; a model of the verdicts, corrected by propensity), ips (propensity alone), direct (the logged answers themselves are learned from, each weighed by how likely the policy is to give it). If omitted, doublyRobust.",
+        ),
+    ]
+    max_weight: Annotated[
+        float | None,
+        Field(
+            default=None,
+            ge=1,
+            le=1e6,
+            description="maxWeight: for type feedback; bound on what a rare answer counts for, against variance. If omitted, 10.",
+        ),
+    ]
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> Self:
@@ -214,6 +251,10 @@ class Reward(ApiModel):
             if self.type == kind and given[field] is None:
                 raise ValueError(f"type {kind} needs {field}; add it")
             if self.type != kind and given[field] is not None:
+                raise ValueError(f"{field} is only for type {kind}; remove it or set type: {kind}")
+        optional = {"estimator": self.estimator, "maxWeight": self.max_weight}
+        for field, kind in OPTIONAL_REWARD_FIELDS.items():
+            if self.type != kind and optional[field] is not None:
                 raise ValueError(f"{field} is only for type {kind}; remove it or set type: {kind}")
         if self.scale == 0:
             raise ValueError("scale must not be 0, or the reward says nothing; remove the component instead")
@@ -310,7 +351,7 @@ class RlSettings(ApiModel):
             default=None,
             ge=0,
             le=1000,
-            description="verdictCoef: for ppo; weight of the cross-entropy between an answer's probability and its reward, which then lies in 0..1. If omitted, 3 where accuracy is the only reward and each query an episode, else 0.",
+            description="verdictCoef: for ppo; weight of the cross-entropy between an answer's probability and its reward, which then lies in 0..1. If omitted, 3 where accuracy, or feedback with estimator direct, is the only reward and each query an episode, else 0.",
         ),
     ]
     verdict_noise: Annotated[
@@ -417,13 +458,31 @@ class RlSettings(ApiModel):
 
     @property
     def is_right_or_wrong(self) -> bool:
-        """True = the reward is the accuracy as it is, so it says whether an answer was right."""
-        reward = self.rewards[0]
-        return len(self.rewards) == 1 and reward == Reward(type="accuracy") and self.kl_coef == 0
+        """True = the reward is the accuracy or a logged verdict as it is, so it says whether an answer was right."""
+        verdict = self.rewards[0].model_copy(update={"max_weight": None})
+        plain = verdict in (Reward(type="accuracy"), Reward(type="feedback", estimator="direct"))
+        return len(self.rewards) == 1 and plain and self.kl_coef == 0
 
 
 class RlStage(RlSettings):
     """Settings of the rl stage. A step is one rollout and the update on it."""
+
+    dataset_ref: Annotated[
+        ObjectRef | None,
+        Field(
+            default=None,
+            description="datasetRef: a FeedbackDataset of type ratings: a log of answers with propensities to learn from, instead of simulated traffic; a rollout is then rolloutSize of its rows. If omitted, the run's own dataset is the traffic.",
+        ),
+    ]
+    min_effective_samples: Annotated[
+        int,
+        Field(
+            default=50,
+            ge=2,
+            le=10_000_000,
+            description="minEffectiveSamples: with datasetRef; the stage fails with NoSupport if the log is worth fewer answers than this to the policy it starts from, or to the one it learned.",
+        ),
+    ]
 
     episodes: Annotated[
         Literal["query", "group"],
@@ -459,3 +518,39 @@ class RlStage(RlSettings):
     resources: Annotated[
         Resources, Field(default=Resources(cpu=2, memory_gi=6), description="resources: of the stage's pod.")
     ]
+
+    @model_validator(mode="after")
+    def _fits_a_log(self) -> Self:
+        logged = [reward for reward in self.rewards if reward.type == "feedback"]
+        if (self.dataset_ref is not None) != (len(logged) == 1) or (self.dataset_ref is None and logged):
+            raise ValueError(
+                f"datasetRef and one reward of type feedback go together, rewards has {len(logged)}; add the missing "
+                "one or remove the other"
+            )
+        if self.dataset_ref is None:
+            return self
+        for reward in self.rewards:
+            if reward.type not in LOG_REWARDS:
+                raise ValueError(
+                    f"with datasetRef rewards may be {', '.join(LOG_REWARDS)}, not {reward.type}: a log does not say "
+                    "which class is right"
+                )
+        if self.episodes != "query":
+            raise ValueError("episodes must be query with datasetRef; each answer of a log stands for itself")
+        if self.algorithm == "dqn" and logged[0].estimator != "direct":
+            raise ValueError(
+                "algorithm dqn learns from a log with estimator direct alone; set it, or take another algorithm"
+            )
+        return self
+
+    @property
+    def estimator(self) -> Estimator:
+        """How logged verdicts become rewards."""
+        logged = next((reward for reward in self.rewards if reward.type == "feedback"), None)
+        return (logged.estimator if logged is not None else None) or ESTIMATOR
+
+    @property
+    def max_weight(self) -> float:
+        """Bound on the weight of a logged answer."""
+        logged = next((reward for reward in self.rewards if reward.type == "feedback"), None)
+        return (logged.max_weight if logged is not None else None) or MAX_WEIGHT

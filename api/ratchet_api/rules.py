@@ -16,7 +16,17 @@ from pydantic import BaseModel
 from ratchet_api.comparison import Comparison
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, Filters, Source, Split
 from ratchet_api.placement import Toleration
-from ratchet_api.rl import ALGORITHM_FIELDS, REWARD_FIELDS, Clip, Epsilon, Reward, RlStage, StartFrom
+from ratchet_api.rl import (
+    ALGORITHM_FIELDS,
+    LOG_REWARDS,
+    OPTIONAL_REWARD_FIELDS,
+    REWARD_FIELDS,
+    Clip,
+    Epsilon,
+    Reward,
+    RlStage,
+    StartFrom,
+)
 from ratchet_api.training_run import GATED_LABEL_BYTES, Evaluation, Gate, RLTrainingRunSpec, RunTemplate
 
 MUTABLE_ONCE_STARTED = ("suspend", "ttlSecondsAfterFinished")
@@ -80,6 +90,14 @@ RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             )
             for field, kind in REWARD_FIELDS.items()
         ),
+        *(
+            Rule(
+                f"!has(self.{field}) || self.type == '{kind}'",
+                f"{field} is only for type {kind}; remove it or set type: {kind}",
+                field_path=f".{field}",
+            )
+            for field, kind in OPTIONAL_REWARD_FIELDS.items()
+        ),
         Rule(
             "!has(self.scale) || self.scale != 0.0",
             "scale must not be 0, or the reward says nothing; remove the component instead",
@@ -115,6 +133,28 @@ RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
                 field_path=f".{field}",
             )
             for field, algorithm in ALGORITHM_FIELDS.items()
+        ),
+        Rule(
+            "has(self.datasetRef) == self.rewards.exists_one(r, r.type == 'feedback') && "
+            "(has(self.datasetRef) || self.rewards.all(r, r.type != 'feedback'))",
+            "datasetRef and one reward of type feedback go together; add the missing one or remove the other",
+            field_path=".rewards",
+        ),
+        Rule(
+            f"!has(self.datasetRef) || self.rewards.all(r, r.type in {list(LOG_REWARDS)})",
+            f"with datasetRef rewards may be {', '.join(LOG_REWARDS)}: a log does not say which class is right",
+            field_path=".rewards",
+        ),
+        Rule(
+            "!has(self.datasetRef) || self.episodes == 'query'",
+            "episodes must be query with datasetRef; each answer of a log stands for itself",
+            field_path=".episodes",
+        ),
+        Rule(
+            "!has(self.datasetRef) || self.algorithm != 'dqn' || "
+            "self.rewards.all(r, r.type != 'feedback' || (has(r.estimator) && r.estimator == 'direct'))",
+            "algorithm dqn learns from a log with estimator direct alone; set it, or take another algorithm",
+            field_path=".algorithm",
         ),
     ),
 }
@@ -161,7 +201,7 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     ),
     FeedbackDatasetSpec: (
         Rule(
-            "self.type == 'classification' || has(self.source.feedback)",
+            "self.type in ['classification', 'ratings'] || has(self.source.feedback)",
             "this type needs source.feedback; name the policy, or set type: classification",
             field_path=".type",
         ),
@@ -172,7 +212,8 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
         ),
         Rule(
             "!has(self.source.feedback) || (self.columns.text == 'text' && self.columns.label == 'label' && "
-            "!has(self.columns.group) && !has(self.columns.subject) && !has(self.columns.timestamp))",
+            "!has(self.columns.group) && !has(self.columns.subject) && !has(self.columns.timestamp) && "
+            "!has(self.columns.score) && !has(self.columns.propensity) && !has(self.columns.policy))",
             "columns is not for source.feedback, whose fields are known; remove it",
             field_path=".columns",
         ),
@@ -190,6 +231,20 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "!has(self.filters.maxSubjectSharePercent) || has(self.columns.subject) || has(self.source.feedback)",
             "filters.maxSubjectSharePercent needs columns.subject; name the column that holds the person",
             field_path=".filters.maxSubjectSharePercent",
+        ),
+        *(
+            Rule(
+                f"self.type == 'ratings' || !has(self.columns.{field})",
+                f"columns.{field} is only for type ratings; remove it or set type: ratings",
+                field_path=f".columns.{field}",
+            )
+            for field in ("score", "propensity", "policy")
+        ),
+        Rule(
+            "!has(self.source.inline) || self.source.inline.all(row, has(row.score) == (self.type == 'ratings') && "
+            "has(row.propensity) == (self.type == 'ratings'))",
+            "score and propensity are needed for type ratings and only there; add them, remove them or change type",
+            field_path=".source.inline",
         ),
     ),
     Toleration: (

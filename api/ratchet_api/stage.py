@@ -64,6 +64,7 @@ class ExitCode(IntEnum):
     STORE_CORRUPT = 23
     NOT_A_NUMBER = 30
     DIVERGED = 31
+    NO_SUPPORT = 32
     ACCELERATOR_FAULT = 40
     PREEMPTED = 75
     KILLED = 137
@@ -104,6 +105,7 @@ _EXIT_RULES: Mapping[int, ExitRule] = {
     ExitCode.STORE_CORRUPT: ExitRule(Reason.STORE_CORRUPT, Retry.COUNTED),
     ExitCode.NOT_A_NUMBER: ExitRule(Reason.NOT_A_NUMBER, Retry.NEVER),
     ExitCode.DIVERGED: ExitRule(Reason.DIVERGED, Retry.NEVER),
+    ExitCode.NO_SUPPORT: ExitRule(Reason.NO_SUPPORT, Retry.NEVER),
     ExitCode.ACCELERATOR_FAULT: ExitRule(Reason.ACCELERATOR_FAULT, Retry.OTHER_NODE),
     ExitCode.PREEMPTED: ExitRule(Reason.PREEMPTED, Retry.UNCOUNTED),
     ExitCode.KILLED: ExitRule(Reason.KILLED, Retry.ONCE),
@@ -128,7 +130,7 @@ def exit_rule(code: int) -> ExitRule:
     return ExitRule(Reason.UNKNOWN_EXIT, Retry.LIMITED)
 
 
-NUMERIC_REASONS = frozenset({Reason.NOT_A_NUMBER, Reason.DIVERGED})
+NUMERIC_REASONS = frozenset({Reason.NOT_A_NUMBER, Reason.DIVERGED, Reason.NO_SUPPORT})
 """What exit codes 30 to 39 mean: the numbers went wrong, and equal inputs would let them go wrong again."""
 
 UNCOUNTED_EXITS = (int(ExitCode.PREEMPTED), int(ExitCode.TERMINATED))
@@ -186,6 +188,8 @@ class ResolveConfig(StatusModel):
 
     stage: Literal["resolve"] = "resolve"
     dataset: DatasetRef
+    log: DatasetRef | None = None
+    """The logged answers that the rl stage will learn from."""
     base_model: BaseModelRef
     lookups: tuple[StageRef, ...] = Field(strict=False)
     gates: tuple[Gate, ...] = Field(default=(), strict=False)
@@ -214,6 +218,10 @@ class RlConfig(StatusModel):
     dataset: DatasetRef
     """Its train split is the traffic, unless `traffic` names another; labels serve the simulated feedback only."""
     traffic: DatasetRef | None = None
+    log: DatasetRef | None = None
+    """Logged answers to learn from, instead of any traffic."""
+    log_policy: str | None = None
+    """The only policy whose answers may stand in the log; None = rows may say what they like."""
     start: StageRef | None = None
     start_artifact: Artifact | None = None
     base_model: BaseModelRef | None = None

@@ -17,7 +17,7 @@ from ratchet_api.base import (
     LabelName,
     MetricKey,
     MetricValue,
-    ObjectName,
+    ObjectRef,
     Sha256,
     StatusModel,
     StoreUri,
@@ -37,12 +37,6 @@ RL_ONLY: Final = "rl_only"
 
 GATED_LABEL_BYTES = 1600
 """Each gated class has its F1 in the stage's termination message, which the kubelet cuts at 4 KiB."""
-
-
-class ObjectRef(ApiModel):
-    """Name of another object in the same namespace."""
-
-    name: Annotated[ObjectName, Field(description="name: the object's name; references never cross namespaces.")]
 
 
 class BaseModelRef(ApiModel):
@@ -336,6 +330,11 @@ class RunTemplate(ApiModel):
         """Settings of the rl stage."""
         return self.stages.rl or RlStage()
 
+    @property
+    def log_ref(self) -> ObjectRef | None:
+        """The dataset of logged answers that the rl stage learns from, if it has one."""
+        return self.rl.dataset_ref if self.with_rl else None
+
 
 class RLTrainingRunSpec(RunTemplate):
     """What the user asks for. Immutable once started, `suspend` and `ttlSecondsAfterFinished` aside."""
@@ -435,6 +434,14 @@ class ResolvedPolicy(StatusModel):
     digest: Annotated[str, Field(min_length=64, max_length=64, description="digest: of the artifact.")]
 
 
+class ResolvedLog(StatusModel):
+    """The logged answers that the rl stage learns from, fixed by digest."""
+
+    digest: Annotated[str, Field(min_length=64, max_length=64, description="digest: of the snapshot.")]
+    uri: Annotated[str, Field(max_length=2048, description="uri: where the snapshot stands.")]
+    rows: Annotated[int, Field(default=0, ge=0, le=2**53, description="rows: answers in its train split.")]
+
+
 class ResolvedRun(StatusModel):
     """What was fixed when the run started; later changes elsewhere do not reach a started run."""
 
@@ -450,6 +457,9 @@ class ResolvedRun(StatusModel):
     ]
     dataset_uri: Annotated[str, Field(max_length=2048, description="datasetUri: where the snapshot stands.")]
     train_rows: Annotated[int, Field(default=0, ge=0, le=2**53, description="trainRows: rows in the train split.")]
+    log: Annotated[
+        ResolvedLog | None, Field(default=None, description="log: the snapshot that stages.rl.datasetRef named.")
+    ]
     store_uri: Annotated[str, Field(max_length=1024, description="storeUri: the store that every stage uses.")]
     start: Annotated[
         ResolvedPolicy | None, Field(default=None, description="start: the policy that mode rl_only starts from.")

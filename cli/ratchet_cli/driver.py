@@ -129,7 +129,7 @@ class Driver:
             return False
         wanted = self.wanted_objects()
         held = {_place(each) for each in wanted if each["kind"] == "FeedbackDataset" and "Suspended" in _true(each)}
-        return all(at_rest(each) or _waits_for(each) in held for each in wanted)
+        return all(at_rest(each) or not held.isdisjoint(_waits_for(each)) for each in wanted)
 
     def _changed(self, resource: Resource, obj: KubeObject, gone: bool) -> None:
         keys = keys_to_wake(resource, obj)
@@ -198,11 +198,11 @@ def _place(body: KubeObject) -> tuple[str, str]:
     return body["metadata"]["namespace"], body["metadata"]["name"]
 
 
-def _waits_for(body: KubeObject) -> tuple[str, str] | None:
-    """The dataset that a run waits for."""
+def _waits_for(body: KubeObject) -> set[tuple[str, str]]:
+    """The datasets of a run that waits for one."""
     if body["kind"] != "RLTrainingRun" or _true(body).get("Reconciling") != Reason.WAITING_FOR_DATASET:
-        return None
-    return body["metadata"]["namespace"], body["spec"]["datasetRef"]["name"]
+        return set()
+    return {(key.namespace, key.name) for key in references("rltrainingruns", body) if key.plural == "feedbackdatasets"}
 
 
 def apply_edit(cluster: LocalCluster, edit: dict[str, Any]) -> None:

@@ -137,7 +137,14 @@ def _take(row: RawRow, source: Source, into: Rows) -> str:
             return ""
     if source.label is not None:
         columns = Columns.model_construct(
-            text=source.text, label=source.label, group=None, subject=None, timestamp=None
+            text=source.text,
+            label=source.label,
+            group=None,
+            subject=None,
+            timestamp=None,
+            score=None,
+            propensity=None,
+            policy=None,
         )
         example = to_example(row.fields, columns)
         if isinstance(example, str):

@@ -55,6 +55,9 @@ def run_view(body: Body, live: Live, now: datetime) -> RenderableType:
         name, fixed = body["spec"]["datasetRef"]["name"], status.resolved
         fact = f"{name} {fixed.dataset_digest[:12]}…, {fixed.train_rows:,} rows to train on"
         parts.append(Text(f"  dataset {fact}", style="faint"))
+        if fixed.log is not None:
+            name = body["spec"]["stages"]["rl"]["datasetRef"]["name"]
+            parts.append(Text(f"  log     {name} {fixed.log.digest[:12]}…, {fixed.log.rows:,} answers", style="faint"))
     if status.stages:
         parts.append(Padding(_stages(status, live, now), (0, 0, 0, 2)))
     if status.metrics:

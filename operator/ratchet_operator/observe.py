@@ -96,16 +96,18 @@ class Observer:
         sight = StageSight()
         if row is not None and row.attempt is not None and not _first_of_stage(row, before):
             sight = await self._stage(meta, row.name, row.attempt)
-        dataset = policy = start = store = None
+        dataset = log = policy = start = store = None
         if status.resolved is None:
             dataset = await self._dataset(meta.namespace, spec.dataset_ref.name)
+            if spec.log_ref is not None:
+                log = await self._dataset(meta.namespace, spec.log_ref.name)
             if spec.start_from is not None and spec.start_from.policy is not None:
                 start = await self._policy(meta.namespace, spec.start_from.policy.name)
         if spec.publish_to is not None and (row is None if status.resolved is not None else spec.with_rl):
             policy = await self._policy(meta.namespace, spec.publish_to.name)
         if status.resolved is None or (row is not None and sight.job is None):
             store = (before.store if before is not None else None) or await self._store(meta.namespace)
-        world = replace(world, sight=sight, dataset=dataset, policy=policy, start=start, store=store)
+        world = replace(world, sight=sight, dataset=dataset, log=log, policy=policy, start=start, store=store)
         if self._running_pod(sight) is not None and progress_due(world):
             return replace(world, sight=replace(sight, progress=await self._progress(sight)))
         return world
@@ -162,10 +164,13 @@ class Observer:
             return world
         listed = await self._cluster.list("rltrainingruns", meta.namespace)
         runs = tuple(publishable_run(run, _UNPUBLISHED) for run in listed if _publishes_to(run, meta.name, spec.type))
-        dataset = None
+        dataset = log = None
         if spec.training is not None and not spec.training.suspend:
-            dataset = await self._dataset(meta.namespace, spec.training.template.dataset_ref.name)
-        return replace(world, runs=runs, dataset=dataset)
+            template = spec.training.template
+            dataset = await self._dataset(meta.namespace, template.dataset_ref.name)
+            if template.log_ref is not None:
+                log = await self._dataset(meta.namespace, template.log_ref.name)
+        return replace(world, runs=runs, dataset=dataset, log=log)
 
     async def _stage(self, meta: Meta, stage: str, attempt: StageAttempt) -> StageSight:
         """Read the recorded attempt: its Job, and of its pods no more than the Job can tell something about."""

@@ -55,12 +55,18 @@ def references(resource: str, obj: Mapping[str, Any]) -> list[Key]:
     namespace, spec = key_of(resource, obj).namespace, table_of(obj.get("spec"))
     named: list[tuple[str, object]] = []
     if resource == RL_TRAINING_RUN.plural:
-        named = [(FEEDBACK_DATASET.plural, spec.get("datasetRef")), (RL_POLICY.plural, spec.get("publishTo"))]
+        named = [*_datasets(spec), (RL_POLICY.plural, spec.get("publishTo"))]
         named.append((RL_POLICY.plural, table_of(spec.get("startFrom")).get("policy")))
     elif resource == RL_POLICY.plural:
         template = table_of(table_of(spec.get("training")).get("template"))
-        named = [(FEEDBACK_DATASET.plural, template.get("datasetRef"))]
+        named = _datasets(template)
     return [Key(plural, namespace, name) for plural, ref in named if (name := text_of(table_of(ref).get("name")))]
+
+
+def _datasets(template: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """What a run learns from: its dataset and the log of answers."""
+    rl = table_of(table_of(template.get("stages")).get("rl"))
+    return [(FEEDBACK_DATASET.plural, template.get("datasetRef")), (FEEDBACK_DATASET.plural, rl.get("datasetRef"))]
 
 
 def dependents(key: Key, known: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Key]:

@@ -6,13 +6,14 @@ Real stages, a small BERT with random weights, learnable rows. Labels teach a li
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.shell import DATASET, POLICY, Shell
-from tests.tiny_bert import reviews
+from tests.tiny_bert import log_of, reviews
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -32,6 +33,16 @@ spec:
   evaluation:
     gates: [{metric: accuracy, minimum: %(gate)s}]
 """
+LOG = """
+apiVersion: ratchet.dev/v1alpha1
+kind: FeedbackDataset
+metadata: {name: log}
+spec:
+  type: ratings
+  source:
+    objects: [{uri: "store://mail/log.jsonl"}]
+  columns: {policy: who}
+"""
 THEN_RL = "mode: supervised_then_rl"
 GOOD = "{interactions: 600, rolloutSize: 24, minibatchSize: 8, learningRate: 5e-3, headLearningRate: 5e-3}"
 
@@ -47,12 +58,14 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     return made
 
 
-def ended(shell: Shell, name: str, *, rl: str, mode: str = THEN_RL, gate: float = 0.2) -> tuple[dict[str, Any], str]:
+def ended(
+    shell: Shell, name: str, *, rl: str, mode: str = THEN_RL, gate: float = 0.2, more: Sequence[str] = ()
+) -> tuple[dict[str, Any], str]:
     """Run a run; returns its status and what was printed."""
     digest = (shell.folder / "digest").read_text()
     manifest = RUN % {"name": name, "mode": mode, "digest": digest, "rl": rl, "gate": gate}
     (shell.folder / f"{name}.yaml").write_text(manifest)
-    printed = shell("run", "-f", "dataset.yaml", "-f", "policy.yaml", "-f", f"{name}.yaml")
+    printed = shell("run", "-f", "dataset.yaml", "-f", "policy.yaml", "-f", f"{name}.yaml", *more)
     return shell.object("rltrainingruns", name)["status"], printed
 
 
@@ -134,6 +147,39 @@ def test_a_policy_that_rl_made_worse_is_not_published(shell: Shell) -> None:
     report = json.loads((committed(status) / "comparison.json").read_text())
     assert report["choice"]["chosen"] == "start"
     assert "CandidateWorse" in printed
+
+
+def test_a_log_of_answers_betters_a_published_version(shell: Shell) -> None:
+    """The supervised policy of the run whose RL broke learns from what another policy was told of its answers."""
+    names = ("text", "label", "score", "propensity", "who")
+    lines = [json.dumps(dict(zip(names, row, strict=True))) for row in log_of(900, seed=4, policy="router@7")]
+    (shell.folder / "log.jsonl").write_text("\n".join(lines))
+    shell("put", "log.jsonl", "store://mail/log.jsonl")
+    (shell.folder / "log.yaml").write_text(LOG)
+    version = shell.object("rltrainingruns", "broken")["status"]["version"]
+    start = f"mode: rl_only\n  startFrom: {{policy: {{name: router, version: {version}}}}}"
+    rl = GOOD.replace("600", "1800").replace("}", ", datasetRef: {name: log}, rewards: [{type: feedback}]}")
+    status, printed = ended(shell, "from-log", mode=start, rl=rl, more=("-f", "log.yaml"))
+    assert (status["state"], gate_of(status)["status"]) == ("Complete", "True")
+    assert stage(status, "evaluate")["choice"]["chosen"] == "rl"
+    assert status["metrics"]["diff/accuracy_low"] > 0
+    learned = stage(status, "rl")["metrics"]
+    assert learned["policy_value"] > learned["start_value"]
+    assert learned["effective_sample_size"] > 50
+    log = shell.object("feedbackdatasets", "log")["status"]["snapshot"]
+    assert status["resolved"]["log"]["digest"] == log["digest"]
+    assert f"log     log {log['digest'][:12]}" in printed
+
+
+def test_the_log_of_another_policy_is_refused_and_named(shell: Shell) -> None:
+    (shell.folder / "log.yaml").write_text(LOG.replace("name: log}", "name: others}").replace("who", "label"))
+    start = "mode: rl_only\n  startFrom: {policy: {name: router, version: 1}}"
+    rl = GOOD.replace("}", ", datasetRef: {name: others}, rewards: [{type: feedback}]}")
+    status, _ = ended(shell, "from-others", mode=start, rl=rl, more=("-f", "log.yaml"))
+    failed = next(c for c in status["conditions"] if c["type"] == "Failed")
+    assert failed["reason"] == "BadData"
+    assert "the answer is that of policy" in failed["message"]
+    assert "but the run learns for 'router'" in failed["message"]
 
 
 def test_a_run_of_the_same_settings_starts_no_training_and_ends_alike(shell: Shell) -> None:

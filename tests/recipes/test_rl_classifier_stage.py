@@ -197,6 +197,8 @@ def test_a_pod_asked_to_leave_while_queries_are_encoded_leaves_at_once(shared: W
 # --- every field acts -----------------------------------------------------------------------------------------------
 
 ACTS: dict[str, Any] = {
+    "datasetRef": None,  # of a log: tests/recipes/test_rl_from_log_stage.py
+    "minEffectiveSamples": None,  # likewise
     "algorithm": {"algorithm": "a2c"},
     "interactions": {"interactions": 48},
     "rolloutSize": {"rolloutSize": 32},

@@ -27,6 +27,19 @@ spec:
   datasetRef: {name: missing}
 """ % ("0" * 64)
 
+RUN_FROM_LOG = (
+    RUN.replace("missing", "there")
+    + "  mode: supervised_then_rl\n"
+    + """\
+  stages: {rl: {datasetRef: {name: nowhere}, rewards: [{type: feedback}]}}
+---
+apiVersion: ratchet.dev/v1alpha1
+kind: FeedbackDataset
+metadata: {name: there}
+spec: {type: classification, source: {objects: [{uri: "store://d.csv"}]}}
+"""
+)
+
 Command = Callable[..., tuple[int, str]]
 
 
@@ -40,6 +53,7 @@ def ratchet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr("ratchet_cli.screen.out.width", 300)
     monkeypatch.setattr("ratchet_cli.screen.err.width", 300)
     (tmp_path / "run.yaml").write_text(RUN)
+    (tmp_path / "from-log.yaml").write_text(RUN_FROM_LOG)
     (tmp_path / "file").write_text("x")
 
     def command(*words: str) -> tuple[int, str]:
@@ -72,6 +86,11 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "lint of nothing": (("lint", "-f", "absent.yaml"), 1, "absent.yaml: cannot be read"),
     "run of nothing": (("run", "-f", "absent.yaml"), 1, "absent.yaml: cannot be read"),
     "run without its dataset": (("run", "-f", "run.yaml"), 1, "no FeedbackDataset 'missing'"),
+    "run without its log": (
+        ("run", "-f", "from-log.yaml"),
+        1,
+        "spec.stages.rl.datasetRef.name: no FeedbackDataset 'nowhere'",
+    ),
     "home is a file": (("run", "-f", "run.yaml", "--home", "file"), 2, "is a file; name a directory"),
     "store of no kind": (("run", "-f", "run.yaml", "--store", "ftp://x"), 2, "RATCHET_STORE 'ftp://x' is no store"),
     "log level of no kind": (("run", "-f", "run.yaml", "--log-level", "loud"), 2, "use one of debug, info"),

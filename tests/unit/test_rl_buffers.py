@@ -21,7 +21,9 @@ def samples(*numbers: int) -> Samples:
     """One sample per number, recognisable by its observation."""
     obs = torch.tensor(numbers)
     zeros = torch.zeros(len(numbers))
-    return Samples(obs=obs, actions=obs % 3, logprobs=zeros, values=zeros, advantages=zeros, returns=zeros + 0.5)
+    return Samples(
+        obs=obs, actions=obs % 3, logprobs=zeros, values=zeros, advantages=zeros, returns=zeros + 0.5, weights=zeros + 1
+    )
 
 
 def bandit(*numbers: int) -> Rollout:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ratchet_jobs.rl.off_policy import effective_sample_size, importance_weights, imputed_rewards
+from ratchet_jobs.rl.off_policy import (
+    doubly_robust_values,
+    effective_sample_size,
+    importance_weights,
+    imputed_rewards,
+)
 
 
 def test_importance_weight_is_new_over_logged_probability_and_is_cut() -> None:
@@ -72,3 +77,23 @@ def test_a_propensity_that_is_no_probability_is_refused_with_its_row(propensity:
 )
 def test_effective_sample_size(weights: tuple[float, ...], want: float) -> None:
     assert effective_sample_size(torch.tensor(weights)) == pytest.approx(want)  # (2 + 1)^2 / (4 + 1) = 1.8
+
+
+def test_the_value_of_a_row_is_the_models_corrected_by_the_verdict() -> None:
+    # 0.5 * 0.2 + 0.3 * 0.4 + 0.2 * 1 = 0.42; weight 0.3 / 0.1 = 3; 0.42 + 3 * (1 - 0.4) = 2.22; cut at 2: 1.62
+    row = {
+        "probs": torch.tensor([[0.5, 0.3, 0.2]]),
+        "estimates": torch.tensor([[0.2, 0.4, 1.0]]),
+        "logged_actions": torch.tensor([1]),
+        "verdicts": torch.tensor([1.0]),
+        "propensities": torch.tensor([0.1]),
+    }
+    assert float(doubly_robust_values(**row, max_weight=None)) == pytest.approx(2.22, abs=1e-6)
+    assert float(doubly_robust_values(**row, max_weight=2.0)) == pytest.approx(1.62, abs=1e-6)
+
+
+def test_the_value_of_a_policy_is_right_on_average_over_the_log_even_with_a_wrong_model() -> None:
+    mu, truth = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.1, 0.6, 1.0])
+    probs = torch.tensor([[0.2, 0.2, 0.6]]).expand(3, 3)
+    values = doubly_robust_values(probs, torch.full((3, 3), 0.9), torch.arange(3), truth, mu, max_weight=None)
+    assert float((mu * values).sum()) == pytest.approx(float((probs[0] * truth).sum()), abs=1e-6)

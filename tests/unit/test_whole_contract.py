@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from ratchet_api.rl import AlgorithmName, Reward, RewardType
+from ratchet_api.rl import AlgorithmName, Estimator, Reward, RewardType
 from ratchet_api.stage import STAGE_REVISION, ExitCode, Stage, StageConfig
 from ratchet_api.training_run import RLTrainingRunSpec
 from ratchet_jobs.models.rl_settings import make_rewards
@@ -47,6 +47,12 @@ NEEDED = {
     "entryPoint": {"entryPoint": "json:dumps"},
 }
 """What a type of reward cannot be without."""
+
+
+@pytest.mark.parametrize("estimator", get_args(Estimator))
+def test_every_estimator_that_a_spec_may_name_can_be_built(estimator: str) -> None:
+    reward = Reward.model_validate({"type": "feedback", "estimator": estimator})
+    assert len(make_rewards([reward], labels=("a", "b")).terms) == 1
 
 
 @pytest.mark.parametrize("kind", get_args(RewardType))

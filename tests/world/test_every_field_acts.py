@@ -26,6 +26,8 @@ PLACEMENT = {
     "queueName": "team",
 }
 RL: dict[str, Any] = {
+    "datasetRef.name": "another-log",
+    "minEffectiveSamples": 99,
     "algorithm": "a2c",
     "interactions": 512,
     "rolloutSize": 128,
@@ -139,6 +141,9 @@ DATASET: dict[str, Any] = {
     "columns.group": "thread",
     "columns.subject": "user",
     "columns.timestamp": "at",
+    "columns.score": "verdict",
+    "columns.propensity": "chance",
+    "columns.policy": "who",
     "labels": ["spam", "ham"],
     "filters.maxSamples": 100,
     "filters.maxAgeDays": 30,
@@ -172,6 +177,10 @@ COMPANIONS: dict[str, dict[str, Any]] = {
 }
 
 
+LOGGED: dict[str, Any] = {
+    "mode": "supervised_then_rl",
+    "stages": {"rl": {"datasetRef": {"name": "log"}, "rewards": [{"type": "feedback"}]}},
+}
 WITH: dict[str, dict[str, Any]] = {
     # what the spec holds besides, for fields that act only there
     "startFrom.policy": {"mode": "rl_only", "startFrom": {"policy": {"name": "support", "version": 1}}},
@@ -181,7 +190,12 @@ WITH: dict[str, dict[str, Any]] = {
     },
     "stages.rl.explorationEpsilon": {"mode": "supervised_then_rl", "stages": {"rl": {"algorithm": "dqn"}}},
     "stages.rl.targetUpdateInterval": {"mode": "supervised_then_rl", "stages": {"rl": {"algorithm": "dqn"}}},
+    "stages.rl.datasetRef": LOGGED,
+    "stages.rl.minEffectiveSamples": LOGGED,
     "stages.rl": {"mode": "supervised_then_rl"},
+    "columns.score": {"type": "ratings"},
+    "columns.propensity": {"type": "ratings"},
+    "columns.policy": {"type": "ratings"},
     "evaluation.comparison": {"mode": "supervised_then_rl"},
 }
 
@@ -238,6 +252,7 @@ async def ends(kind: str, spec: dict[str, Any]) -> list[str]:
     for play in (golden, fails):
         world = World(play)
         world.submit(b.dataset(), b.dataset("other", split={"salt": "other"}), b.policy())
+        world.submit(b.dataset("log", type="ratings"), b.dataset("another-log", type="ratings", split={"salt": "log"}))
         world.submit(b.manifest(kind, "tried", spec))
         await world.settle(60)
         state = masked(world, deadlines=False)
@@ -272,7 +287,11 @@ def feedback_spec(path: str) -> dict[str, Any]:
 CASES = [
     *(("FeedbackDataset", feedback_spec(path), path, value) for path, value in FEEDBACK.items()),
     *(("RLTrainingRun", b.run_spec(**besides(path)), path, value) for path, value in RUN.items()),
-    *(("FeedbackDataset", b.dataset_spec(), path, value) for path, value in DATASET.items() if path not in FEEDBACK),
+    *(
+        ("FeedbackDataset", b.dataset_spec(**besides(path)), path, value)
+        for path, value in DATASET.items()
+        if path not in FEEDBACK
+    ),
     *(("RLPolicy", policy_spec(path), path, value) for path, value in POLICY.items() if not same_as_a_runs(path)),
 ]
 

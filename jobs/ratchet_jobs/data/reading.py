@@ -182,6 +182,12 @@ def pick(fields: Mapping[str, Any], path: str) -> Any:
     return here
 
 
+def value_at(fields: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a column path; None where there is none, or an empty one."""
+    value = pick(fields, path)
+    return None if value is _MISSING or value == "" else value
+
+
 def absent_columns(fields: Mapping[str, Any], wanted: Mapping[str, str]) -> dict[str, str]:
     """Return those of the mapped columns (field of spec.columns -> path) that a row does not have."""
     return {field: path for field, path in wanted.items() if pick(fields, path) is _MISSING}

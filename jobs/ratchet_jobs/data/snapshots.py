@@ -95,7 +95,7 @@ class Snapshot(NamedTuple):
         return self.manifest.label_map
 
     def table(self, split: SplitName) -> pa.Table:
-        """Read one split: columns text, label, component, subject, time."""
+        """Read one split: columns text, label, component, subject, time; of ratings score, propensity, policy, too."""
         return pq.read_table(self.folder / self.manifest.files[split].path, memory_map=True)
 
 
@@ -106,9 +106,9 @@ def content_digest(kind: str, labels: tuple[str, ...], files: Mapping[str, Snaps
     )
 
 
-def write_split(rows: list[dict[str, Any]], path: Path) -> SnapshotFile:
+def write_split(rows: list[dict[str, Any]], path: Path, *, schema: pa.Schema = SCHEMA) -> SnapshotFile:
     """Write one split's rows as Parquet with settings that give equal bytes for equal rows."""
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    table = pa.Table.from_pylist(rows, schema=schema)
     pq.write_table(table, path, compression="zstd", version="2.6", row_group_size=65_536, use_dictionary=["label"])
     return SnapshotFile(path=path.name, sha256=sha256_file(path), rows=len(rows))
 

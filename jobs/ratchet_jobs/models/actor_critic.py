@@ -69,8 +69,12 @@ class QueryTable:
         self._batch_size = batch_size
         self._features: Tensor | None = None
 
-    def freeze(self, asked: NDArray[np.int64], *, after_batch: Callable[[int], None]) -> None:
-        """Compute the features of all queries that will be asked, once and for ever: the encoder no longer learns.
+    def keep(self, features: Tensor) -> None:
+        """Answer from these features, (N, D), from now on: the encoder no longer learns."""
+        self._features = features
+
+    def pooled(self, asked: NDArray[np.int64], *, after_batch: Callable[[int], None]) -> Tensor:
+        """Pooled features (N, D) of the queries asked, as the encoder makes them now; 0 for the others.
 
         The batches depend on `asked` alone, so a resumed stage computes the very same bits.
 
@@ -87,7 +91,7 @@ class QueryTable:
                     *self._padded(places)
                 ).float()
                 after_batch(len(places))
-        self._features = features
+        return features
 
     def forward(self, obs: Tensor) -> PolicyOutput:
         """Answer queries by their rows, (B,) int64; where autograd is off, batched by like length."""

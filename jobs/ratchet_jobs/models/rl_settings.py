@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from ratchet_api.rl import VERDICT_COEF, Cost, Epsilon, Reward, RlSettings, RlStage
+from ratchet_api.rl import (
+    ESTIMATOR,
+    MAX_WEIGHT,
+    VERDICT_COEF,
+    Cost,
+    Epsilon,
+    Estimator,
+    Reward,
+    RlSettings,
+    RlStage,
+)
 from ratchet_jobs.rewards import make_reward
 from ratchet_jobs.rewards.compose import Term, WeightedSum
 from ratchet_jobs.rewards.curriculum import Curriculum
@@ -24,6 +34,9 @@ _PASSED_ON = {
     "dqn": ("minibatch_size",),
 }
 """Fields that are settings of the same name."""
+
+_ESTIMATORS: Mapping[Estimator, str] = {"doublyRobust": "doubly_robust", "ips": "ips", "direct": "direct"}
+"""The API's name of an estimator, and the reward's."""
 
 _OF_EPISODES = {"ppo": ("gamma", "lam"), "a2c": ("gamma", "lam"), "reinforce": ("gamma",), "dqn": ("gamma",)}
 """Fields that act on episodes of several turns only, which a stage knows and a notebook does not."""
@@ -119,6 +132,13 @@ def _component(reward: Reward, labels: Sequence[str]) -> tuple[str, dict[str, ob
             return "cost_matrix", {"costs": _cost_table(reward.costs or (), labels)}
         case "latency":
             return "latency", {"target_ms": reward.target_ms}
+        case "feedback":
+            estimator = reward.estimator or ESTIMATOR
+            settings: dict[str, object] = {
+                "estimator": _ESTIMATORS[estimator],
+                "max_weight": reward.max_weight or MAX_WEIGHT,
+            }
+            return "feedback", settings
         case "entryPoint":
             return "entry_point", {"entry_point": reward.entry_point}
         case plain:

@@ -1,6 +1,7 @@
 """Resolve: the run's first, light pod. Are the inputs there, and which later stages are committed already?
 
-    1 the pinned snapshot's manifest is there and is the one pinned, with every class that a gate or slice names
+    1 the pinned snapshot's manifest is there and is the one pinned, with every class that a gate or slice names and
+      every class that a log of answers holds
     2 the base model's folder is there with config, tokenizer and safetensors; a policy to start from is there, has
       learned on that base, and tells the snapshot's classes
     3 each later stage's input digest is looked up in the index; hits go into the result
@@ -18,6 +19,7 @@ from ratchet_api.stage import ResolveConfig, StageHit, StageResult
 from ratchet_jobs.data.base_model import list_model
 from ratchet_jobs.data.gates import check_gates, check_slices
 from ratchet_jobs.data.policy_folder import read_policy_card
+from ratchet_jobs.data.ratings import check_log
 from ratchet_jobs.data.snapshots import read_manifest
 from ratchet_jobs.runtime.commit import find_commit
 from ratchet_jobs.runtime.context import StageContext
@@ -38,6 +40,8 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
         )
     check_gates(config.gates, labels=manifest.label_map)
     check_slices(config.slices, labels=manifest.label_map)
+    if config.log is not None:
+        check_log(read_manifest(ctx.store, config.log), labels=manifest.label_map)
     ctx.progress.report(1, steps)
 
     # 2 base model

@@ -2,7 +2,8 @@
 
 Implements the contextual bandit (Langford and Zhang 2007) on PPO (Schulman et al. 2017, arXiv:1707.06347), A2C
 (Mnih et al. 2016, arXiv:1602.01783), REINFORCE with a baseline (Williams 1992) or one-step DQN (Mnih et al. 2015): a
-query is asked, a class is drawn from the policy, the class chosen is rewarded. The label of a row decides the reward
+query is asked, a class is drawn from the policy, the class chosen is rewarded. (Learning from a log of answers given
+elsewhere is `rl_from_log`.) The label of a row decides the reward
 and nothing else: with the accuracy reward the learner sees right or wrong, as live feedback would tell it.
 
  1. Read the traffic (a split's texts, whose labels the simulated feedback knows) and the start policy.
@@ -33,7 +34,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,13 +43,10 @@ import structlog
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from ratchet_api.attempts import Artifact
-from ratchet_api.rl import RlStage
-from ratchet_api.stage import RlConfig, StageRef, StageResult
+from ratchet_api.stage import RlConfig, StageResult
 from ratchet_jobs.data.base_model import fetch_model
-from ratchet_jobs.data.policy_folder import fetch_policy
 from ratchet_jobs.data.snapshots import open_snapshot
 from ratchet_jobs.data.traffic import Traffic
 from ratchet_jobs.models.actor_critic import ActorCritic, QueryTable, load_value_head, parameters_as, save_value_head
@@ -58,42 +56,38 @@ from ratchet_jobs.models.rl_settings import algorithm_settings, make_rewards, ne
 from ratchet_jobs.models.timing import ms_by_length
 from ratchet_jobs.models.tokenizing import TokenRows, tokenize
 from ratchet_jobs.models.verdicts import Verdicts
+from ratchet_jobs.recipes import rl_from_log
+from ratchet_jobs.recipes.rl_parts import (
+    ADAM_EPS,
+    CURVE_FILE,
+    CURVES,
+    LAST_ROLLOUTS,
+    NOTES_FILE,
+    STATE_FILE,
+    check_finite,
+    check_probabilities,
+    check_sizes,
+    columns_of,
+    encode,
+    open_start,
+    parameter_groups,
+    part_of,
+)
 from ratchet_jobs.rewards.batch import RewardBatch
 from ratchet_jobs.rl.algorithms import make_algorithm
 from ratchet_jobs.rl.breakers import BreakerState, Limits, check_update
 from ratchet_jobs.rl.categorical import log_prob_of
 from ratchet_jobs.rl.learner import Learner
-from ratchet_jobs.rl.rollout import Action, PolicyOutput, Rollout
+from ratchet_jobs.rl.rollout import Action, Rollout
 from ratchet_jobs.rl.seeds import generator_for
 from ratchet_jobs.runtime.context import StageContext
-from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadLabelsError, NotANumberError, Preempted
+from ratchet_jobs.runtime.errors import BadLabelsError
 
-CURVE_FILE = "curve.json"
-STATE_FILE = "training.safetensors"
-NOTES_FILE = "training.json"
 TINY = 1e-30
 """Probabilities below it are as good as this one; its logarithm is finite."""
 
 VERDICTS_KEPT = 1024
 """The newest verdicts, from which the temperature of the answers is fitted at the end."""
-
-CURVES = (
-    "policy_loss",
-    "value_loss",
-    "entropy",
-    "approx_kl",
-    "clipfrac",
-    "explained_variance",
-    "grad_norm",
-    "learning_rate",
-)
-"""Of each update, live and in the result, where the algorithm has them."""
-
-LAST_ROLLOUTS = 5
-"""avg_return in the result is the mean over this many last rollouts."""
-
-ADAM_EPS = 1e-5
-"""As PPO's reference implementation has it (openai/baselines, ppo2/model.py)."""
 
 log = structlog.get_logger(__name__)
 
@@ -112,6 +106,8 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     Raises:
         StageError: data, labels, settings or policy cannot be used; a circuit breaker fired; or the pod must leave.
     """
+    if config.log is not None:
+        return rl_from_log.run(ctx, config)
     hyper = config.hyper
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(ctx.threads)
@@ -120,7 +116,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     snapshot = open_snapshot(ctx.store, config.traffic or config.dataset, into=ctx.folder("snapshot"))
     examples = read_examples(snapshot, "train")
     groups = snapshot.table("train").column("component").to_numpy()
-    start = _open_start(ctx, config.start, config.start_artifact)
+    start = open_start(ctx, config.start, config.start_artifact)
     card = read_card(start).with_base_at(config.base_model)
     base = fetch_model(ctx.store, card.base_model, namespace=ctx.namespace, into=ctx.folder("base"))
     policy = load_classifier(start, base)
@@ -129,7 +125,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     tokens = tokenize(policy.tokenizer, examples.texts)
     kept = np.flatnonzero(tokens.has_words)  # as in production, a text without a token gets no answer worth rewarding
     rows = [tokens.rows[i] for i in kept]
-    _check_sizes(hyper, rows=len(rows))
+    check_sizes(hyper, rows=len(rows), of="the train split")
     labels = torch.from_numpy(_in_the_policys_order(examples.labels[kept], snapshot.labels, card.labels)).to(device)
     traffic = Traffic(np.arange(len(kept)) if hyper.episodes == "query" else groups[kept], seed=config.seed)
 
@@ -142,11 +138,11 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     table = QueryTable(model, rows)
     reference = {name: parameter.detach().clone() for name, parameter in model.trainable(adapters=True).items()}
     if hyper.learning_rate is None:
-        _freeze(ctx, table, np.unique(traffic.take(0, hyper.interactions).rows))
+        table.keep(encode(ctx, table, np.unique(traffic.take(0, hyper.interactions).rows)))
 
     # 4. optimizer, algorithm, rewards
     parameters = model.trainable(adapters=hyper.learning_rate is not None)
-    optimizer = torch.optim.Adam(_groups(parameters, hyper), eps=ADAM_EPS)
+    optimizer = torch.optim.Adam(parameter_groups(parameters, hyper), eps=ADAM_EPS)
     forward = table.q_values if hyper.algorithm == "dqn" else table.forward
     learner = Learner(forward, parameters, optimizer, max_grad_norm=hyper.max_grad_norm)
     algorithm = make_algorithm(hyper.algorithm, algorithm_settings(hyper), learner=learner, seed=config.seed)
@@ -167,9 +163,9 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         notes = json.loads((checkpoint.folder / NOTES_FILE).read_text())
         curve, breakers = notes["curve"], BreakerState(**notes["breakers"])
         state = load_file(checkpoint.folder / STATE_FILE, device=str(device))
-        chosen, latency, latest = state["chosen"], state["latency"], Verdicts(**_part(state, "verdicts/"))
-        learner.load_state(_part(state, "learner/"))
-        algorithm.load_state(_part(state, "algorithm/"))
+        chosen, latency, latest = state["chosen"], state["latency"], Verdicts(**part_of(state, "verdicts/"))
+        learner.load_state(part_of(state, "learner/"))
+        algorithm.load_state(part_of(state, "algorithm/"))
 
     def save_state(folder: Path) -> None:
         parts = {"learner": learner.state(), "algorithm": algorithm.state(), "verdicts": latest._asdict()}
@@ -187,7 +183,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         obs = torch.from_numpy(asked.rows[:size]).to(device)  # (B,)
         with torch.no_grad():
             output = forward(obs)
-            _check_finite(output, number)
+            check_finite(output, number)
             action = algorithm.act(
                 output, progress=progress, generator=generator_for(config.seed, "act", number, device=device)
             )
@@ -201,7 +197,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
                     started = log_prob_of(forward(obs).logits, action.actions)
                 total = total - hyper.kl_coef * (action.logprobs - started)
             if hyper.algorithm == "dqn":
-                _check_probabilities(total)
+                check_probabilities(total)
             if hyper.episodes == "query":
                 rollout = Rollout.of_single_steps(
                     obs, actions=action.actions, logprobs=action.logprobs, values=output.values, rewards=total
@@ -248,7 +244,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     plain = card.model_copy(update={"temperature": 1.0, "abstain_threshold": None})
     save_classifier(model.classifier, ctx.output, card=plain, tokenizer_from=start)
     save_value_head(model, ctx.output)
-    (ctx.output / CURVE_FILE).write_text(json.dumps(_columns(curve)) + "\n")
+    (ctx.output / CURVE_FILE).write_text(json.dumps(columns_of(curve)) + "\n")
     tail = curve[-min(len(curve), LAST_ROLLOUTS) :]
     return StageResult(
         metrics={
@@ -260,35 +256,6 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
             **{name: curve[-1][name] for name in ("best_return", *CURVES) if name in curve[-1]},
         }
     )
-
-
-def _open_start(ctx: StageContext, stage: StageRef | None, artifact: Artifact | None) -> Path:
-    """Download the policy to start from."""
-    if stage is not None:
-        return ctx.open_stage(stage)[0]
-    if artifact is None:
-        raise BadConfigError("rl stage: neither start nor startArtifact is given; the operator sets one of them")
-    return fetch_policy(ctx.store, artifact, namespace=ctx.namespace, into=ctx.folder("start"))
-
-
-def _check_sizes(hyper: RlStage, *, rows: int) -> None:
-    """Refuse budgets that the traffic cannot serve.
-
-    Raises:
-        BadDataError: there are too few queries.
-    """
-    if rows == 0:
-        raise BadDataError("train split: no text gives a token; the traffic is empty: add rows to the dataset")
-    if hyper.traffic == "fresh" and hyper.interactions > rows:
-        raise BadDataError(
-            f"stages.rl.interactions: {hyper.interactions} is above the {rows} queries of the train split, and traffic "
-            "fresh asks each once; lower it, add rows, or set traffic: reshuffled"
-        )
-    if hyper.rollout_size > rows:
-        raise BadDataError(
-            f"stages.rl.rolloutSize: {hyper.rollout_size} is above the {rows} queries of the train split, so that one "
-            "rollout would ask some twice; lower it or add rows"
-        )
 
 
 def _in_the_policys_order(labels: NDArray[np.int64], names: Sequence[str], policy: Sequence[str]) -> NDArray[np.int64]:
@@ -305,49 +272,6 @@ def _in_the_policys_order(labels: NDArray[np.int64], names: Sequence[str], polic
             "policy that was trained on this dataset's classes, or leave such rows out"
         )
     return np.array([place.get(name, -1) for name in names], dtype=np.int64)[labels]
-
-
-def _freeze(ctx: StageContext, table: QueryTable, asked: NDArray[np.int64]) -> None:
-    """Let every query that will be asked pass the encoder once.
-
-    Raises:
-        Preempted: the pod must leave; the pass is short and starts over.
-    """
-    done = 0
-
-    def after_batch(rows: int) -> None:
-        nonlocal done
-        done += rows
-        if ctx.should_stop():
-            raise Preempted(
-                f"asked to leave after {done} of {len(asked)} queries were encoded; the next pod starts over"
-            )
-
-    table.freeze(asked, after_batch=after_batch)
-
-
-def _groups(parameters: Mapping[str, nn.Parameter], hyper: RlStage) -> list[dict[str, object]]:
-    """Parameter groups with their learning rates: class head, value head, adapters."""
-    rates = {"head": hyper.head_learning_rate, "value_head": hyper.value_learning_rate, "encoder": hyper.learning_rate}
-    groups = {part: [p for name, p in parameters.items() if name.partition(".")[0] == part] for part in rates}
-    return [{"params": groups[part], "lr": rate} for part, rate in rates.items() if groups[part]]
-
-
-def _check_finite(output: PolicyOutput, number: int) -> None:
-    if not bool(torch.isfinite(output.logits).all() and torch.isfinite(output.values).all()):
-        raise NotANumberError(
-            f"rollout {number + 1}: the policy's logits or values are not all finite; start from another version, or "
-            "lower stages.rl.learningRate and headLearningRate"
-        )
-
-
-def _check_probabilities(rewards: Tensor) -> None:
-    low, high = float(rewards.min()), float(rewards.max())
-    if low < 0.0 or high > 1.0:
-        raise BadConfigError(
-            f"stages.rl.rewards: from {low:g} to {high:g}, but dqn learns each class's reward as a probability; scale "
-            "and clip them to 0..1, or take ppo"
-        )
 
 
 def _in_turns(
@@ -368,13 +292,3 @@ def _in_turns(
         "next_values": torch.cat([values[1:], last]),
     }
     return Rollout(**{name: tensor.unsqueeze(1) for name, tensor in column.items()})
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _columns(curve: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
-    """One list per number, None where an update has none (nothing to explain, say)."""
-    names = dict.fromkeys(name for point in curve for name in point)
-    return {name: [point.get(name) for point in curve] for name in names}

@@ -1,11 +1,11 @@
 """Snapshot: source files to an immutable, content-addressed Parquet snapshot without leaks between splits.
 
     1 read      every source row by row; rows that cannot be used are counted by rule, never silently lost
-    2 dedupe    equal text and label once; conflicting labels of one text stay and count as kept
+    2 dedupe    equal text and label once; conflicting labels of one text stay and count as kept; of a log all stay
     3 join      rows that share a group or a normalised text into components, which never part across splits
     4 filter    maxAgeDays, maxSubjectSharePercent, maxSamples; each choice by hash, so that a rebuild agrees
     5 split     by the file's own split where it names one, else by the component's hash
-    6 check     two classes, every class has train rows, no split is empty
+    6 check     two classes, every class has train rows, no split is empty; of a log the last alone
     7 write     Parquet per split in hash order, MANIFEST.json last, below the digest of the content
 
 Raw subjects are never written: a salted hash stands for each. Torch-free: its pod starts in about a second.
@@ -14,14 +14,24 @@ Raw subjects are never written: a salted hash stands for each. Torch-free: its p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from statistics import fmean, pstdev
 from typing import Any
 
 from ratchet_api.base import digest_of
-from ratchet_api.feedback_dataset import Filters, LabelCount, Removed, SnapshotCounts, SnapshotSummary, SplitName
+from ratchet_api.feedback_dataset import (
+    RATINGS,
+    Filters,
+    LabelCount,
+    Removed,
+    SnapshotCounts,
+    SnapshotSummary,
+    SplitName,
+)
 from ratchet_api.stage import SnapshotConfig, StageResult
+from ratchet_jobs.data.ratings import RATINGS_SCHEMA, Rating, checked_rating, to_rating, with_names
 from ratchet_jobs.data.reading import (
     Example,
     Refused,
@@ -32,6 +42,7 @@ from ratchet_jobs.data.reading import (
     to_example,
 )
 from ratchet_jobs.data.snapshots import (
+    SCHEMA,
     SPLITS,
     Manifest,
     SnapshotFile,
@@ -56,6 +67,8 @@ FIELD_OF: Mapping[str, str] = {
     "SubjectShare": "spec.filters.maxSubjectSharePercent",
     "MaxSamples": "spec.filters.maxSamples",
     "UnknownLabel": "spec.labels",
+    "ScoreOutOfRange": "spec.columns.score",
+    "PropensityOutOfRange": "spec.columns.propensity",
 }
 """Which setting stands behind a rule that removes rows; the other rules are about what the rows hold."""
 MAX_CLASSES = 2000
@@ -75,6 +88,7 @@ class Row:
     fixed: SplitName | None
     where: str
     order: int
+    rating: Rating | None
     component: int = 0
 
 
@@ -124,10 +138,11 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
     # 2 dedupe: of equal rows the one in the highest-priority split stays, so that held-out data are never thinned
     rank = {name: place for place, name in enumerate(PRIORITY)}
     rows.sort(key=lambda r: (rank[r.fixed] if r.fixed else 0, r.order))
-    first: dict[tuple[int, str], int] = {}
-    for row in rows:
-        first.setdefault((row.text_hash, row.label), row.order)
-    rows = _keep(rows, tally, "Duplicate", lambda r: first[r.text_hash, r.label] == r.order)
+    if config.type != RATINGS:  # the same answer to the same question twice is two answers, and two verdicts
+        first: dict[tuple[int, str], int] = {}
+        for row in rows:
+            first.setdefault((row.text_hash, row.label), row.order)
+        rows = _keep(rows, tally, "Duplicate", lambda r: first[r.text_hash, r.label] == r.order)
 
     # 3 join
     for row, component in zip(rows, components((r.text_hash, r.group_hash) for r in rows), strict=True):
@@ -150,9 +165,10 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
     labels = _checked_labels(config, parts, tally, read)
 
     # 7 write
+    schema, folder = RATINGS_SCHEMA if config.type == RATINGS else SCHEMA, ctx.folder("snapshot")
     files: dict[str, SnapshotFile] = {
         name: write_split(
-            [_as_record(r, ctx.namespace) for r in parts[name]], ctx.folder("snapshot") / f"{name}.parquet"
+            [_as_record(r, ctx.namespace) for r in parts[name]], folder / f"{name}.parquet", schema=schema
         )
         for name in SPLITS
     }
@@ -174,6 +190,7 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
     )
     key = store_snapshot(ctx.store, ctx.namespace, manifest, ctx.folder("snapshot"))
     times = [r.time for r in rows if r.time is not None]
+    scores = [r.rating.score for r in rows if r.rating is not None]
     summary = SnapshotSummary(
         digest=manifest.digest,
         uri=f"{ctx.store.uri}/{key}",
@@ -181,6 +198,8 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
         classes=len(labels),
         smallest_labels=tuple(sorted(labels, key=lambda entry: entry.train)[:10]),
         removed=manifest.removed,
+        score_mean=round(fmean(scores), 6) if scores else None,
+        score_std=round(pstdev(scores), 6) if scores else None,
         oldest=min(times, default=None),
         newest=max(times, default=None),
     )
@@ -190,10 +209,16 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
 
 def _read(ctx: StageContext, config: SnapshotConfig, tally: Tally, sources: list[SourceRead]) -> Iterable[Row]:
     """Yield usable rows of every source and record what was read."""
+    rated = config.type == RATINGS
+    columns = with_names(config.columns) if rated else config.columns
     if config.source.inline is not None:
         for number, entry in enumerate(config.source.inline, 1):
             inline = Example(entry.text.strip(), entry.label, entry.group, None, None)
-            yield _row(inline, None, f"spec.source.inline row {number}", number)
+            rating = checked_rating(entry.score, entry.propensity, None) if rated else None
+            if isinstance(rating, str):
+                tally.remove(rating, f"spec.source.inline row {number}")
+            else:
+                yield _row(inline, None, f"spec.source.inline row {number}", number, rating)
         sources.append(
             SourceRead(
                 uri="inline",
@@ -216,7 +241,7 @@ def _read(ctx: StageContext, config: SnapshotConfig, tally: Tally, sources: list
             raise BadDataError(
                 f"spec.source.objects[{place}].sha256 is {source.sha256}, but {name} has {sha256}; correct one of them"
             )
-        absent, fmt, number = config.columns.to_wire(), format_of(name, source.format), 0
+        absent, fmt, number = columns.to_wire(), format_of(name, source.format), 0
         seen: Mapping[str, Any] = {}
         for raw in read_rows(path, fmt, name=name):
             number += 1
@@ -227,19 +252,22 @@ def _read(ctx: StageContext, config: SnapshotConfig, tally: Tally, sources: list
                 absent, seen = absent_columns(raw.fields, absent), raw.fields
                 if fmt != "jsonl":  # there every row has every column; a JSON object may lack what it has no value for
                     refuse_absent(absent, seen, name=name)
-            example = to_example(raw.fields, config.columns)
+            example = to_example(raw.fields, columns)
+            rating = to_rating(raw.fields, columns) if rated else None
             order += 1
             if isinstance(example, str):
                 tally.remove(example, f"{name} row {raw.number}")
+            elif isinstance(rating, str):
+                tally.remove(rating, f"{name} row {raw.number}")
             else:
-                yield _row(example, source.split, f"{name} row {raw.number}", order)
+                yield _row(example, source.split, f"{name} row {raw.number}", order, rating)
         refuse_absent(absent if seen else {}, seen, name=name)
         path.unlink()
         sources.append(SourceRead(uri=name, sha256=sha256, rows=number))
         ctx.progress.report(place + 1, len(objects))
 
 
-def _row(example: Example, fixed: SplitName | None, where: str, order: int) -> Row:
+def _row(example: Example, fixed: SplitName | None, where: str, order: int, rating: Rating | None) -> Row:
     return Row(
         text=example.text,
         label=example.label,
@@ -250,6 +278,7 @@ def _row(example: Example, fixed: SplitName | None, where: str, order: int) -> R
         fixed=fixed,
         where=where,
         order=order,
+        rating=rating,
     )
 
 
@@ -271,7 +300,7 @@ def _filtered(rows: list[Row], tally: Tally, filters: Filters) -> list[Row]:
         if newest is not None:
             oldest_kept = newest - timedelta(days=filters.max_age_days)
             rows = _keep(rows, tally, "TooOld", lambda r: r.time is not None and r.time >= oldest_kept)
-    rows.sort(key=lambda r: (r.text_hash, r.label))
+    rows.sort(key=_place)
     if filters.max_subject_share_percent is not None:
         rows = _capped(rows, tally, filters.max_subject_share_percent)
     if filters.max_samples is not None:
@@ -281,6 +310,15 @@ def _filtered(rows: list[Row], tally: Tally, filters: Filters) -> list[Row]:
         }
         rows = _keep(rows, tally, "MaxSamples", lambda r: id(r) in chosen)
     return rows
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    """Where a row stands, whatever file and line it came from; of a log's equal answers those differ by the rest."""
+    if row.rating is None:
+        return (row.text_hash, row.label)
+    score, propensity, policy = row.rating
+    time = "" if row.time is None else row.time.isoformat()
+    return (row.text_hash, row.label, score, propensity, policy or "", time, row.subject or "")
 
 
 def _capped(rows: list[Row], tally: Tally, share_percent: float) -> list[Row]:
@@ -314,7 +352,9 @@ def _checked_labels(
             f"{len(parts['train'])} train rows are left of {read} read, at least {MIN_TRAIN_ROWS} are needed; "
             f"removed: {tally.sentence()}"
         )
-    names = config.labels if config.labels is not None else tuple(sorted(count["train"]))
+    rated = config.type == RATINGS
+    found = set().union(*count.values()) if rated else set(count["train"])
+    names = config.labels if config.labels is not None else tuple(sorted(found))
     if len(names) > MAX_CLASSES:
         shown = ", ".join(map(repr, names[:3]))
         raise BadLabelsError(
@@ -322,7 +362,7 @@ def _checked_labels(
             f"possible; is spec.columns.label {config.columns.label!r} a column of ids? name the column of the class, "
             "or merge rare ones"
         )
-    if len(count["train"]) < 2:
+    if not rated and len(count["train"]) < 2:
         only = next(iter(count["train"]))
         raise BadLabelsError(
             f"every train row has the label {only!r}; a classifier needs at least two classes in train"
@@ -333,6 +373,13 @@ def _checked_labels(
                 f"the {name} split is empty ({total} rows in all); add rows, raise spec.split.{name}Percent, "
                 "or mark a source file with its split"
             )
+    if not rated:
+        _check_classes(count, names)
+    return tuple(LabelCount(label=label, **{name: count[name][label] for name in SPLITS}) for label in names)
+
+
+def _check_classes(count: Mapping[SplitName, Counter[str]], names: Sequence[str]) -> None:
+    """Refuse classes that nothing could be learned about."""
     for name in SPLITS:
         for label in sorted(count[name]):
             if label not in names:
@@ -343,9 +390,9 @@ def _checked_labels(
     for label in names:
         if count["train"][label] == 0:
             raise BadLabelsError(f"label {label!r} of spec.labels has no train row; add rows of it or take it off")
-    return tuple(LabelCount(label=label, **{name: count[name][label] for name in SPLITS}) for label in names)
 
 
 def _as_record(row: Row, namespace: str) -> dict[str, object]:
     subject = None if row.subject is None else f"{hash64('subject', namespace, row.subject):016x}"
-    return {"text": row.text, "label": row.label, "component": row.component, "subject": subject, "time": row.time}
+    known = {"text": row.text, "label": row.label, "component": row.component, "subject": subject, "time": row.time}
+    return known if row.rating is None else known | row.rating._asdict()

@@ -17,8 +17,8 @@ from ratchet_jobs.runtime.errors import BadConfigError, BadDataError
 class Feedback:
     """Estimate of the reward of the batch's actions from the log's.
 
-    Estimators: `direct` = the verdict itself, for batches whose actions *are* the logged ones (the ratio in PPO's loss
-    then carries the propensity); `ips` = verdict / propensity where the actions agree, else 0; `doubly_robust` = a
+    Estimators: `direct` = the verdict itself, for batches whose actions *are* the logged ones (the samples' weights
+    then carry the propensity); `ips` = verdict / propensity where the actions agree, else 0; `doubly_robust` = a
     model's estimate, corrected by ips where they agree.
 
     Raises:

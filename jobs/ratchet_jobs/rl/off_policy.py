@@ -76,6 +76,42 @@ def imputed_rewards(
     return (q_values + matched * weights * (verdicts - q_values)).detach()
 
 
+def doubly_robust_values(
+    probs: Tensor,
+    estimates: Tensor,
+    logged_actions: Tensor,
+    verdicts: Tensor,
+    propensities: Tensor,
+    *,
+    max_weight: float | None,
+) -> Tensor:
+    """What a policy is worth on each logged row (Dudik et al. 2011, arXiv:1103.4601, eq. 3); their mean is its value.
+
+    sum_a pi(a|x) q(x, a) + min(pi(l|x) / mu, max_weight) * (verdict - q(x, l)), l = the logged action.
+
+    Args:
+        probs: (B, A) pi, of the policy to judge.
+        estimates: (B, A) q, made without the rows' own verdicts.
+        logged_actions: (B,) int64.
+        verdicts: (B,) reward that people gave the logged action.
+        propensities: (B,) mu, of the logged action, in (0, 1].
+        max_weight: bound on pi / mu, or None.
+
+    Returns:
+        (B,), no gradient.
+
+    Raises:
+        ValueError: shapes differ, or a propensity is outside (0, 1].
+    """
+    require_same_shape("doubly_robust_values", probs=probs, estimates=estimates)
+    places = logged_actions.unsqueeze(-1)
+    logged_q = estimates.gather(-1, places).squeeze(-1)
+    require_same_shape("doubly_robust_values", verdicts=verdicts, logged=logged_q)
+    logprobs = probs.gather(-1, places).squeeze(-1).log()
+    weights = importance_weights(logprobs, propensities, max_weight=max_weight)
+    return ((probs * estimates).sum(-1) + weights * (verdicts - logged_q)).detach()
+
+
 def effective_sample_size(weights: Tensor) -> float:
     """(sum w)^2 / sum w^2 (Kong 1992): how many equally weighted samples these are worth; (B,) -> 0..B."""
     squares = float(weights.double().square().sum())

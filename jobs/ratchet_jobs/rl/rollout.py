@@ -57,11 +57,14 @@ class Rollout:
     """(T, E, *O) what follows before any reset; where terminated it is never looked at."""
     next_values: Tensor
     """(T, E) V(next_obs) when acting; where terminated it is never looked at."""
+    weights: Tensor | None = None
+    """(T, E) what each action counts for in the policy's loss: above or below 1 where a log chose it more seldom or
+    more often than the policy that learns would have; None = 1 each."""
 
     def __post_init__(self) -> None:
         require_same_shape("rollout: obs and next_obs", obs=self.obs, next_obs=self.next_obs)
         flat = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("obs", "next_obs")}
-        require_same_shape("rollout", **flat)
+        require_same_shape("rollout", **{name: tensor for name, tensor in flat.items() if tensor is not None})
         if self.actions.ndim != 2 or self.obs.shape[:2] != self.actions.shape:
             raise ValueError(
                 f"rollout: obs {tuple(self.obs.shape)}, actions {tuple(self.actions.shape)}; "
@@ -70,7 +73,14 @@ class Rollout:
 
     @classmethod
     def of_single_steps(
-        cls, obs: Tensor, *, actions: Tensor, logprobs: Tensor, values: Tensor, rewards: Tensor
+        cls,
+        obs: Tensor,
+        *,
+        actions: Tensor,
+        logprobs: Tensor,
+        values: Tensor,
+        rewards: Tensor,
+        weights: Tensor | None = None,
     ) -> Self:
         """A contextual bandit's rollout: B episodes of one step; obs (B, *O), the others (B,)."""
         ended = torch.ones_like(actions, dtype=torch.bool)
@@ -84,6 +94,7 @@ class Rollout:
             truncated=~ended.unsqueeze(0),
             next_obs=obs.unsqueeze(0),
             next_values=torch.zeros_like(values).unsqueeze(0),
+            weights=None if weights is None else weights.unsqueeze(0),
         )
 
     @property
@@ -117,6 +128,8 @@ class Samples:
     """(B,)."""
     returns: Tensor
     """(B,) value targets."""
+    weights: Tensor
+    """(B,) in the policy's loss; 1 where the policy itself acted."""
 
     def __post_init__(self) -> None:
         require_same_shape("samples", **{f.name: getattr(self, f.name) for f in fields(self) if f.name != "obs"})
@@ -135,6 +148,7 @@ class Samples:
             values=rollout.values.flatten(),
             advantages=advantages.flatten(),
             returns=returns.flatten(),
+            weights=(torch.ones_like(rollout.values) if rollout.weights is None else rollout.weights).flatten(),
         )
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ StageError
 │   └── StoreCorrupt        23  bytes differ from the recorded checksum
 ├── NotANumberError         30  loss or gradient is NaN or infinite
 ├── DivergedError           31  a circuit breaker fired
+├── NoSupportError          32  a log that says too little about the policy that learns from it
 ├── AcceleratorError        40  the device failed
 └── Preempted               75  asked to leave; a checkpoint is written
 
@@ -93,6 +94,12 @@ class DivergedError(StageError):
     """A circuit breaker fired."""
 
     code = ExitCode.DIVERGED
+
+
+class NoSupportError(StageError):
+    """The log of another policy's answers says too little about this one."""
+
+    code = ExitCode.NO_SUPPORT
 
 
 class AcceleratorError(StageError):

@@ -32,6 +32,7 @@ _OF_RL = {
     "entropy": "Mean entropy of the answers during the last update, in nats.",
     "approx_kl": "Approximate divergence of the last update from the policies that acted.",
     "clipfrac": "Share of answers whose probability ratio was clipped in the last update.",
+    "effective_sample_size": "How many answers of the policy's own the last rollout's logged ones are worth.",
     "explained_variance": "Share of the returns' variance that the value head explained.",
 }
 """Gauges of the rl stage and their help texts."""

@@ -63,12 +63,13 @@ def refused_policy(world: PolicyWorld, refusal: Refusal) -> PolicyPlan:
     return settle(world, world.status, "Stalled", said, requeue_after=world.settings.pause(_REFUSED_SECONDS))
 
 
-def template_digest(spec: RLPolicySpec, dataset_digest: str) -> str:
-    """Digest of a run template and the snapshot it is stamped for; the run's name is a function of it."""
+def template_digest(spec: RLPolicySpec, dataset_digest: str, log_digest: str | None = None) -> str:
+    """Digest of a run template and the snapshots it is stamped for; the run's name is a function of it."""
     if spec.training is None:
         raise ValueError("a policy without spec.training stamps nothing")
     template = spec.training.template.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
-    return digest_of({"template": template, "dataset": dataset_digest})
+    snapshots = {"dataset": dataset_digest} | ({} if log_digest is None else {"log": log_digest})
+    return digest_of({"template": template, **snapshots})
 
 
 def render_run(meta: Meta, spec: RLPolicySpec, name: str) -> dict[str, Any]:
@@ -198,13 +199,17 @@ def _asked_version(world: PolicyWorld, asked: str) -> PolicyVersion | None:
 
 
 def _stamp(world: PolicyWorld) -> PolicyPlan | None:
-    """Create the template's run for the dataset's present snapshot, once."""
+    """Create the template's run for the present snapshots of what it learns from, once."""
     spec, dataset = world.spec, world.dataset
     if spec is None or spec.training is None or spec.training.suspend or dataset is None:
         return None
     if not dataset.ready or dataset.snapshot is None:
         return None
-    name = run_name_for_template(world.meta.name, template_digest(spec, dataset.snapshot.digest))
+    log = world.log.snapshot if world.log is not None and world.log.ready else None
+    if spec.training.template.log_ref is not None and log is None:
+        return None
+    digest = template_digest(spec, dataset.snapshot.digest, None if log is None else log.digest)
+    name = run_name_for_template(world.meta.name, digest)
     if world.status.latest_run == name:
         return None
     run = CreateObject("rltrainingruns", render_run(world.meta, spec, name))

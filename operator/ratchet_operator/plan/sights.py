@@ -175,6 +175,7 @@ def dataset_sight(obj: KubeObject) -> DatasetSight:
         reason=text_of((stalled or ready).get("reason")),
         message=text_of((stalled or ready).get("message")),
         snapshot=snapshot,
+        type=text_of(table_of(obj.get("spec")).get("type")),
     )
 
 

@@ -140,6 +140,8 @@ class DatasetSight:
     reason: str = ""
     message: str = ""
     snapshot: SnapshotSummary | None = None
+    type: str = ""
+    """What its spec says that an example is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,8 @@ class RunWorld:
     frozen: bool = False
     """The stored status cannot be read in full but says that the run ended: leave it as it is."""
     dataset: DatasetSight | None = None
+    log: DatasetSight | None = None
+    """The dataset that spec.stages.rl.datasetRef names; read until the run has started."""
     policy: PolicySight | None = None
     """The policy that it publishes to; read before the start for its champion, and at the end for its number."""
     start: PolicySight | None = None
@@ -220,6 +224,8 @@ class PolicyWorld:
     runs: tuple[PublishableRun, ...] = ()
     dataset: DatasetSight | None = None
     """The dataset of spec.training.template, if there is one."""
+    log: DatasetSight | None = None
+    """The dataset of logged answers that the template names, if it does."""
 
 
 @dataclass(frozen=True, slots=True)

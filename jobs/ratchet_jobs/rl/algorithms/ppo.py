@@ -15,6 +15,8 @@ Deviations from the usual reference code, and why:
  d. The buffer may hold more than one rollout (see `buffer.py`).
  e. With verdict_coef, episodes of one step also learn by the cross-entropy of verdicts (`losses.verdict_loss`): the
     clip bounds what one answer can teach, its verdict does not. Measured in bench/classifier_rl.
+ f. Samples have weights, all 1 but for a log's answers: there the surrogate is taken against the policy at the start of
+    the update, times how much likelier that was than the log's to answer so (Hilton et al. 2021, arXiv:2110.00641).
 """
 
 from __future__ import annotations
@@ -196,7 +198,7 @@ class PPO:
         output = self.learner.forward(mine.obs)
         values = output.values.float()
         logprobs = log_prob_of(output.logits, mine.actions)
-        policy = ppo_policy_loss(logprobs, mine.logprobs, mine.advantages, cliprange=config.cliprange)
+        policy = mine.weights * ppo_policy_loss(logprobs, mine.logprobs, mine.advantages, cliprange=config.cliprange)
         if config.cliprange_value is None:
             value = value_loss(values, mine.returns)
         else:

@@ -1,6 +1,7 @@
 """The one gradient step per rollout that A2C and REINFORCE share; they differ in advantages and in which steps count.
 
-loss = mean of -A * log pi(a|s) + vf_coef * 0.5 * (V - R)^2 - entropy_coef * H, over all samples at once. `forward_rows`
+loss = mean of -w * A * log pi(a|s) + vf_coef * 0.5 * (V - R)^2 - entropy_coef * H, over all samples at once; w = 1
+unless a log chose the actions. `forward_rows`
 bounds the memory: gradients of chunks are added, which gives the whole batch's gradient.
 """
 
@@ -54,7 +55,7 @@ def single_pass(
         mine = samples.take(chunk)
         output = learner.forward(mine.obs)
         logprobs = log_prob_of(output.logits, mine.actions)
-        policy = policy_gradient_loss(logprobs, advantages[chunk])
+        policy = mine.weights * policy_gradient_loss(logprobs, advantages[chunk])
         value = value_loss(output.values.float(), mine.returns)
         spread = entropy(output.logits)
         losses = policy + vf_coef * value - entropy_coef * spread

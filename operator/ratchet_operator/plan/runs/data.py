@@ -6,16 +6,18 @@ reaches the run: digest, image, code version, store and the policies named stand
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ratchet_api.conditions import ConditionType, Reason
-from ratchet_api.feedback_dataset import SnapshotSummary
+from ratchet_api.feedback_dataset import RATINGS, SnapshotSummary
 from ratchet_api.stage import Stage
-from ratchet_api.training_run import Estimate, ResolvedRun, RLTrainingRunStatus, StageStatus
+from ratchet_api.training_run import Estimate, ResolvedLog, ResolvedRun, RLTrainingRunStatus, StageStatus
 from ratchet_operator.plan.attempts import first_attempt
 from ratchet_operator.plan.runs.pipeline import pipeline, stage_digests
 from ratchet_operator.plan.runs.start import find_champion, find_start, start_missing
 from ratchet_operator.plan.runs.state import image_of, immutable_digest, spec_of
 from ratchet_operator.plan.say import Said, at_rest, progressing, settle, stalled, with_remedy
-from ratchet_operator.plan.world import NOW, Event, Plan, RunWorld
+from ratchet_operator.plan.world import NOW, DatasetSight, Event, Plan, RunWorld
 from ratchet_operator.settings import StoreSettings
 
 RunPlan = Plan[RLTrainingRunStatus]
@@ -26,9 +28,9 @@ def report_dry_run(world: RunWorld) -> RunPlan | None:
     spec = spec_of(world)
     if not spec.dry_run:
         return None
-    snapshot = _ready_snapshot(world)
-    if snapshot is None:
-        return _wait(world)
+    if late := _late(world):
+        return _wait(world, late)
+    snapshot = _snapshot_of(world.dataset)
     if missing := start_missing(world):
         return _wait_for_start(world, missing)
     kinds, rows = pipeline(spec), snapshot.counts.train
@@ -37,7 +39,7 @@ def report_dry_run(world: RunWorld) -> RunPlan | None:
     estimate = Estimate(stages=stages, train_rows=rows, steps=steps, gpus=gpus)
     text = f"Would run {', '.join(stages)} on {rows} rows: {steps} steps, at most {gpus} GPUs."
     said = (
-        Said(ConditionType.DATA_READY, True, Reason.SNAPSHOT_READY, f"Snapshot {snapshot.digest}."),
+        _data_ready(world),
         Said(ConditionType.COMPLETE, True, Reason.DRY_RUN, with_remedy(Reason.DRY_RUN, text)),
         *at_rest(Reason.DRY_RUN),
     )
@@ -46,26 +48,74 @@ def report_dry_run(world: RunWorld) -> RunPlan | None:
 
 
 def await_data(world: RunWorld) -> RunPlan | None:
-    """Wait for the dataset; once it is ready, fix the inputs and record the first attempt."""
+    """Wait for the datasets; once they are ready, fix the inputs and record the first attempt."""
     if world.status.resolved is not None and world.status.stages:
         return None
-    snapshot = _ready_snapshot(world)
-    if snapshot is None or world.store is None:
-        return _wait(world)
+    if late := _late(world):
+        return _wait(world, late)
     if missing := start_missing(world):
         return _wait_for_start(world, missing)
-    return _start(world, snapshot, world.store)
+    if world.store is None:
+        raise ValueError(
+            f"{world.meta.title}: inputs are to be fixed without a store; a rule stands in the wrong place"
+        )
+    return _start(world, world.store)
 
 
-def _ready_snapshot(world: RunWorld) -> SnapshotSummary | None:
-    return world.dataset.snapshot if world.dataset is not None and world.dataset.ready else None
+class _Named(NamedTuple):
+    """A dataset that the spec names, and what is seen of it."""
+
+    field: str
+    name: str
+    type: str
+    """Which type of dataset the field needs."""
+    seen: DatasetSight | None
 
 
-def _wait(world: RunWorld) -> RunPlan:
-    name, seen = spec_of(world).dataset_ref.name, world.dataset
+def _named(world: RunWorld) -> tuple[_Named, ...]:
+    spec = spec_of(world)
+    own = _Named("spec.datasetRef.name", spec.dataset_ref.name, "classification", world.dataset)
+    if spec.log_ref is None:
+        return (own,)
+    return (own, _Named("spec.stages.rl.datasetRef.name", spec.log_ref.name, RATINGS, world.log))
+
+
+def _late(world: RunWorld) -> _Named | None:
+    """The first dataset that cannot be used yet; None = all can."""
+    return next(
+        (
+            each
+            for each in _named(world)
+            if each.seen is None or not each.seen.ready or each.seen.snapshot is None or each.seen.type != each.type
+        ),
+        None,
+    )
+
+
+def _snapshot_of(seen: DatasetSight | None) -> SnapshotSummary:
+    if seen is None or seen.snapshot is None:
+        raise ValueError("a snapshot is wanted of a dataset that was found not to be ready")
+    return seen.snapshot
+
+
+def _data_ready(world: RunWorld) -> Said:
+    text = f"Snapshot {_snapshot_of(world.dataset).digest}"
+    if spec_of(world).log_ref is not None:
+        text += f", log {_snapshot_of(world.log).digest}"
+    return Said(ConditionType.DATA_READY, True, Reason.SNAPSHOT_READY, f"{text}.")
+
+
+def _wait(world: RunWorld, late: _Named) -> RunPlan:
+    name, seen = late.name, late.seen
     if seen is None:
         reason = Reason.DATASET_NOT_FOUND
-        detail = f"spec.datasetRef.name {name!r}: no such FeedbackDataset in namespace {world.meta.namespace!r}"
+        detail = f"{late.field} {name!r}: no such FeedbackDataset in namespace {world.meta.namespace!r}"
+    elif seen.type != late.type:
+        reason = Reason.DATASET_TYPE_MISMATCH
+        detail = f"{late.field} {name!r}: FeedbackDataset {name!r} has type {seen.type!r}, {late.type!r} is needed here"
+        message = with_remedy(reason, detail)
+        said = (Said(ConditionType.DATA_READY, False, reason, message), *stalled(reason, message))
+        return settle(world, world.status, "WaitingForData", said)
     elif seen.stalled:
         reason = Reason.DATASET_FAILED
         detail = f"FeedbackDataset {name!r} cannot be used ({seen.reason}): {seen.message}"
@@ -82,8 +132,12 @@ def _wait_for_start(world: RunWorld, missing: str) -> RunPlan:
     return settle(world, world.status, "Pending", stalled(Reason.START_NOT_FOUND, message))
 
 
-def _start(world: RunWorld, snapshot: SnapshotSummary, store: StoreSettings) -> RunPlan:
+def _start(world: RunWorld, store: StoreSettings) -> RunPlan:
     spec, image = spec_of(world), image_of(world)
+    snapshot, log = _snapshot_of(world.dataset), None
+    if spec.log_ref is not None:
+        logged = _snapshot_of(world.log)
+        log = ResolvedLog(digest=logged.digest, uri=logged.uri, rows=logged.counts.train)
     resolved = ResolvedRun(
         spec_digest=immutable_digest(spec),
         image=image,
@@ -91,6 +145,7 @@ def _start(world: RunWorld, snapshot: SnapshotSummary, store: StoreSettings) -> 
         dataset_digest=snapshot.digest,
         dataset_uri=snapshot.uri,
         train_rows=snapshot.counts.train,
+        log=log,
         store_uri=store.uri,
         start=find_start(world),
         champion=find_champion(world),
@@ -107,7 +162,7 @@ def _start(world: RunWorld, snapshot: SnapshotSummary, store: StoreSettings) -> 
         }
     )
     said = (
-        Said(ConditionType.DATA_READY, True, Reason.SNAPSHOT_READY, f"Snapshot {snapshot.digest}."),
+        _data_ready(world),
         *progressing(Reason.ACCEPTED, "Inputs are fixed; the run starts."),
     )
     return settle(world, status, "Starting", said, requeue_after=NOW)

@@ -82,17 +82,26 @@ def stage_input(
         for row in status.stages
         if row.state != "Failed"
     }
-    dataset = DatasetRef(
-        digest=resolved.dataset_digest, prefix=snapshot_prefix(meta.namespace, resolved.dataset_digest)
-    )
     return StageInput(
         owner=Owner(kind=meta.kind, namespace=meta.namespace, name=meta.name, uid=meta.uid),
         attempt=attempt,
         prefix=_prefix(meta, name),
         input_digest=refs[kind.stage].input_digest or None,
         store=StoreConfig(uri=resolved.store_uri, endpoint=store.endpoint, region=store.region),
-        config=kind.config(Told(spec, dataset, refs, resolved)),
+        config=kind.config(
+            Told(
+                spec,
+                dataset=_pinned(meta, resolved.dataset_digest),
+                log=None if resolved.log is None else _pinned(meta, resolved.log.digest),
+                stages=refs,
+                resolved=resolved,
+            )
+        ),
     )
+
+
+def _pinned(meta: Meta, digest: str) -> DatasetRef:
+    return DatasetRef(digest=digest, prefix=snapshot_prefix(meta.namespace, digest))
 
 
 def _prefix(meta: Meta, name: str) -> str:

@@ -27,6 +27,8 @@ class Told(NamedTuple):
 
     spec: RLTrainingRunSpec
     dataset: DatasetRef
+    log: DatasetRef | None
+    """The logged answers that the rl stage learns from."""
     stages: Mapping[Stage, StageRef]
     """Every stage of the run that did not fail, with the digest that was recorded for it."""
     resolved: ResolvedRun

@@ -16,6 +16,7 @@ def _config(told: Told) -> ResolveConfig:
     comparison = spec.evaluation.comparison
     return ResolveConfig(
         dataset=told.dataset,
+        log=told.log,
         base_model=spec.base_model,
         lookups=tuple(ref for stage, ref in told.stages.items() if stage is not Stage.RESOLVE),
         gates=spec.evaluation.gates,

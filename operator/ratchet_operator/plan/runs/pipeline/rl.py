@@ -9,6 +9,9 @@ from ratchet_api.stage import RlConfig, Stage
 from ratchet_api.training_run import ResolvedRun, RLTrainingRunSpec
 from ratchet_operator.plan.runs.pipeline.kind import Deciding, Digests, StageKind, Told, parent, wire_without
 
+_PLACES = ("resources", "checkpointEverySteps", "datasetRef")
+"""Fields of the stage that do not change its result: the log stands in the digest by its own."""
+
 
 def baseline_digest(spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) -> str:
     """Return what stands for the policy that RL starts from: an input digest, or its own if it was there before."""
@@ -21,15 +24,27 @@ def start_of(resolved: ResolvedRun) -> Artifact | None:
 
 
 def _deciding(spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) -> Deciding:
-    settings = {"hyper": wire_without(spec.rl, "resources", "checkpointEverySteps"), "seed": spec.seed}
     parents = {"dataset": resolved.dataset_digest, "start": baseline_digest(spec, resolved, earlier)}
-    return Deciding(settings, parents)
+    if resolved.log is None:
+        settings = {"hyper": wire_without(spec.rl, *_PLACES, "minEffectiveSamples"), "seed": spec.seed}
+        return Deciding(settings, parents)
+    settings = {"hyper": wire_without(spec.rl, *_PLACES), "seed": spec.seed, "logPolicy": log_policy(spec)}
+    return Deciding(settings, parents | {"log": resolved.log.digest})
+
+
+def log_policy(spec: RLTrainingRunSpec) -> str | None:
+    """Return the policy whose logged answers may teach the run: where it starts from, else what it publishes to."""
+    if spec.start_from is not None and spec.start_from.policy is not None:
+        return spec.start_from.policy.name
+    return None if spec.publish_to is None else spec.publish_to.name
 
 
 def _config(told: Told) -> RlConfig:
     spec, start = told.spec, start_of(told.resolved)
     return RlConfig(
         dataset=told.dataset,
+        log=told.log,
+        log_policy=log_policy(spec) if told.log is not None else None,
         start=told.stages[Stage.SUPERVISED] if start is None else None,
         start_artifact=start,
         base_model=spec.base_model,

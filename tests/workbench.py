@@ -43,6 +43,7 @@ from ratchet_jobs.runtime.commit import commit_stage
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.main import find_recipe
 from ratchet_jobs.runtime.progress import ProgressBoard, StageMetrics
+from ratchet_jobs.runtime.record import write_record
 from ratchet_jobs.runtime.store import sha256_file
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 from tests.tiny_bert import write_tiny_bert
@@ -218,7 +219,13 @@ class Workbench:
         directory = f"{job.prefix}/1-{uid[:8]}"
         board = _Board(stage.value, StageMetrics(namespace=NAMESPACE, run=run, stage=stage.value))
         self.boards.append(board)
-        checkpoints = Checkpoints(self.store, prefix=job.prefix, directory=directory, scratch=scratch / "checkpoints")
+        checkpoints = Checkpoints(
+            self.store,
+            prefix=job.prefix,
+            directory=directory,
+            scratch=scratch / "checkpoints",
+            history=board.history,
+        )
         ctx = StageContext(
             job=job, store=self.store, scratch=scratch, output=output, checkpoints=checkpoints, progress=board
         )
@@ -235,6 +242,7 @@ class Workbench:
             ctx.stop.set()
         with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):  # tiny matrices gain nothing from more
             result = find_recipe(stage)(ctx, config)
+        write_record(output, config, board.history)
         outcome = commit_stage(self.store, job, folder=output, directory=directory, writer=uid, result=result)
         return outcome.commit, output
 

@@ -41,8 +41,8 @@ class Stage(StrEnum):
 STAGE_REVISION: Mapping[Stage, int] = {
     Stage.SNAPSHOT: 1,
     Stage.RESOLVE: 1,
-    Stage.SUPERVISED: 2,
-    Stage.RL: 1,
+    Stage.SUPERVISED: 3,
+    Stage.RL: 2,
     Stage.EVALUATE: 1,
 }
 """Raised when a recipe's result changes for equal inputs; part of every input digest, so old commits stop matching."""

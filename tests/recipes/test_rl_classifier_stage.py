@@ -29,6 +29,7 @@ from ratchet_jobs.runtime.errors import (
     Preempted,
     StageError,
 )
+from ratchet_jobs.runtime.history import read_history
 from ratchet_jobs.runtime.main import run_stage
 from tests.recipes.test_supervised import accuracy
 from tests.tiny_bert import THEMES, reviews
@@ -48,7 +49,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
 
 
 def curve(folder: Path) -> dict[str, list[float]]:
-    return json.loads((folder / "curve.json").read_text())
+    return read_history(folder / "rl-history.parquet")
 
 
 def with_traffic(bench: Workbench, config: Any, rows: list[tuple[str, str]], **more: Any) -> Any:
@@ -110,18 +111,19 @@ def test_output_is_a_policy_with_a_value_head_for_the_stages_after_it(shared: Wo
     assert {file.path for file in commit.files} == {
         "adapter_config.json",
         "adapter_model.safetensors",
-        "curve.json",
         "head.safetensors",
         "policy.json",
+        "rl-history.parquet",
+        "rl-settings.json",
         "tokenizer.json",
         "value_head.safetensors",
     }
     policy = load_classifier(folder, shared.base)
     assert policy.card.labels == tuple(LABELS)
     assert (policy.card.temperature, policy.card.abstain_threshold) == (1.0, None)
-    names = {"interactions", "avg_return", "policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac"}
+    names = {"step", "avg_return", "policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac"}
     assert names | {"explained_variance", "reward/accuracy", "grad_norm"} <= set(curve(folder))
-    assert curve(folder)["interactions"] == [24, 48, 72, 96]
+    assert curve(folder)["step"] == [1, 2, 3, 4]
 
 
 def test_an_artifact_is_a_start_too_and_hands_on_its_value_head(shared: Workbench) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ratchet_jobs.runtime.errors import (
     NotANumberError,
     Preempted,
 )
+from ratchet_jobs.runtime.history import read_history
 from tests.recipes.test_supervised import accuracy
 from tests.tiny_bert import THEMES, log_of, reviews
 from tests.workbench import Killed, Logged, Workbench
@@ -46,7 +46,7 @@ def from_log(bench: Workbench, rows: list[Logged], *, held_out: list[Logged] = (
 
 
 def curve(folder: Path) -> dict[str, list[float]]:
-    return json.loads((folder / "curve.json").read_text())
+    return read_history(folder / "rl-history.parquet")
 
 
 # --- it learns ------------------------------------------------------------------------------------------------------

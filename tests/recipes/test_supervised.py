@@ -1,6 +1,5 @@
 """The supervised stage: it learns, it resumes to the bit, and it refuses what it cannot train on."""
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from ratchet_jobs.runtime.errors import (
     NotANumberError,
     Preempted,
 )
+from ratchet_jobs.runtime.history import read_history
 from tests.tiny_bert import THEMES, reviews, write_tiny_bert
 from tests.workbench import Killed, Workbench
 
@@ -35,7 +35,7 @@ def bench(tmp_path: Path) -> Workbench:
 
 
 def losses(folder: Path) -> list[float]:
-    return json.loads((folder / "curve.json").read_text())["loss"]
+    return read_history(folder / "supervised-history.parquet")["loss"]
 
 
 def accuracy(bench: Workbench, folder: Path, *, rows: int = 300) -> float:

@@ -15,7 +15,7 @@ and nothing else: with the accuracy reward the learner sees right or wrong, as l
  7. One update of the algorithm; stop on numbers that say that learning went wrong.
  8. Report; checkpoint every checkpointEverySteps rollouts and when asked to leave; then, in the latter case, leave
     (exit 75).
- 9. Write the policy (uncalibrated; `evaluate` adds temperature and threshold), value head and curves.
+ 9. Write the policy (uncalibrated; `evaluate` adds temperature and threshold) and the value head.
 
 Deviations from a plain PPO loop, and why (measured in bench/classifier_rl):
  a. Without learningRate the adapters stay as labels taught them, and each query passes the encoder once: what the heads
@@ -59,7 +59,6 @@ from ratchet_jobs.models.verdicts import Verdicts
 from ratchet_jobs.recipes import rl_from_log
 from ratchet_jobs.recipes.rl_parts import (
     ADAM_EPS,
-    CURVE_FILE,
     CURVES,
     LAST_ROLLOUTS,
     NOTES_FILE,
@@ -67,7 +66,6 @@ from ratchet_jobs.recipes.rl_parts import (
     check_finite,
     check_probabilities,
     check_sizes,
-    columns_of,
     encode,
     open_start,
     parameter_groups,
@@ -231,7 +229,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         if leaving:
             raise ctx.preempted(done)
 
-    # 9. policy, value head, curves
+    # 9. policy and value head
     if rewards_are_verdicts(hyper) and hyper.interactions <= traffic.rows:  # else they are on queries learned from
         # never below 1: where labels taught the queries too, the policy does better on them than elsewhere
         temperature = max(1.0, latest.temperature())
@@ -244,7 +242,6 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     plain = card.model_copy(update={"temperature": 1.0, "abstain_threshold": None})
     save_classifier(model.classifier, ctx.output, card=plain, tokenizer_from=start)
     save_value_head(model, ctx.output)
-    (ctx.output / CURVE_FILE).write_text(json.dumps(columns_of(curve)) + "\n")
     tail = curve[-min(len(curve), LAST_ROLLOUTS) :]
     return StageResult(
         metrics={

@@ -17,7 +17,7 @@ al. 2011, arXiv:1103.4601) with bounded weights (Bottou et al. 2013, section 4.2
  9. One update of the algorithm; stop on numbers that say that learning went wrong.
 10. Report; checkpoint every checkpointEverySteps rollouts and when asked to leave; then, in the latter case, leave.
 11. Refuse a policy that went where the log says nothing; estimate its value on the log's held-out rows, which taught
-    neither it nor the estimate; write policy, value head and curves (uncalibrated; `evaluate` calibrates).
+    neither it nor the estimate; write policy and value head (uncalibrated; `evaluate` calibrates).
 
 Deviations from the textbook, and why:
  a. With `direct` the surrogate is taken against the policy at the start of each update, not against the log's, and the
@@ -62,7 +62,6 @@ from ratchet_jobs.models.timing import ms_by_length
 from ratchet_jobs.models.tokenizing import TokenRows, tokenize
 from ratchet_jobs.recipes.rl_parts import (
     ADAM_EPS,
-    CURVE_FILE,
     CURVES,
     LAST_ROLLOUTS,
     NOTES_FILE,
@@ -70,7 +69,6 @@ from ratchet_jobs.recipes.rl_parts import (
     check_finite,
     check_probabilities,
     check_sizes,
-    columns_of,
     encode,
     open_start,
     parameter_groups,
@@ -297,7 +295,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         if leaving:
             raise ctx.preempted(done)
 
-    # 11. support and value of what was learned; policy, value head, curves
+    # 11. support and value of what was learned; policy and value head
     with torch.no_grad():
         last = table.forward(all_rows)
         check_finite(last, rollouts - 1)
@@ -319,7 +317,6 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         tokenizer_from=start,
     )
     save_value_head(model, ctx.output)
-    (ctx.output / CURVE_FILE).write_text(json.dumps(columns_of(curve)) + "\n")
     tail = curve[-min(len(curve), LAST_ROLLOUTS) :]
     return StageResult(
         metrics={

@@ -5,7 +5,7 @@ Called by `rl_classifier`, which asks a policy, and `rl_from_log`, which reads w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from ratchet_jobs.rl.rollout import PolicyOutput
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, NotANumberError, Preempted
 
-CURVE_FILE = "curve.json"
 STATE_FILE = "training.safetensors"
 NOTES_FILE = "training.json"
 
@@ -143,9 +142,3 @@ def check_probabilities(rewards: Tensor) -> None:
 def part_of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors below a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def columns_of(curve: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
-    """One list per number, None where an update has none (nothing to explain, say)."""
-    names = dict.fromkeys(name for point in curve for name in point)
-    return {name: [point.get(name) for point in curve] for name in names}

@@ -12,7 +12,7 @@ AdamW with decoupled decay (Loshchilov and Hutter 2019, arXiv:1711.05101, alg. 2
  6. For each step: take the epoch's next batch, set the learning rate, forward, stop on a loss that is no number,
     backward, clip, update.
  7. Checkpoint every checkpointEverySteps and when asked to leave; then, in the latter case, leave (exit 75).
- 8. Write the policy (uncalibrated; `evaluate` adds temperature and threshold) and the training curve.
+ 8. Write the policy (uncalibrated; `evaluate` adds temperature and threshold).
 
 Deviations from the common fine-tuning script, and why:
  a. Batches hold texts of like length (`bucketed_batches`), padded to their own longest: less work for equal learning.
@@ -31,7 +31,6 @@ run repeats the loss curve of an undisturbed one bit for bit on one kind of CPU 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -57,7 +56,6 @@ from ratchet_jobs.models.training_state import load_training_state, save_trainin
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError, NotANumberError
 
-CURVE_FILE = "curve.json"
 MAX_WORDLESS_SHARE = 0.01
 """Share of texts without any token up to which they are left out; above it, tokenizer and texts do not match."""
 
@@ -166,10 +164,9 @@ def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
         if leaving:
             raise ctx.preempted(done)
 
-    # 8. policy and curve
+    # 8. policy
     card = PolicyCard(labels=labels, max_tokens=hyper.max_tokens, base_model=config.base_model)
     save_classifier(classifier, ctx.output, card=card, tokenizer_from=base)
-    (ctx.output / CURVE_FILE).write_text(json.dumps({"loss": losses}) + "\n")
     tail = losses[-min(len(losses), LAST_STEPS) :]
     return StageResult(
         metrics={

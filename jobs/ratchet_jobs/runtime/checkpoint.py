@@ -1,7 +1,8 @@
 """Checkpoints: a folder per step, every file first and its manifest last, so a half-written one does not exist.
 
 Each pod writes below its own directory; resuming takes the highest complete step of any attempt at the stage. What
-is in a checkpoint is the recipe's business (safetensors and JSON only). Torch-free.
+is in a checkpoint is the recipe's business (safetensors and JSON only), but for the stage's history, which is in each.
+Torch-free.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import structlog
 
 from ratchet_jobs.runtime.errors import StoreCorrupt, StoreNotFound
+from ratchet_jobs.runtime.history import History
 from ratchet_jobs.runtime.store import Store, download_verified, sha256_file
 
 MANIFEST = "MANIFEST.json"
@@ -35,7 +37,9 @@ class Found(NamedTuple):
 class Checkpoints:
     """The checkpoints of one stage, as one pod sees them."""
 
-    def __init__(self, store: Store, *, prefix: str, directory: str, scratch: Path) -> None:
+    def __init__(
+        self, store: Store, *, prefix: str, directory: str, scratch: Path, history: History | None = None
+    ) -> None:
         """Remember where.
 
         Args:
@@ -43,11 +47,13 @@ class Checkpoints:
             prefix: of the stage; every attempt's directory lies below.
             directory: of this pod.
             scratch: local folder for files on their way.
+            history: saved with each checkpoint, and taken back to it by `latest`.
         """
         self._store = store
         self._prefix = prefix
         self._directory = f"{directory}/checkpoints"
         self._scratch = scratch
+        self._history = History() if history is None else history  # an empty one is falsy
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Let the recipe write its files into a folder, store them, and then say so in the manifest.
@@ -57,6 +63,7 @@ class Checkpoints:
         """
         folder = self._fresh(f"save-{step}")
         write(folder)
+        self._history.save(folder)
         files = {}
         for path in sorted(folder.iterdir()):
             if path.suffix not in _ALLOWED_SUFFIXES:
@@ -82,6 +89,7 @@ class Checkpoints:
             except (StoreCorrupt, StoreNotFound, ValueError, KeyError, TypeError, AttributeError) as error:
                 log.warning("checkpoint passed over", step=step, where=base, error=str(error))
                 continue
+            self._history.restore(folder)
             log.info("resuming", step=step, where=base)
             return Found(step, folder)
         return None

@@ -38,6 +38,7 @@ from ratchet_jobs.runtime.commit import Outcome, commit_stage, find_commit, publ
 from ratchet_jobs.runtime.context import Settings, StageContext
 from ratchet_jobs.runtime.errors import BadConfigError, Preempted, StageError, StoreError
 from ratchet_jobs.runtime.progress import ProgressBoard, ProgressServer, StageMetrics
+from ratchet_jobs.runtime.record import write_record
 from ratchet_jobs.runtime.store import Store, open_store
 
 Recipe = Callable[[StageContext, Any], StageResult]
@@ -146,11 +147,14 @@ def _work(
     directory = f"{job.prefix}/{job.attempt}-{settings.pod_uid[:8]}"
     output = scratch / "output"
     output.mkdir()
-    checkpoints = Checkpoints(store, prefix=job.prefix, directory=directory, scratch=scratch / "checkpoints")
+    checkpoints = Checkpoints(
+        store, prefix=job.prefix, directory=directory, scratch=scratch / "checkpoints", history=board.history
+    )
     ctx = StageContext(
         job=job, store=store, scratch=scratch, output=output, checkpoints=checkpoints, progress=board, stop=stop
     )
     result = find_recipe(Stage(job.config.stage))(ctx, job.config)
+    write_record(output, job.config, board.history)
     writer = f"{settings.pod_uid}:{secrets.token_hex(8)}"
     outcome = commit_stage(store, job, folder=output, directory=directory, writer=writer, result=result)
     try:

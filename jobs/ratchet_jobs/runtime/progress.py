@@ -1,7 +1,7 @@
 """What a running stage tells the world: /progress as JSON for the operator, /metrics for Prometheus.
 
-One small WSGI server, a thread per request; the recipe calls `ProgressBoard.report`. The names here are API: dashboards
-and alerts use them.
+One small WSGI server, a thread per request; the recipe calls `ProgressBoard.report`, which keeps each step's numbers in
+the stage's history, too. The names here are API: dashboards and alerts use them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
 
 from ratchet_api.stage import ETA_LIMIT_SECONDS, Progress
+from ratchet_jobs.runtime.history import History
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +86,7 @@ class ProgressBoard:
 
     def __init__(self, stage: str, metrics: StageMetrics, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Start at step 0 of 0."""
+        self.history = History()
         self._stage = stage
         self._metrics = metrics
         self._clock = clock
@@ -107,6 +109,7 @@ class ProgressBoard:
             examples: examples of this step, for the speed.
             gauges: further gauges of StageMetrics by name.
         """
+        self.history.add(step, gauges if loss is None else {"loss": loss, **gauges})
         now = self._clock()
         if self._first is None or step < self._first[1]:
             self._first = (now, step)

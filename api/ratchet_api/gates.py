@@ -35,8 +35,12 @@ def judge_gate(gate: Gate, metrics: Mapping[str, float]) -> GateResult:
     )
 
 
+def judged_name(result: GateResult) -> str:
+    """Word which number a gate judged."""
+    return result.metric if result.label is None else f"f1 of {result.label!r}"
+
+
 def told(result: GateResult) -> str:
     """Word a gate and the number it judged."""
-    name = result.metric if result.label is None else f"f1 of {result.label!r}"
     value = "not measured" if result.value == NOT_MEASURED else f"{result.value:.4g}"
-    return f"{name} is {value}, must be {result.bound}"
+    return f"{judged_name(result)} is {value}, must be {result.bound}"

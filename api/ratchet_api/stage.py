@@ -43,7 +43,7 @@ STAGE_REVISION: Mapping[Stage, int] = {
     Stage.RESOLVE: 1,
     Stage.SUPERVISED: 3,
     Stage.RL: 2,
-    Stage.EVALUATE: 1,
+    Stage.EVALUATE: 2,
 }
 """Raised when a recipe's result changes for equal inputs; part of every input digest, so old commits stop matching."""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -17,10 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ratchet_api.comparison import Comparison as Rules
-from ratchet_cli.errors import UsageProblem
+from ratchet_cli.errors import CliError, UsageProblem
 from ratchet_cli.evaluate_verb import FORMS
 from ratchet_cli.held_out import HeldOut, Result, Split, measure_version, rows_of
 from ratchet_cli.options import Context, HomeDir, Local, Namespace
+from ratchet_cli.report_verb import local_report
 from ratchet_cli.screen import err, metric, out, say
 from ratchet_cli.texts import Data, Form, LabelColumn, Source, SplitColumn, TextColumn
 from ratchet_cli.versions import VERSION_HELP, BaseFolder, Place, Version, find_version
@@ -34,7 +37,12 @@ SEED = 0
 COMPARED = ("accuracy", "macro_f1")
 SHOWN = (*COMPARED, "ece", "brier", "loss", "coverage", "selective_accuracy")
 CHANGED_CLASSES = 10
+PLOTS = (".png", ".svg", ".html")
 _DEFAULTS = Rules()
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", help="Also draw it into this file: .png, .svg, or .html with the tables.", metavar="FILE"),
+]
 
 
 def compare(
@@ -54,12 +62,15 @@ def compare(
         int, typer.Option(min=100, max=100_000, help="Of the paired bootstrap.")
     ] = _DEFAULTS.resamples,
     output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    plot: Plot = None,
     base: BaseFolder = None,
     namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
 ) -> None:  # fmt: skip
     """Hold version B against version A, on the test split of B's run or on the rows of a file."""
     if output not in FORMS:
         raise UsageProblem(f"--output {output!r} is unknown; use one of {', '.join(FORMS)}")
+    if plot is not None:
+        _check_plot(plot)
     place = Place(namespace, local, context, home)
     first, second = find_version(a, place), find_version(b, place)
     source = None if data is None else Source(data, form, column, label_column, split, split_column)
@@ -71,10 +82,32 @@ def compare(
     other = measure_version(second, rows, base=base, bins=bins, order=one.order, timed=False)
     rules = Rules(margin=margin, confidence=confidence, resamples=resamples)
     document = report_of((first, second), rows, (one, other), rules)
+    if plot is not None:
+        _draw(document, plot)
     if output == "json":
         sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
         return
-    _print_tables(document)
+    _print_tables(document, reports={each.title: page for each in (first, second) if (page := local_report(each))})
+
+
+def _check_plot(path: Path) -> None:
+    """Refuse a file that could not be written before minutes are spent on what it shall show."""
+    if path.suffix.lower() not in PLOTS:
+        raise UsageProblem(f"--plot {path}: a file must end in one of {', '.join(PLOTS)}")
+    if path.is_dir():
+        raise UsageProblem(f"--plot {path}: that is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise UsageProblem(f"--plot {path}: there is no folder {path.parent}; make it first")
+
+
+def _draw(document: Mapping[str, Any], path: Path) -> None:
+    from ratchet_jobs.report.compared import write_comparison
+
+    try:
+        write_comparison(document, path)
+    except OSError as error:
+        raise CliError(f"--plot {path}: {error.strerror or error}; name another file") from error
+    err.print(escape(f"drawn into {path}"), style="faint", soft_wrap=True)
 
 
 def _warn_of_snapshots(first: Version, second: Version) -> None:
@@ -179,7 +212,7 @@ def _sentence(versions: tuple[Version, Version], verdict: Verdict, found: Compar
     return f"{words}{tolerated}: {'; '.join(parts)}; McNemar p {found.mcnemar.p_mid:.3g}"
 
 
-def _print_tables(document: dict[str, Any]) -> None:
+def _print_tables(document: dict[str, Any], *, reports: Mapping[str, Path]) -> None:
     say(f"{document['n']:,} rows: {document['rows']}")
     table = _table("", document["a"], document["b"], "difference", f"{document['rules']['confidence']:.1%} interval")
     for name in SHOWN:
@@ -198,6 +231,8 @@ def _print_tables(document: dict[str, Any]) -> None:
             table.add_row(Text(row["label"]), *numbers, f"{row['f1']['difference']:+.3f}", f"{row['rows']:,}")
         out.print(Padding(table, (1, 0, 0, 2)))
     out.print()
+    for title, page in reports.items():
+        say(f"report of {title}  {page}", style="faint")
     style = {"better": "good", "not worse": "good", "worse": "bad", "undecided": "idle"}[document["verdict"]]
     say(document["sentence"], style=style)
 

@@ -25,6 +25,7 @@ from ratchet_cli import (
     feedback_verbs,
     objects,
     predict_verb,
+    report_verb,
 )
 from ratchet_cli.errors import CliError, Interrupted
 from ratchet_cli.screen import complain, err, say
@@ -77,6 +78,7 @@ _PANELS: dict[str, dict[str, Callable[..., Any]]] = {
         "predict": predict_verb.predict,
         "evaluate": evaluate_verb.evaluate,
         "compare": compare_verb.compare,
+        "report": report_verb.report,
         "export": export_verb.export,
     },
     "Without either": {

@@ -20,6 +20,7 @@ from ratchet_cli.screen import out, utc_now
 from ratchet_cli.views import view
 
 WORST_CLASSES = 5
+PAGE_FILE = "report.html"
 REPORT_FILE = "evaluation.json"
 
 
@@ -48,6 +49,9 @@ def _run_result(body: Mapping[str, Any], place: Home) -> bool:
         out.print()
         out.print(f"  artifact  {escape(_readable(status.artifact.uri))}", soft_wrap=True)
         out.print(f"  digest    {status.artifact.digest}", soft_wrap=True)
+        folder = local_path(status.artifact.uri)
+        if folder is not None and (folder / PAGE_FILE).is_file():
+            out.print(f"  report    {escape(str(folder / PAGE_FILE))}", soft_wrap=True)
     out.print(f"  logs      {escape(str(place.path / 'logs' / namespace))}", soft_wrap=True)
     if status.version is not None and "publishTo" in body["spec"]:
         out.print(f"  next      ratchet promote {body['spec']['publishTo']['name']} {status.version} --local")

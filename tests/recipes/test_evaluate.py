@@ -149,7 +149,7 @@ def test_committed_folder_alone_is_the_policy_to_serve(bench: Workbench) -> None
     commit, folder = bench.pod(bench.evaluate())
     files = {file.path for file in commit.files}
     weights = {"adapter_config.json", "adapter_model.safetensors", "head.safetensors"}
-    of_the_run = {"supervised-history.parquet", "supervised-settings.json", "evaluate-settings.json"}
+    of_the_run = {"supervised-history.parquet", "supervised-settings.json", "evaluate-settings.json", "report.html"}
     assert files == weights | {"policy.json", "tokenizer.json", "evaluation.json"} | of_the_run
     assert load_classifier(folder, bench.base).card.labels == tuple(LABELS)
 

@@ -85,6 +85,22 @@ def test_calibration_error_matches_number_worked_out_by_hand() -> None:
     assert formulas.expected_calibration_error(confidence, right, bins=2) == pytest.approx(0.12, abs=1e-12)
 
 
+def test_the_bins_of_a_reliability_diagram_are_the_terms_of_the_calibration_error() -> None:
+    # The rows of the test above in four bins: (0.25, 0.5] holds 0.3 and 0.5, one right; (0.5, 0.75] holds 0.6, right;
+    # (0.75, 1] holds 0.8 and 1.0, one right; no confidence is below 0.25.
+    confidence = np.array([0.3, 0.5, 0.6, 0.8, 1.0])
+    right = np.array([False, True, True, False, True])
+    got = formulas.reliability(confidence, right, bins=4)
+    assert [(each.low, each.high, each.rows, each.accuracy) for each in got] == [
+        (0.25, 0.5, 2, 0.5),
+        (0.5, 0.75, 1, 1.0),
+        (0.75, 1.0, 2, 0.5),
+    ]
+    assert [each.confidence for each in got] == pytest.approx([0.4, 0.6, 0.9], abs=1e-12)
+    error = sum(each.rows * abs(each.accuracy - each.confidence) for each in got) / 5
+    assert error == pytest.approx(formulas.expected_calibration_error(confidence, right, bins=4), abs=1e-12)
+
+
 def test_errors_of_opposite_sign_cancel_inside_one_bin_only() -> None:
     confidence, right = np.array([0.9, 0.6]), np.array([False, True])
     assert formulas.expected_calibration_error(confidence, right, bins=1) == pytest.approx(0.25, abs=1e-12)

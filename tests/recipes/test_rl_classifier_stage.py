@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import urllib.request
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
@@ -31,8 +33,10 @@ from ratchet_jobs.runtime.errors import (
 )
 from ratchet_jobs.runtime.history import read_history
 from ratchet_jobs.runtime.main import run_stage
+from ratchet_jobs.runtime.progress import ProgressServer
 from tests.recipes.test_supervised import accuracy
 from tests.tiny_bert import THEMES, reviews
+from tests.tools.files import ROOT
 from tests.workbench import NAMESPACE, Killed, Workbench
 
 LABELS = sorted(THEMES)
@@ -297,14 +301,31 @@ def test_latency_is_measured_once_and_survives_an_interruption(shared: Workbench
     assert torch.equal(first, again)
 
 
-def test_metrics_are_live_while_training(shared: Workbench) -> None:
-    from prometheus_client import generate_latest
+def test_every_number_of_the_history_is_on_the_pods_metrics_page_while_it_trains(shared: Workbench) -> None:
+    """Scraped over HTTP in the middle of the stage: what Prometheus sees then is what the history says of that step."""
+    seen: dict[str, float] = {}
 
-    shared.pod(shared.rl(rewards=[{"type": "accuracy"}, {"type": "f1", "weight": 0.1}]), run="live")
-    page = generate_latest(shared.boards[-1]._metrics.registry).decode()
-    for name in ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "explained_variance", "avg_return"):
-        assert f'ratchet_stage_{name}{{namespace="team",run="live",stage="rl"}}' in page
-    assert 'ratchet_stage_reward{component="f1",namespace="team",run="live",stage="rl"}' in page
+    def scrape(step: int) -> None:
+        if step == 3:
+            board = shared.boards[-1]
+            server = ProgressServer(board, board._metrics, host="127.0.0.1", port=0)
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(f"http://127.0.0.1:{server.port}/metrics", timeout=5) as reply:
+                families = list(text_string_to_metric_families(reply.read().decode()))
+            server.close()
+            for sample in (sample for family in families for sample in family.samples):
+                assert {"namespace": NAMESPACE, "run": "live", "stage": "rl"}.items() <= sample.labels.items()
+                part = f"/{sample.labels['component']}" if "component" in sample.labels else ""
+                seen[sample.name.removeprefix("ratchet_stage_") + part] = sample.value
+
+    rewards = [{"type": "accuracy"}, {"type": "f1", "weight": 0.1}]
+    _, folder = shared.pod(shared.rl(rewards=rewards), run="live", on_step=scrape)
+    history = curve(folder)
+    assert {"best_return", "clipfrac", "explained_variance", "reward/accuracy", "reward/f1"} <= history.keys()
+    at = history["step"].index(3)
+    assert {name: seen[name] for name in history} == pytest.approx({name: each[at] for name, each in history.items()})
+    reference = (ROOT / "docs/reference/metrics.md").read_text()
+    assert [name for name in seen if f"`ratchet_stage_{name.partition('/')[0]}`" not in reference] == []
 
 
 # --- bad input, each with a clear error -----------------------------------------------------------------------------

@@ -259,6 +259,52 @@ def test_versions_of_other_classes_or_snapshots_are_told_apart(ratchet: Command,
     assert "good: its 3 classes are not the 2 wanted, which differ in 'card'" in printed
 
 
+def test_compare_draws_what_it_prints(ratchet: Command, tmp_path: Path) -> None:
+    for name in ("drawn.png", "drawn.svg", "drawn.html"):
+        code, printed = ratchet("compare", "router@1", "router@2", "--plot", name)
+        assert (code, f"drawn into {name}" in printed) == (0, True), printed
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+    row = next(line for line in printed.splitlines() if line.strip().startswith("macro_f1"))
+    for file in ("drawn.svg", "drawn.html"):
+        text = (tmp_path / file).read_text()
+        assert ">macro_f1</text>" in text
+        assert ">loan</text>" in text
+    assert row.split()[3] in (tmp_path / "drawn.html").read_text(), "the very difference that was printed"
+    assert "report of router@2" in printed
+
+
+# --- report ---------------------------------------------------------------------------------------------------------
+
+
+def test_report_finds_the_page_of_a_run_a_version_and_a_folder(
+    ratchet: Command, commits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda uri: opened.append(uri) or True)
+    folder = str(commits[2]["good"])
+    pages = [ratchet("report", word)[1].strip() for word in ("good", "router@2", folder)]
+    assert len({Path(page).read_bytes() for page in pages}) == 1
+    code, printed = ratchet("report", "router@2", "-o", "copy.html", "--open")
+    assert (code, printed.strip()) == (0, "copy.html")
+    assert (tmp_path / "copy.html").read_bytes() == Path(pages[0]).read_bytes()
+    assert opened == [(tmp_path / "copy.html").as_uri()]
+    assert "Evaluation of a classifier of 3 classes" in (tmp_path / "copy.html").read_text()
+
+
+def test_a_page_that_was_changed_in_the_store_is_not_shown(ratchet: Command, commits: Any) -> None:
+    page = Path(ratchet("report", "poor")[1].strip())
+    before = page.read_bytes()
+    try:
+        page.write_bytes(before + b" ")
+        code, printed = ratchet("report", "poor")
+        assert (code, "was changed after it was committed" in printed) == (1, True)
+        page.unlink()
+        code, printed = ratchet("report", "poor")
+        assert (code, "poor: no report.html in file://" in printed) == (4, True)
+    finally:
+        page.write_bytes(before)
+
+
 # --- a cluster's versions ------------------------------------------------------------------------------------------
 
 
@@ -358,6 +404,12 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "margin beyond all": (("compare", "good", "poor", "--margin", "2"), 2, "Invalid value for '--margin'"),
     "compare with an unknown one": (("compare", "good", "router@7"), 4, "has no version 7; it has 1, 2"),
     "compare into no form": (("compare", "good", "poor", "-o", "jsonl"), 2, "use one of table, json"),
+    "plot of an unknown kind": (("compare", "good", "poor", "--plot", "a.pdf"), 2, "must end in one of .png, .svg"),
+    "plot into no folder": (("compare", "good", "poor", "--plot", "no/a.png"), 2, "there is no folder no; make it"),
+    "report of nobody": (("report", "nobody"), 4, "no RLPolicy or RLTrainingRun 'nobody'"),
+    "report of a bare folder": (("report", "./bare"), 4, "bare: no report.html in"),
+    "report into no page": (("report", "good", "-o", "a.pdf"), 2, "name a file that ends in .html"),
+    "report into no folder": (("report", "good", "-o", "no/a.html"), 1, "No such file or directory"),
     "folder of an unknown snapshot": (
         ("evaluate", "bare", "--base", "model"), 1,
         "does not say which snapshot it was trained on; name labelled rows by --data FILE",

@@ -27,7 +27,13 @@ EXTRAS = {
     "cli": ("cli", "jobs"),
 }
 # What a library brings along and hands out (its errors, its base types): the carrier decides its version.
-COMES_WITH = {"botocore": "boto3", "pydantic-core": "pydantic", "urllib3": "kubernetes", "starlette": "fastapi"}
+COMES_WITH = {
+    "botocore": "boto3",
+    "markupsafe": "jinja2",
+    "pydantic-core": "pydantic",
+    "starlette": "fastapi",
+    "urllib3": "kubernetes",
+}
 # What an extra needs and its package does not import itself: the server's loop and parser, named to uvicorn; the store
 # and the segments of the log that the gateway shares with the stages; the transport of ratchet_api.client.
 INDIRECT = {"gateway": {"uvloop", "httptools", "boto3", "zstandard"}, "cli": {"httpx2"}}

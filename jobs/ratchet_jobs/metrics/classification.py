@@ -126,9 +126,44 @@ def expected_calibration_error(confidence: Floats, right: NDArray[np.bool_], *, 
         right: (N,), True = the prediction is the label.
         bins: number of bins, >= 1.
     """
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    surplus = np.bincount(place, weights=right.astype(np.float64) - confidence, minlength=bins)
+    surplus = np.bincount(_bins_of(confidence, bins), weights=right.astype(np.float64) - confidence, minlength=bins)
     return float(np.abs(surplus).sum() / len(confidence))
+
+
+class Bin(NamedTuple):
+    """The rows whose confidence lies in (low, high]."""
+
+    low: float
+    high: float
+    rows: int
+    confidence: float
+    """Mean of these rows."""
+    accuracy: float
+
+
+def reliability(confidence: Floats, right: NDArray[np.bool_], *, bins: int) -> list[Bin]:
+    """Confidence against accuracy, bin by bin: the terms of which `expected_calibration_error` is the weighted sum.
+
+    Args:
+        confidence: (N,) in [0, 1].
+        right: (N,), True = the prediction is the label.
+        bins: number of bins, >= 1.
+
+    Returns:
+        The bins that have rows, by rising confidence.
+    """
+    place = _bins_of(confidence, bins)
+    rows = np.bincount(place, minlength=bins)
+    sums = (np.bincount(place, weights=each, minlength=bins).astype(np.float64) for each in (confidence, right))
+    sure, hits = (_ratio(each, rows) for each in sums)
+    return [
+        Bin(b / bins, (b + 1) / bins, int(rows[b]), float(sure[b]), float(hits[b])) for b in range(bins) if rows[b] > 0
+    ]
+
+
+def _bins_of(confidence: Floats, bins: int) -> Ints:
+    place: Ints = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    return place
 
 
 def brier_score(probs: Floats, labels: Ints) -> float:

@@ -126,6 +126,10 @@ def measure_fitted(
         "labels": list(labels),
         "per_class": _class_rows(labels, table),
         "confusion": confusion.tolist(),
+        "reliability": {
+            "calibrated": [each._asdict() for each in formulas.reliability(answer.confidence, right, bins=bins)],
+            "uncalibrated": [each._asdict() for each in formulas.reliability(plain.confidence, right, bins=bins)],
+        },
         "abstain_curve": [
             {"threshold": each.threshold, "coverage": each.coverage, "accuracy": each.accuracy}
             for each in formulas.abstain_curve(answer.confidence, right, points=CURVE_POINTS)

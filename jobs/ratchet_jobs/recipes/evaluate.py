@@ -9,7 +9,7 @@ what it made with what it started from by paired bootstrap and McNemar's test, i
 3. Fit temperature and abstain threshold of each on validation; measure on test: the numbers that gates judge.
 4. Choose: what RL made, unless it may be worse than what it started from, or breaks a gate.
 5. Write evaluation.json, with RL comparison.json, and the chosen policy's files with a policy.json that carries
-   temperature and threshold: this folder is the complete policy.
+   temperature and threshold: this folder is the complete policy; report.html shows all of it to people.
 
 Test rows decide nothing but the measured numbers and, with RL, the choice between two policies: temperature and
 threshold never see them. The live champion is measured beside them and decides nothing.
@@ -41,6 +41,8 @@ from ratchet_jobs.models.examples import read_examples
 from ratchet_jobs.models.inference import predict_logits
 from ratchet_jobs.models.timing import ms_per_sample
 from ratchet_jobs.models.tokenizing import TOKENIZER_FILE, TokenRows, tokenize
+from ratchet_jobs.report.evidence import COMPARISON_FILE, EVALUATION_FILE
+from ratchet_jobs.report.page import write_report
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import (
     BadConfigError,
@@ -54,8 +56,6 @@ from ratchet_jobs.runtime.errors import (
 )
 from ratchet_jobs.runtime.store import sha256_file
 
-EVALUATION_FILE = "evaluation.json"
-COMPARISON_FILE = "comparison.json"
 TIMED_BATCH_SIZES = (1, 32)
 CHAMPION = "champion"
 
@@ -182,6 +182,8 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
         report = judged.report | {"policies": tables, "champion": live, "champion_absent": absent}
         _write_json(ctx.output / COMPARISON_FILE, report)
     metrics = numbers.judged(wanted, labels) | timings[chosen.role] | (judged.metrics if judged is not None else {})
+    folders = {entrant.role: entrant.folder for entrant in entrants}
+    write_report(ctx.output, folders=folders, config=config, metrics=metrics, manifest=snapshot.manifest)
     return StageResult(metrics=metrics, choice=judged.choice if judged is not None else None)
 
 

@@ -77,7 +77,12 @@ class Gateway:
         return self.client.get(path, headers={"Authorization": f"Bearer {key_of(token)}"} if token else {})
 
     def log(self) -> list[dict[str, Any]]:
-        return list(LogReader(self.store, "ns").events())
+        return read_log(self.store, "ns")
+
+
+def read_log(store: Store, namespace: str) -> list[dict[str, Any]]:
+    """Every event of a log, once."""
+    return list(LogReader(store, namespace).events())
 
 
 def key_of(name: str) -> str:

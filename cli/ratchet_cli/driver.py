@@ -1,7 +1,8 @@
 """Hosts the operator's own reconciler in this process: the same passes as in a cluster, over a `LocalCluster`.
 
 Decides which objects a command is about (what it submitted, what those name, what their policies stamp) and when they
-have come to rest. Never decides about runs. Used by `ratchet run`, `ratchet demo` and the local verbs.
+have come to rest; with `everything`, all objects of the directory, whenever they come. Never decides about runs. Used
+by `ratchet run`, `ratchet up`, `ratchet demo` and the local verbs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import json
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from ratchet_api.conditions import Reason
 from ratchet_api.kinds import KINDS
 from ratchet_operator.cluster.local import LocalCluster
-from ratchet_operator.cluster.protocol import KubeObject, Resource
+from ratchet_operator.cluster.protocol import Denied, KubeObject, Resource
 from ratchet_operator.logs import pass_context
 from ratchet_operator.queue import KeyedQueue
 from ratchet_operator.reconcile import Reconciler
@@ -36,20 +37,25 @@ _KIND_OF = {kind.plural: kind.kind for kind in KINDS.values()}
 
 
 class Driver:
-    """Reconciles the wanted objects of a local cluster until they rest.
+    """Reconciles the wanted objects of a local cluster.
 
     Args:
         cluster: the local cluster; its lock is held.
         settings: as of an operator.
+        everything: want all objects, those that come later too.
     """
 
-    def __init__(self, cluster: LocalCluster, settings: Settings) -> None:
-        self._cluster = cluster
+    def __init__(self, cluster: LocalCluster, settings: Settings, *, everything: bool = False) -> None:
+        self._cluster, self._everything = cluster, everything
         self._rng = random.Random()
         self._reconciler = Reconciler(cluster, settings, lambda: datetime.now(UTC), self._rng)
         self._queue: KeyedQueue[Key] = KeyedQueue(self._pass, workers=4, rng=self._rng, observer=_Log())
         self._wanted: set[Key] = set()
         cluster.watch(self._changed)
+        if everything:
+            self.want(
+                key_of(resource, each) for resource in OUR_RESOURCES for each in cluster.objects.find_all(resource)
+            )
 
     def want(self, keys: Iterable[Key]) -> None:
         """Add objects to those that are reconciled, with everything that they name."""
@@ -92,6 +98,13 @@ class Driver:
         Returns:
             Whether they came to rest (False: stopped before).
         """
+        return await self._run(stop, grace_seconds, until=self._at_rest)
+
+    async def run_until_stopped(self, stop: asyncio.Event, grace_seconds: float) -> None:
+        """Reconcile and run Jobs as an operator does; arguments as for `run_until_rest`."""
+        await self._run(stop, grace_seconds, until=lambda: False)
+
+    async def _run(self, stop: asyncio.Event, grace_seconds: float, *, until: Callable[[], bool]) -> bool:
         queue = asyncio.create_task(self._queue.run())
         self._cluster.start()
         resync = asyncio.get_running_loop().time() + RESYNC.total_seconds()
@@ -99,7 +112,7 @@ class Driver:
             await asyncio.sleep(0.01)  # a rest that an earlier command left is looked at once more
             while not stop.is_set():
                 self._read_inbox()
-                if self._at_rest():
+                if until():
                     return True
                 if asyncio.get_running_loop().time() > resync:
                     resync += RESYNC.total_seconds()
@@ -136,7 +149,9 @@ class Driver:
         if resource in OUR_RESOURCES:
             known = [(r, each) for r in OUR_RESOURCES for each in self._cluster.objects.find_all(r)]
             keys += dependents(key_of(resource, obj), known)
-            if not gone:
+            if not gone and self._everything:
+                self.want([key_of(resource, obj)])
+            elif not gone:
                 self._adopt_stamped(resource, obj)
         for key in keys:
             if key in self._wanted:
@@ -156,8 +171,11 @@ class Driver:
     def _read_inbox(self) -> None:
         for path in sorted((self._cluster.home / "inbox").glob("*.json")):
             try:
-                apply_edit(self._cluster, json.loads(path.read_text()))
-            except (OSError, ValueError, KeyError) as error:
+                edit = json.loads(path.read_text())
+                apply_edit(self._cluster, edit)
+                if edit["op"] == "apply":  # whoever works here takes it on
+                    self.want([Key(edit["resource"], edit["namespace"], edit["name"])])
+            except (OSError, ValueError, KeyError, Denied) as error:
                 log.error("edit %s cannot be used: %s", path.name, error)
             path.unlink(missing_ok=True)
 
@@ -210,8 +228,12 @@ def apply_edit(cluster: LocalCluster, edit: dict[str, Any]) -> None:
 
     Raises:
         KeyError: the edit lacks a field.
+        Denied: the object may not be changed so.
     """
     resource, namespace, name = edit["resource"], edit["namespace"], edit["name"]
+    if edit["op"] == "apply":
+        cluster.submit(edit["body"])
+        return
     if edit["op"] == "delete":
         found = cluster.objects.find(resource, namespace, name)
         if found is not None:

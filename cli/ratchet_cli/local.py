@@ -1,7 +1,7 @@
 """Backend for the state directory of this machine: reads its files, changes them itself or through a running command.
 
-Decides how a change reaches a directory that is in use: it is put into its inbox, which `ratchet run` reads twice a
-second; otherwise it is made at once, followed by the passes that it asks for. Used by the local verbs.
+Decides how a change reaches a directory that is in use: it is put into its inbox, which `ratchet run` and `ratchet up`
+read twice a second; otherwise it is made at once, followed by the passes that it asks for. Used by the local verbs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from ratchet_cli.embedded import local_settings
 from ratchet_cli.errors import CliError, NotFound
 from ratchet_cli.home import Home
 from ratchet_operator.cluster.disk import read_objects
-from ratchet_operator.cluster.local import HomeBusy, LocalCluster, is_owned
+from ratchet_operator.cluster.local import HomeBusy, LocalCluster, is_owned, refuse_change
+from ratchet_operator.cluster.protocol import Denied
 from ratchet_operator.wakes import Key
 
 _FOLLOW_SECONDS = 0.3
@@ -48,7 +49,7 @@ class LocalBackend:
         waiting = [body["metadata"]["name"] for body in self.list(RL_TRAINING_RUN) if not at_rest(body)]
         if not waiting or is_owned(self._home.path):
             return ""
-        return f"nobody works here: `ratchet run -f …` goes on with {', '.join(waiting)}"
+        return f"nobody works here: `ratchet run -f …` or `ratchet up` goes on with {', '.join(waiting)}"
 
     def get(self, kind: Kind[Any, Any], name: str) -> Body | None:
         """Return the object or None."""
@@ -59,8 +60,33 @@ class LocalBackend:
         return read_objects(self._home.path, kind.plural, self.namespace)
 
     def apply(self, kind: Kind[Any, Any], body: Body) -> str:
-        """Refuse: manifests are applied by `ratchet run`, which also runs them."""
-        raise CliError(f"{kind.kind} {body['metadata']['name']!r}: on this machine, use `ratchet run -f`")
+        """Hand the object to the command that works here; without one, nobody would run it.
+
+        Raises:
+            CliError: nobody works here, or the run has started with another spec.
+        """
+        name = body["metadata"]["name"]
+        if not is_owned(self._home.path):
+            raise CliError(
+                f"{kind.kind} {name!r}: nobody works in {self.where}; start `ratchet up` first, or use `ratchet run -f`"
+            )
+        manifest = {**body, "metadata": {**body["metadata"], "namespace": self.namespace}}
+        manifest.pop("status", None)
+        old = self.get(kind, name)
+        if old is not None:
+            try:
+                refuse_change(old, manifest)
+            except Denied as error:
+                raise CliError(str(error)) from error
+        self._hand_over(
+            {"op": "apply", "resource": kind.plural, "namespace": self.namespace, "name": name, "body": manifest}
+        )
+        if old is None:
+            return "created"
+        told = (manifest["metadata"].get(part, {}).items() for part in ("labels", "annotations"))
+        kept = (old["metadata"].get(part, {}).items() for part in ("labels", "annotations"))
+        same = old["spec"] == manifest["spec"] and all(new <= now for new, now in zip(told, kept, strict=True))
+        return "unchanged" if same else "configured"
 
     def patch(self, kind: Kind[Any, Any], name: str, patch: Mapping[str, Any]) -> None:
         """Merge a patch into the object."""
@@ -107,9 +133,12 @@ class LocalBackend:
             with LocalCluster(self._home.path) as cluster:
                 asyncio.run(_edit_and_settle(cluster, edit, self._home))
         except HomeBusy:
-            inbox = self._home.path / "inbox"
-            inbox.mkdir(exist_ok=True)
-            _put(inbox / f"{time.time_ns()}-{secrets.token_hex(2)}.json", edit)
+            self._hand_over(edit)
+
+    def _hand_over(self, edit: dict[str, Any]) -> None:
+        inbox = self._home.path / "inbox"
+        inbox.mkdir(exist_ok=True)
+        _put(inbox / f"{time.time_ns()}-{secrets.token_hex(2)}.json", edit)
 
 
 async def _edit_and_settle(cluster: LocalCluster, edit: dict[str, Any], home: Home) -> None:

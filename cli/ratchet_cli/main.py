@@ -56,9 +56,9 @@ def _root(
 
 
 def _lazy_run() -> dict[str, Callable[..., Any]]:
-    from ratchet_cli import demo_verb, run_verb, storage
+    from ratchet_cli import demo_verb, run_verb, storage, up_verb
 
-    return {"run": run_verb.run, "demo": demo_verb.demo, "put": storage.put}
+    return {"run": run_verb.run, "up": up_verb.up, "demo": demo_verb.demo, "put": storage.put}
 
 
 _PANELS: dict[str, dict[str, Callable[..., Any]]] = {

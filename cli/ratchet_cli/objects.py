@@ -227,11 +227,11 @@ def delete(
 
 def submit(
     files: Files,
-    namespace: Namespace = None, context: Context = None,
+    namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
 ) -> None:  # fmt: skip
-    """Check manifests, then apply them to a cluster (server-side apply)."""
+    """Check manifests, then apply them: server-side in a cluster, or here (--local) to a running `ratchet up`."""
     manifests = load(files)
-    backend = open_backend(local=False, context=context, namespace=namespace, home=None)
+    backend = open_backend(local=local, context=context, namespace=namespace, home=home)
     for each in manifests:
         if each.namespace is not None and namespace is not None and each.namespace != namespace:
             raise UsageProblem(

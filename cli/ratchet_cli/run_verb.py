@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import Sequence
 from typing import Annotated, TextIO
 
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.text import Text
 
 from ratchet_api.kinds import KINDS
@@ -24,17 +22,16 @@ from ratchet_cli.driver import Driver
 from ratchet_cli.embedded import local_settings
 from ratchet_cli.errors import CliError, Interrupted
 from ratchet_cli.home import DEFAULT_NAMESPACE, Home, find_home, log_level
+from ratchet_cli.hosting import REFRESH_SECONDS, print_lines, submit, take_signals
 from ratchet_cli.manifests import Manifest, load
 from ratchet_cli.options import Files, HomeDir, LogLevel, Namespace, Store
 from ratchet_cli.results import print_results
-from ratchet_cli.screen import out, say, state_text, utc_now
-from ratchet_cli.views import progress_note, view
+from ratchet_cli.screen import out, utc_now
+from ratchet_cli.views import view
 from ratchet_operator.cluster.local import HomeBusy, LocalCluster
-from ratchet_operator.cluster.protocol import Denied, KubeObject, Resource
+from ratchet_operator.cluster.protocol import KubeObject, Resource
 from ratchet_operator.logs import configure
-from ratchet_operator.wakes import Key, key_of
-
-REFRESH_SECONDS = 0.5
+from ratchet_operator.wakes import key_of
 
 
 def run(
@@ -96,11 +93,15 @@ async def _run(
     with LocalCluster(place.path, environment=environment, wants=lambda job: drivers[0].wants_job(job)) as cluster:
         driver = Driver(cluster, local_settings(place, level, priority_classes=classes))
         drivers.append(driver)
-        _submit(cluster, driver, manifests, namespace)
+        keys = submit(cluster, manifests, namespace)
+        driver.want(keys)
+        for each, key in zip(manifests, keys, strict=True):
+            if isinstance(each.spec, RLTrainingRunSpec):
+                _check_named(cluster, each, key.namespace, each.spec)
         stop = asyncio.Event()
-        force = _take_signals(cluster, stop)
+        force = take_signals(cluster, stop)
         work = asyncio.create_task(driver.run_until_rest(stop, GRACE_SECONDS))
-        await (_lines if plain or not out.is_terminal else _screen)(driver, work, stop)
+        await (print_lines if plain or not out.is_terminal else _screen)(driver, work, stop)
         rested = await work
         force.clear()
         bodies = driver.wanted_objects()
@@ -110,25 +111,6 @@ async def _run(
                 out.print(view(body, now=utc_now()))
         raise Interrupted(f"stopped; everything is saved. Go on with: {again}")
     return bodies
-
-
-def _submit(cluster: LocalCluster, driver: Driver, manifests: Sequence[Manifest], namespace: str) -> None:
-    keys = []
-    for each in manifests:
-        body = {**each.body, "metadata": {"namespace": namespace, **each.body["metadata"]}}
-        body.pop("status", None)
-        if not each.namespace:
-            body["metadata"]["namespace"] = namespace
-        try:
-            word = cluster.submit(body)
-        except Denied as error:
-            raise CliError(f"{each.source}: {error}") from error
-        out.print(f"{each.kind.singular}/[name]{escape(each.name)}[/] ", state_text(word))
-        keys.append(Key(each.kind.plural, body["metadata"]["namespace"], each.name))
-    driver.want(keys)
-    for each, key in zip(manifests, keys, strict=True):
-        if isinstance(each.spec, RLTrainingRunSpec):
-            _check_named(cluster, each, key.namespace, each.spec)
 
 
 def _check_named(cluster: LocalCluster, run: Manifest, namespace: str, spec: RLTrainingRunSpec) -> None:
@@ -150,20 +132,6 @@ def _check_named(cluster: LocalCluster, run: Manifest, namespace: str, spec: RLT
             )
 
 
-def _take_signals(cluster: LocalCluster, stop: asyncio.Event) -> list[bool]:
-    """First Ctrl-C: checkpoint and leave. A second one: kill what is left."""
-    loop, pressed = asyncio.get_running_loop(), [True]
-
-    def asked() -> None:
-        if stop.is_set() and pressed:
-            cluster.runner.kill()
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, asked)
-    return pressed
-
-
 async def _screen(driver: Driver, work: asyncio.Task[bool], stop: asyncio.Event) -> None:
     with Live(console=out, auto_refresh=False, transient=True) as screen:
         while not work.done():
@@ -180,27 +148,3 @@ async def _picture(driver: Driver, stop: asyncio.Event) -> RenderableType:
     if stop.is_set():
         parts.append(Text("checkpointing; Ctrl-C again to lose what is newer than the last checkpoint", style="idle"))
     return Group(*parts)
-
-
-async def _lines(driver: Driver, work: asyncio.Task[bool], stop: asyncio.Event) -> None:
-    """Without a terminal: a line per change of state and per tenth of progress."""
-    seen: dict[str, str] = {}
-    while not work.done():
-        await asyncio.wait({work}, timeout=REFRESH_SECONDS)
-        live = await driver.live_progress()
-        for body in driver.wanted_objects():
-            status = body.get("status", {})
-            line = f"{status.get('state', '')} {status.get('stage', '')}".strip()
-            _say_once(seen, f"{body['kind']}/{body['metadata']['name']}", line)
-        for key, stages in live.items():
-            for stage, progress in stages.items():
-                if progress.get("steps"):
-                    tenth = 10 * int(progress["step"]) // int(progress["steps"])
-                    _say_once(seen, f"{key.name}/{stage}", progress_note(progress), mark=str(tenth))
-
-
-def _say_once(seen: dict[str, str], subject: str, line: str, mark: str | None = None) -> None:
-    mark = line if mark is None else mark
-    if line and seen.get(subject) != mark:
-        seen[subject] = mark
-        say(f"{utc_now():%H:%M:%S}  {subject}  {line}")

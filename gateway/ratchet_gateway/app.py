@@ -28,6 +28,7 @@ from ratchet_gateway.errors import Refused
 from ratchet_gateway.follower import Follower
 from ratchet_gateway.known import KnownEvents
 from ratchet_gateway.log.writer import LogWriter
+from ratchet_gateway.loopback import LoopbackOnly
 from ratchet_gateway.metrics import GatewayMetrics, WriterCollector
 from ratchet_gateway.policies import Policies
 from ratchet_gateway.ratelimit import RateLimit
@@ -85,6 +86,8 @@ def create_app(settings: Settings, parts: Parts) -> FastAPI:
         telemetry={"tracing": False, "metrics": False},  # /metrics is ours, and asking whether it is on costs time
     )
     app.state.store_note, app.state.store_error = "", ""
+    if "none" in settings.auth:
+        app.add_middleware(LoopbackOnly, metrics=metrics)
     app.add_middleware(Guard, max_bytes=settings.max_body_bytes, metrics=metrics)
     for router in (feedback.direct, feedback.router, policies.router, erasures.router, health.router):
         app.include_router(router)

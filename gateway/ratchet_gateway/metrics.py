@@ -49,7 +49,8 @@ class GatewayMetrics:
         )
         self.refused = Counter(
             "ratchet_gateway_refused_total",
-            "Requests refused, by reason: malformed, samples, token, role, policy, conflict, rate, size, unavailable.",
+            "Requests refused, by reason: malformed, samples, token, role, policy, conflict, rate, size, origin, "
+            "unavailable.",
             ("reason",),
             registry=registry,
         )

@@ -1,17 +1,23 @@
 """Which policies there are and what is known of them, behind one small port.
 
 Decides what the gateway needs to know of a policy, and nothing about where it is kept: in a cluster
-(`policies_kubernetes`) or in a fixed list, for a laptop and for tests. Never writes. Used by the routes.
+(`policies_kubernetes`), in the state directory of `ratchet up`, or in a fixed list. Never writes. Used by the routes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from pydantic import ValidationError
+
+from ratchet_api.kinds import RL_POLICY, SpecError
 from ratchet_api.policy import PolicyVersion
 from ratchet_api.training_run import RunTemplate
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,34 @@ class Policies(Protocol):
         Raises:
             Away: nobody can say.
         """
+
+
+def view_of(body: Mapping[str, Any]) -> PolicyView:
+    """Read of an RLPolicy what this version of the gateway understands; an object of a newer one is still a policy."""
+    name = str(body["metadata"]["name"])
+    try:
+        status = RL_POLICY.status_model.model_validate(body.get("status", {}))
+        training = RL_POLICY.parse_spec(body).training
+    except (SpecError, ValidationError) as error:
+        log.warning("policy is only known by name", extra={"policy": name, "error": str(error)[:300]})
+        return PolicyView(name)
+    return PolicyView(name, status.versions, training.template if training else None)
+
+
+class LocalPolicies:
+    """Policies of a state directory, as they are at each question.
+
+    Args:
+        read: returns the RLPolicy of a name as it is stored, or None.
+    """
+
+    def __init__(self, read: Callable[[str], Mapping[str, Any] | None]) -> None:
+        self._read = read
+
+    async def find(self, name: str) -> PolicyView | None:
+        """Return a policy, or None."""
+        body = self._read(name)
+        return None if body is None else view_of(body)
 
 
 class FixedPolicies:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import urllib3.exceptions
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
-from pydantic import ValidationError
 
 from ratchet_api.base import GROUP, VERSION
-from ratchet_api.kinds import RL_POLICY, SpecError
+from ratchet_api.kinds import RL_POLICY
 from ratchet_gateway.errors import Away
-from ratchet_gateway.policies import PolicyView
+from ratchet_gateway.policies import PolicyView, view_of
 
 log = logging.getLogger(__name__)
 
@@ -66,20 +65,8 @@ class KubernetesPolicies:
                 RL_POLICY.plural,
                 _request_timeout=_TIMEOUT,
             )
-            self._views = {view.name: view for view in map(_view, listed["items"])}
+            self._views = {view.name: view for view in map(view_of, listed["items"])}
         except (ApiException, urllib3.exceptions.HTTPError) as error:
             log.warning("policies could not be read; the last ones hold", extra={"error": str(error)[:300]})
         finally:
             self._asked = self._clock()
-
-
-def _view(body: Mapping[str, Any]) -> PolicyView:
-    """Read what this version of the gateway understands; an object of a newer one is still a policy."""
-    name = str(body["metadata"]["name"])
-    try:
-        status = RL_POLICY.status_model.model_validate(body.get("status", {}))
-        training = RL_POLICY.parse_spec(body).training
-    except (SpecError, ValidationError) as error:
-        log.warning("policy is only known by name", extra={"policy": name, "error": str(error)[:300]})
-        return PolicyView(name)
-    return PolicyView(name, status.versions, training.template if training else None)

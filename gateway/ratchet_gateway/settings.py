@@ -78,7 +78,7 @@ class Settings:
         if "none" in self.auth:
             if len(self.auth) > 1:
                 raise SettingsError(f"RATCHET_GATEWAY_AUTH={','.join(self.auth)!r}: none stands alone")
-            if not _is_loopback(self.host):
+            if not is_loopback(self.host):
                 raise SettingsError(
                     f"RATCHET_GATEWAY_AUTH='none' with RATCHET_GATEWAY_HOST={self.host!r}: without authentication the "
                     "gateway listens on loopback only; set the host to 127.0.0.1, or auth to keys or kubernetes"
@@ -165,7 +165,8 @@ class _Reader:
         return words
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches the address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

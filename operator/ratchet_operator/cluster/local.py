@@ -1,7 +1,7 @@
 """The `Cluster` of this machine: objects in files, Jobs as subprocesses, one owner at a time.
 
 What the operator sees is what a real cluster would show it, so the same observe, plan and apply run above it. Decides
-nothing about runs. Used by `ratchet run`, and by the CLI's local verbs for single changes.
+nothing about runs. Used by `ratchet run` and `ratchet up`, and by the CLI's local verbs for single changes.
 """
 
 from __future__ import annotations
@@ -95,10 +95,8 @@ class LocalCluster:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "?"
             lock.close()
-            raise HomeBusy(f"{self.home} is in use by process {owner}") from None
+            raise HomeBusy(f"{self.home} is in use by process {owner_of(self.home)}") from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -122,15 +120,8 @@ class LocalCluster:
         """
         resource, meta = _resource(manifest), manifest["metadata"]
         old = self.objects.find(resource, meta["namespace"], meta["name"])
-        if old is not None and resource == "rltrainingruns" and old.get("status", {}).get("startTime"):
-            changed = changed_fields(old["spec"], manifest["spec"])
-            if changed:
-                fields = ", ".join(f"spec.{field}" for field in changed)
-                raise Denied(
-                    f"RLTrainingRun {meta['name']!r} has started with another spec; {fields} cannot change. "
-                    "Give the new run another metadata.name, revert the change, or delete the old run first",
-                    status=422,
-                )
+        if old is not None:
+            refuse_change(old, manifest)
         new = self.objects.merge(resource, manifest)
         if old is None:
             return "created"
@@ -193,6 +184,11 @@ class LocalCluster:
         return None if port is None else await asyncio.to_thread(_fetch_json, f"http://127.0.0.1:{port}/progress")
 
 
+def owner_of(home: Path) -> str:
+    """Return the id of the process that holds the state directory, or what the last one was."""
+    return (home / "lock").read_text().strip() or "?"
+
+
 def is_owned(home: Path) -> bool:
     """Tell whether some process holds the state directory right now."""
     try:
@@ -203,6 +199,23 @@ def is_owned(home: Path) -> bool:
     except OSError:
         return True
     return False
+
+
+def refuse_change(old: KubeObject, new: KubeObject) -> None:
+    """Let a user's change of an object pass, unless it is a run that has started with another spec.
+
+    Raises:
+        Denied: names the fields that cannot change.
+    """
+    if old["kind"] != "RLTrainingRun" or not old.get("status", {}).get("startTime"):
+        return
+    if changed := changed_fields(old["spec"], new["spec"]):
+        fields = ", ".join(f"spec.{field}" for field in changed)
+        raise Denied(
+            f"RLTrainingRun {new['metadata']['name']!r} has started with another spec; {fields} cannot change. "
+            "Give the new run another metadata.name, revert the change, or delete the old run first",
+            status=422,
+        )
 
 
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> Sequence[str]:

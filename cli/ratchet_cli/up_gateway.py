@@ -1,0 +1,174 @@
+"""The feedback gateway inside `ratchet up`: the cluster's own application, put together for one machine.
+
+Decides where its signing key is kept (made at the first start, in the state directory), that policies are those of the
+directory, and how it is ended. Never decides about feedback. Imported by `up_verb` alone, since it needs the gateway's
+packages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvicorn
+
+from ratchet_api.signing import BadKey, KeyRing
+from ratchet_api.stage import StoreConfig
+from ratchet_cli.errors import CliError, UsageProblem
+from ratchet_cli.home import Home
+from ratchet_gateway.app import Parts, create_app
+from ratchet_gateway.auth import Anyone, ApiKeys, Authenticator, BadKeyFile
+from ratchet_gateway.policies import LocalPolicies
+from ratchet_gateway.settings import Settings, is_loopback
+from ratchet_jobs.runtime.errors import BadConfigError
+from ratchet_jobs.runtime.store import open_store
+from ratchet_operator.cluster.local import LocalCluster
+
+DRAIN_SECONDS = 10.0
+"""How long the end waits for a store that does not confirm; what was acknowledged is stored already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who is let in, and from where.
+
+    Attributes:
+        host: address that is listened on.
+        keys: file of API keys; None = everybody on this machine.
+        way: how callers are known.
+    """
+
+    host: str
+    keys: Path | None
+    way: Authenticator
+
+    @classmethod
+    def of(cls, host: str, keys: Path | None) -> Access:
+        """Take the options of the command.
+
+        Raises:
+            UsageProblem: strangers would be let in, or the file cannot be used.
+        """
+        if keys is None:
+            if not is_loopback(host):
+                raise UsageProblem(
+                    f"--host {host!r}: without API keys the gateway listens on loopback only; use 127.0.0.1, or give "
+                    "--keys FILE"
+                )
+            return cls(host, None, Anyone())
+        try:
+            return cls(host, keys, ApiKeys(keys, time.monotonic))
+        except BadKeyFile as error:
+            raise UsageProblem(f"--keys: {error}") from error
+
+    @property
+    def words(self) -> str:
+        """Who is let in, for people."""
+        return "no token, this machine only" if self.keys is None else f"API keys of {self.keys}"
+
+
+class LocalGateway:
+    """The gateway on a socket of this process.
+
+    Args:
+        cluster: whose policies it knows.
+        place: state directory and store.
+        namespace: of policies and log.
+        access: who is let in.
+        door: listens already.
+
+    Raises:
+        CliError: the store or a signing key cannot be used.
+    """
+
+    def __init__(
+        self, cluster: LocalCluster, place: Home, *, namespace: str, access: Access, door: socket.socket
+    ) -> None:
+        self.failure = ""
+        """Why it ended by itself; empty when it was told to."""
+        self._door = door
+        settings = Settings(
+            store=_store(place),
+            namespace=namespace,
+            signing_keys=signing_keys(place.path),
+            auth=("none",) if access.keys is None else ("keys",),
+            keys_file=access.keys,
+            host=access.host,
+            port=door.getsockname()[1],
+            follow_seconds=0,  # nobody else writes this log
+            drain_seconds=DRAIN_SECONDS,
+        )
+        self.url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
+        try:
+            parts = Parts(
+                store=open_store(settings.store, patience_seconds=0),
+                ring=KeyRing.from_directory(settings.signing_keys),
+                policies=LocalPolicies(lambda name: cluster.objects.find("rlpolicies", namespace, name)),
+                ways=(access.way,),
+            )
+        except (BadConfigError, BadKey) as error:
+            raise CliError(str(error)) from error
+        self._server = _Server(
+            uvicorn.Config(
+                create_app(settings, parts),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=round(DRAIN_SECONDS),
+            )
+        )
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Answer until `stop` is set, then finish what was accepted; or end with `failure` set."""
+        ending = asyncio.create_task(self._end(stop))
+        try:
+            await self._server.serve(sockets=[self._door])
+        finally:
+            ending.cancel()
+        if not stop.is_set():
+            self.failure = "it could not start" if not self._server.started else "its server stopped"
+
+    async def _end(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves Ctrl-C to the command that hosts it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture nothing."""
+        yield
+
+
+def signing_keys(home: Path) -> Path:
+    """Return the directory of signing keys, with a first key made if there is none.
+
+    Kept with the state: interaction ids that were handed out, and pseudonyms in the log, hold after a restart.
+    """
+    folder = home / "keys"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not any(each for each in folder.iterdir() if not each.name.startswith(".")):
+        name = datetime.now(UTC).strftime("%Y-%m")
+        new = folder / f".{name}.new"
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        new.replace(folder / name)
+    return folder
+
+
+def _store(place: Home) -> StoreConfig:
+    return StoreConfig(
+        uri=place.store_uri,
+        endpoint=os.environ.get("RATCHET_STORE_ENDPOINT") or None,
+        region=os.environ.get("RATCHET_STORE_REGION") or "us-east-1",
+    )

@@ -26,6 +26,7 @@ from ratchet_gateway.policies import FixedPolicies, Policies, PolicyView
 from ratchet_gateway.settings import Settings
 from ratchet_gateway.training import Training
 from ratchet_jobs.feedback_log.reader import LogReader
+from ratchet_jobs.feedback_log.segment import parse_key, unpack
 from ratchet_jobs.runtime.store import Store
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 
@@ -83,6 +84,13 @@ class Gateway:
 def read_log(store: Store, namespace: str) -> list[dict[str, Any]]:
     """Every event of a log, once."""
     return list(LogReader(store, namespace).events())
+
+
+def events_of(namespace: str, key: str, data: bytes) -> list[dict[str, Any]]:
+    """The events of one object of a log."""
+    segment = parse_key(namespace, key, len(data))
+    assert segment is not None, key
+    return unpack(segment, data)
 
 
 def key_of(name: str) -> str:

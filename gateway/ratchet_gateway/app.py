@@ -31,6 +31,7 @@ from ratchet_gateway.log.writer import LogWriter
 from ratchet_gateway.loopback import LoopbackOnly
 from ratchet_gateway.metrics import GatewayMetrics, WriterCollector
 from ratchet_gateway.policies import Policies
+from ratchet_gateway.probing import probe
 from ratchet_gateway.ratelimit import RateLimit
 from ratchet_gateway.records import Recorder
 from ratchet_gateway.routes import erasures, feedback, health, policies
@@ -38,16 +39,10 @@ from ratchet_gateway.services import Services
 from ratchet_gateway.settings import Settings
 from ratchet_gateway.tally import Tally
 from ratchet_gateway.training import Training
-from ratchet_jobs.runtime.errors import BadConfigError, StoreAccessDenied, StoreError
-from ratchet_jobs.runtime.probe import ensure_probed
+from ratchet_jobs.runtime.errors import StoreError
 from ratchet_jobs.runtime.store import Store
 
 log = logging.getLogger(__name__)
-
-_PENDING = "conditional PUT is being probed"
-_ATOMIC = "conditional PUT is atomic"
-_NOT_ATOMIC = "conditional PUT is NOT atomic: the log does not need it, training runs do"
-_UNKNOWN = "conditional PUT was not probed, the credentials may not delete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +80,7 @@ def create_app(settings: Settings, parts: Parts) -> FastAPI:
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False},  # /metrics is ours, and asking whether it is on costs time
     )
-    app.state.store_note, app.state.store_error = "", ""
+    app.state.store_note, app.state.log_note, app.state.store_error = "", "", ""
     if "none" in settings.auth:
         app.add_middleware(LoopbackOnly, metrics=metrics)
     app.add_middleware(Guard, max_bytes=settings.max_body_bytes, metrics=metrics)
@@ -125,7 +120,7 @@ async def _lifespan(app: FastAPI, settings: Settings, parts: Parts, metrics: Gat
         now=parts.now,
     )
     writer.start()
-    tasks = [asyncio.create_task(_probe(app, parts.store, settings.namespace))]
+    tasks = [asyncio.create_task(probe(app.state, parts.store, settings.namespace))]
     if settings.follow_seconds:
         follower = Follower(parts.store, namespace=settings.namespace, epoch=writer.epoch, known=known, now=parts.now)
         tasks.append(asyncio.create_task(follower.run(settings.follow_seconds)))
@@ -136,31 +131,6 @@ async def _lifespan(app: FastAPI, settings: Settings, parts: Parts, metrics: Gat
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await writer.close(drain_seconds=settings.drain_seconds)
-
-
-async def _probe(app: FastAPI, store: Store, namespace: str) -> None:
-    """Reach the store, then find out whether its conditional PUT lets one writer win, and say both."""
-    pause = 0.5
-    while app.state.store_note in ("", _PENDING):
-        try:
-            await asyncio.to_thread(store.exists, f"{namespace}/probe/passed")
-            app.state.store_note = _PENDING
-            await asyncio.to_thread(ensure_probed, store, namespace=namespace)
-            app.state.store_note = _ATOMIC
-        except BadConfigError as error:
-            log.error("store", extra={"error": str(error)})
-            app.state.store_note = _NOT_ATOMIC
-        except StoreAccessDenied as error:
-            app.state.store_error = str(error)
-            if app.state.store_note == _PENDING:  # reading is allowed, deleting what the probe wrote is not
-                app.state.store_note = _UNKNOWN
-        except StoreError as error:
-            app.state.store_error = str(error)
-        if app.state.store_note in ("", _PENDING):
-            log.warning("store is not probed yet", extra={"error": app.state.store_error})
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 10)
-    log.info("store", extra={"uri": store.uri, "probe": app.state.store_note})
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

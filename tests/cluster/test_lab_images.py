@@ -17,7 +17,7 @@ from tests.cluster.pods import pod
 from tests.lab import images
 from tests.lab.cluster import Lab
 from tests.lab.progress import run
-from tests.lab.settings import JOBS_IMAGE, OPERATOR_IMAGE, REPOSITORY, cache_root
+from tests.lab.settings import GATEWAY_IMAGE, JOBS_IMAGE, OPERATOR_IMAGE, REPOSITORY, cache_root
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -41,6 +41,7 @@ print("imported")
     [
         pytest.param(OPERATOR_IMAGE, "import ratchet_operator, kopf, aiohttp", id="operator"),
         pytest.param(JOBS_IMAGE, "import ratchet_jobs, peft, transformers, torch; torch.ones(2).sum()", id="jobs"),
+        pytest.param(GATEWAY_IMAGE, "import ratchet_gateway.__main__, ratchet_gateway.cluster", id="gateway"),
     ],
 )
 def test_an_image_imports_its_code_as_a_restricted_pod_and_can_write_to_tmp_only(
@@ -67,6 +68,7 @@ def test_an_unchanged_image_is_not_imported_again(
     assert [line.split("] ")[1] for line in printed.splitlines()] == [
         f"{OPERATOR_IMAGE}: unchanged",
         f"{JOBS_IMAGE}: unchanged",
+        f"{GATEWAY_IMAGE}: unchanged",
     ]
 
 
@@ -92,7 +94,7 @@ def listing(root: Path) -> dict[str, tuple[int, bytes]]:
     return found
 
 
-@pytest.mark.parametrize("image", [images.OPERATOR, images.JOBS], ids=["operator", "jobs"])
+@pytest.mark.parametrize("image", images.OURS, ids=lambda image: image.directory)
 def test_a_builder_that_follows_the_containerfile_gets_the_lab_s_app_layer(image: images.Image, scratch: Path) -> None:
     context = scratch / "context"
     images.build_wheel(context / "dist")

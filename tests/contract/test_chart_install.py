@@ -26,6 +26,8 @@ PATHS = {
     "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts",
     "Service": "/api/v1/namespaces/{namespace}/services",
     "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments",
+    "Ingress": "/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses",
+    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets",
     "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
     "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles",
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings",
@@ -54,8 +56,11 @@ def server(control_plane: ControlPlane) -> ControlPlane:
         (),
         (f"watchNamespaces={{{TEAM}}}", "networkPolicy.enabled=true", "stages.serviceAccount.create=true",
          "networkPolicy.scrapeFrom.team=observability", "images.pullSecrets={pull}", "operator.priorityClassName=high"),
+        ("gateway.enabled=true", "store.uri=s3://bucket", f"gateway.namespaces={{{TEAM}}}",
+         "networkPolicy.enabled=true", "gateway.auth={kubernetes,keys}", "gateway.keysSecretName=keys", "gateway.storeSecretName=store",
+         "gateway.ingress.enabled=true", "gateway.ingress.domain=example.com", "gateway.ingress.tlsSecretName=tls"),
     ],
-    ids=["defaults", "everything that needs no further kinds"],
+    ids=["defaults", "everything that needs no further kinds", "gateways"],
 )  # fmt: skip
 def test_a_real_server_accepts_every_object_of_the_chart(settings: Sequence[str], server: ControlPlane) -> None:
     objects = render(*settings).objects

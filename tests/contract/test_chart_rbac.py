@@ -139,7 +139,7 @@ def test_only_the_heartbeat_may_be_written_in_the_operators_namespace() -> None:
 
 
 def test_no_right_is_given_by_a_wildcard_and_none_on_secrets() -> None:
-    rendered = render("crds.enabled=false")
+    rendered = render("crds.enabled=false", "gateway.enabled=true", "store.uri=s3://bucket")
     for role in (*rendered.all("ClusterRole"), *rendered.all("Role")):
         for group, resource, verb in grants(role["rules"]):
             assert "*" not in (group, resource, verb)

@@ -6,6 +6,7 @@ Holds no assertion about Ratchet itself: it installs, uploads, applies, waits an
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,13 +17,15 @@ import boto3
 from botocore.config import Config
 
 from tests.lab.cluster import Lab
-from tests.lab.settings import LabError
+from tests.lab.settings import GATEWAY_IMAGE, JOBS_IMAGE, OPERATOR_IMAGE, S3_TEAM, LabError
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "01-support-router"
 SYSTEM = "ratchet-system"
-TEAM = "support-team"
+TEAM = S3_TEAM
 SECRET = "ratchet-store-credentials"
+GATEWAY_SECRET = "ratchet-gateway-store"
+SIGNING_SECRET = "ratchet-gateway-signing"
 OPERATOR = "deployment/ratchet-operator"
 
 Object = dict[str, Any]
@@ -46,19 +49,18 @@ class Platform:
                     "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
                 }
             )
-        access, secret = self.lab.s3_credentials()
-        self.lab.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": SECRET, "namespace": self.namespace},
-                "stringData": {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret},
-            }
-        )
+        for name, identity in ((SECRET, "admin"), (GATEWAY_SECRET, "gateway")):
+            access, secret = self.lab.s3_credentials(identity)
+            self._secret(name, {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret})
+        self._secret(SIGNING_SECRET, {"2026-11": secrets.token_hex(32)})
         self.lab.helm(
             "install", "ratchet", str(ROOT / "charts" / "ratchet"), "--namespace", SYSTEM,
-            "--set", "images.operator=localhost/ratchet/operator:dev",
-            "--set", "images.jobs=localhost/ratchet/jobs:dev",
+            "--set", f"images.operator={OPERATOR_IMAGE}",
+            "--set", f"images.jobs={JOBS_IMAGE}",
+            "--set", f"images.gateway={GATEWAY_IMAGE}",
+            "--set", "gateway.enabled=true",
+            "--set", f"gateway.namespaces={{{self.namespace}}}",
+            "--set", f"gateway.storeSecretName={GATEWAY_SECRET}",
             "--set", f"store.uri=s3://{self.lab.s3_bucket}",
             "--set", f"store.endpoint={self.lab.s3_endpoint}",
             "--set", f"store.secretName={SECRET}",
@@ -66,9 +68,13 @@ class Platform:
             "--wait", "--timeout", "180s",
         )  # fmt: skip
 
-    def s3(self) -> Any:
+    def _secret(self, name: str, content: Mapping[str, str]) -> None:
+        metadata = {"name": name, "namespace": self.namespace}
+        self.lab.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": dict(content)})
+
+    def s3(self, identity: str = "admin") -> Any:
         """A boto3 client; use it inside `with platform.lab.inside()`."""
-        access, secret = self.lab.s3_credentials()
+        access, secret = self.lab.s3_credentials(identity)
         return boto3.client(
             "s3",
             endpoint_url=self.lab.s3_endpoint,

@@ -43,7 +43,7 @@ def _images(lab: Lab, args: argparse.Namespace) -> None:
     if alone:
         lab.up_containerd_only()
     try:
-        wanted = [image for image in (images.OPERATOR, images.JOBS) if args.only in (None, image.directory)]
+        wanted = [image for image in images.OURS if args.only in (None, image.directory)]
         images.ensure(lab, wanted)
     finally:
         if alone:
@@ -72,12 +72,12 @@ def main() -> None:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     up = verbs.add_parser("up", help="bring the cluster to a Ready node")
-    up.add_argument("--images", action="store_true", help="also build and import the operator and jobs images")
+    up.add_argument("--images", action="store_true", help="also build and import our images")
     up.set_defaults(act=_up)
     verbs.add_parser("down", help="stop everything, leave no trace").set_defaults(act=_down)
     verbs.add_parser("status", help="state of each component; ends with 1 unless all is up").set_defaults(act=_status)
     build = verbs.add_parser("images", help="build and import our images; needs no running cluster")
-    build.add_argument("--only", choices=["operator", "jobs"], default=None)
+    build.add_argument("--only", choices=[image.directory for image in images.OURS], default=None)
     build.set_defaults(act=_images)
     kubeconfig = verbs.add_parser("kubeconfig", help="print the path of the kubeconfig")
     kubeconfig.add_argument("--content", action="store_true", help="print the file instead of its path")

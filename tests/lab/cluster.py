@@ -232,12 +232,12 @@ class Lab:
         return S3_BUCKET
 
     def s3_credentials(self, identity: str = "admin") -> tuple[str, str]:
-        """Return access key and secret key of `admin` (everything) or `reader` (read and list the bucket)."""
+        """Return the keys of `admin` (everything), `reader` (the bucket) or `gateway` (one team's log and probe)."""
         for entry in json.loads(self.paths.s3_config.read_text())["identities"]:
             if entry["name"] == identity:
                 pair = entry["credentials"][0]
                 return pair["accessKey"], pair["secretKey"]
-        raise LabError(f"no S3 identity {identity!r}; the lab has admin and reader")
+        raise LabError(f"no S3 identity {identity!r}; the lab has admin, reader and gateway")
 
     def prometheus(self, query: str) -> list[dict[str, object]]:
         """Return the result vector of an instant query: [{'metric': {...}, 'value': [time, 'text']}, …]."""

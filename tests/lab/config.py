@@ -10,7 +10,7 @@ import json
 import secrets
 from pathlib import Path
 
-from tests.lab.settings import DNS_SERVICE_IP, NODE_IP, PAUSE_IMAGE, POD_CIDR, S3_BUCKET, Paths
+from tests.lab.settings import DNS_SERVICE_IP, NODE_IP, PAUSE_IMAGE, POD_CIDR, S3_BUCKET, S3_TEAM, Paths
 
 
 def write_all(paths: Paths) -> None:
@@ -23,9 +23,10 @@ def write_all(paths: Paths) -> None:
     _write_json(paths.config / "kube-proxy.json", _kube_proxy(paths))
     _write_json(paths.config / "prometheus.yml", _prometheus(paths))
     (paths.config / "Corefile").write_text(_corefile(paths))
-    if not paths.s3_config.exists():
+    wanted = _s3_identities()
+    if _s3_names(paths) != [entry["name"] for entry in wanted]:
         paths.s3_config.touch(mode=0o600)
-        _write_json(paths.s3_config, _s3_identities())
+        _write_json(paths.s3_config, {"identities": wanted})
 
 
 def _write_json(path: Path, content: object) -> None:
@@ -178,14 +179,25 @@ def _prometheus(paths: Paths) -> dict[str, object]:
     }
 
 
-def _s3_identities() -> dict[str, object]:
-    """Credentials made for this lab: one that may do everything, one that may only read and list the bucket."""
+def _s3_names(paths: Paths) -> list[str]:
+    """Names of the identities that a kept lab has already."""
+    try:
+        return [entry["name"] for entry in json.loads(paths.s3_config.read_text())["identities"]]
+    except (OSError, ValueError):
+        return []
+
+
+def _s3_identities() -> list[dict[str, object]]:
+    """Credentials made for this lab: for everything, for reading the bucket, and for a gateway's log and probe."""
 
     def identity(name: str, actions: list[str]) -> dict[str, object]:
         pair = {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_hex(20)}
         return {"name": name, "credentials": [pair], "actions": actions}
 
     reader = [f"{action}:{S3_BUCKET}" for action in ("Read", "List")]
-    return {
-        "identities": [identity("admin", ["Admin", "Read", "Write", "List", "Tagging"]), identity("reader", reader)]
-    }
+    log = [f"{action}:{S3_BUCKET}/{S3_TEAM}/{part}/*" for action in ("Read", "Write") for part in ("log", "probe")]
+    return [
+        identity("admin", ["Admin", "Read", "Write", "List", "Tagging"]),
+        identity("reader", reader),
+        identity("gateway", [*log, f"List:{S3_BUCKET}"]),
+    ]

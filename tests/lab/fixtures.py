@@ -31,5 +31,5 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def lab_images(lab: Lab) -> None:
-    """The operator and jobs images of this checkout, present on the node."""
+    """Our images of this checkout, present on the node."""
     images.ensure(lab)

@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING
 from tests.lab import containerfile, layers
 from tests.lab.layers import Layer
 from tests.lab.progress import locked, require_disk, run, say, step
-from tests.lab.settings import BUSYBOX_IMAGE, JOBS_IMAGE, OPERATOR_IMAGE, PAUSE_IMAGE, REPOSITORY, LabError
+from tests.lab.settings import (
+    BUSYBOX_IMAGE,
+    GATEWAY_IMAGE,
+    JOBS_IMAGE,
+    OPERATOR_IMAGE,
+    PAUSE_IMAGE,
+    REPOSITORY,
+    LabError,
+)
 
 if TYPE_CHECKING:
     from tests.lab.cluster import Lab
@@ -58,6 +66,8 @@ class Image:
 
 OPERATOR = Image(OPERATOR_IMAGE, "operator", (), 1.5)
 JOBS = Image(JOBS_IMAGE, "jobs", (("PRUNE", "/src/images/jobs/cpu-only.txt"),), 14.0)
+GATEWAY = Image(GATEWAY_IMAGE, "gateway", (), 1.5)
+OURS = (OPERATOR, JOBS, GATEWAY)
 
 
 def ensure_basic(lab: Lab) -> None:
@@ -83,7 +93,7 @@ def ensure_basic(lab: Lab) -> None:
     shutil.rmtree(root)
 
 
-def ensure(lab: Lab, wanted: Iterable[Image] = (OPERATOR, JOBS)) -> None:
+def ensure(lab: Lab, wanted: Iterable[Image] = OURS) -> None:
     """Build and import our images; one whose sources are unchanged since its last import is left alone.
 
     Raises:

@@ -25,12 +25,14 @@ DNS_SERVICE_IP = "10.96.0.10"
 API_URL = f"https://{NODE_IP}:6443"
 S3_ENDPOINT = f"http://{NODE_IP}:8333"
 S3_BUCKET = "ratchet"
+S3_TEAM = "support-team"  # the namespace whose gateway has credentials of its own
 PROMETHEUS_URL = f"http://{NODE_IP}:9090"
 
 PAUSE_IMAGE = "docker.io/lab/pause:1"
 BUSYBOX_IMAGE = "docker.io/lab/busybox:1"
 OPERATOR_IMAGE = "localhost/ratchet/operator:dev"
 JOBS_IMAGE = "localhost/ratchet/jobs:dev"
+GATEWAY_IMAGE = "localhost/ratchet/gateway:dev"
 
 
 class LabError(RuntimeError):

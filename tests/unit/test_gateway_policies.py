@@ -234,6 +234,36 @@ def test_readiness_says_what_the_probe_found(
         assert answer.status_code == want_code
 
 
+class Bucket(DirectoryStore):
+    """A store with rights of its own, kept in a directory."""
+
+    @property
+    def uri(self) -> str:
+        return "s3://bucket"
+
+
+class AddOnlyBucket(Bucket):
+    """A bucket policy denies deleting from the log."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        if any("/log/" in key for key in keys):
+            raise StoreAccessDenied("AccessDenied")
+
+
+@pytest.mark.parametrize(
+    ("store", "want"),
+    [(DirectoryStore, "log: a directory"), (Bucket, "log: prefix only"), (AddOnlyBucket, "log: add only")],
+)
+def test_readiness_says_whether_the_log_is_safe_from_the_gateways_own_credentials(
+    tmp_path: Path, store: type[DirectoryStore], want: str
+) -> None:
+    with running(tmp_path, store=store(tmp_path / "store")) as gateway:
+        end = time.monotonic() + 20
+        while want not in (answer := gateway.get("/readyz", token=None)).text or "atomic" not in answer.text:
+            assert time.monotonic() < end, answer.text
+        assert not list((tmp_path / "store").glob("ns/log/*")), "asking leaves nothing behind"
+
+
 def test_a_writer_that_ended_by_a_defect_turns_the_liveness_probe_red(tmp_path: Path) -> None:
     """P2's like: a process that can acknowledge nothing any more must be restarted."""
 

@@ -66,3 +66,40 @@ app.kubernetes.io/component: operator
 {{- define "ratchet.jobsImage" -}}
 {{- default (printf "ghcr.io/ratchet/jobs:%s" .Chart.AppVersion) .Values.images.jobs -}}
 {{- end -}}
+
+{{/* Name of each gateway's objects, in its own namespace. */}}
+{{- define "ratchet.gatewayName" -}}
+{{- printf "%s-gateway" (include "ratchet.fullname" .) -}}
+{{- end -}}
+
+{{/* Namespaces with a gateway, as JSON, because a template returns text: `include … | fromJsonArray`. */}}
+{{- define "ratchet.gatewayNamespaces" -}}
+{{- if .Values.gateway.enabled -}}
+{{- default (list .Release.Namespace) .Values.gateway.namespaces | toJson -}}
+{{- else -}}
+[]
+{{- end -}}
+{{- end -}}
+
+{{/* Labels of a gateway's objects. */}}
+{{- define "ratchet.gatewayLabels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{ include "ratchet.gatewaySelector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: ratchet
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels by which a gateway's pods are found; they never change. */}}
+{{- define "ratchet.gatewaySelector" -}}
+app.kubernetes.io/name: {{ include "ratchet.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: gateway
+{{- end -}}
+
+{{- define "ratchet.gatewayImage" -}}
+{{- default (printf "ghcr.io/ratchet/gateway:%s" .Chart.AppVersion) .Values.images.gateway -}}
+{{- end -}}

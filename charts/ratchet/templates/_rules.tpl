@@ -38,3 +38,11 @@ looking: what runs in a namespace is decided by Jobs alone.
   resources: [leases]
   verbs: [list, watch]
 {{- end -}}
+
+{{/* What a gateway may do in its namespace; who its callers are is asked by a ClusterRole of its own. */}}
+{{- define "ratchet.gatewayRules" -}}
+# Which policies there are, their versions and templates.
+- apiGroups: [ratchet.dev]
+  resources: [rlpolicies]
+  verbs: [list]
+{{- end -}}

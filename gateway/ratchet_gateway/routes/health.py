@@ -25,7 +25,7 @@ async def ready(request: Request) -> Response:
         return Response(f"the store was not reached yet: {state.store_error}\n", status_code=503)
     if services.writer.stats.failing:
         return Response(f"the store does not confirm: {services.writer.stats.failing}\n", status_code=503)
-    return Response(f"ok; {state.store_note}\n")
+    return Response(f"ok; {state.store_note}; {state.log_note}\n")
 
 
 @router.get("/metrics")

@@ -13,10 +13,11 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -28,9 +29,12 @@ from ratchet_gateway.app import Parts, create_app
 from ratchet_gateway.auth import Anyone, ApiKeys, Authenticator, BadKeyFile
 from ratchet_gateway.policies import LocalPolicies
 from ratchet_gateway.settings import Settings, is_loopback
+from ratchet_gateway.training import LocalTraining
 from ratchet_jobs.runtime.errors import BadConfigError
 from ratchet_jobs.runtime.store import open_store
 from ratchet_operator.cluster.local import LocalCluster
+from ratchet_operator.cluster.protocol import Denied
+from ratchet_operator.wakes import OUR_RESOURCES
 
 DRAIN_SECONDS = 10.0
 """How long the end waits for a store that does not confirm; what was acknowledged is stored already."""
@@ -113,6 +117,7 @@ class LocalGateway:
                 ring=KeyRing.from_directory(settings.signing_keys),
                 policies=LocalPolicies(lambda name: cluster.objects.find("rlpolicies", namespace, name)),
                 ways=(access.way,),
+                training=_training(cluster, namespace),
             )
         except (BadConfigError, BadKey) as error:
             raise CliError(str(error)) from error
@@ -164,6 +169,19 @@ def signing_keys(home: Path) -> Path:
             file.write(secrets.token_hex(32))
         new.replace(folder / name)
     return folder
+
+
+def _training(cluster: LocalCluster, namespace: str) -> LocalTraining:
+    """Runs that are asked for over HTTP go where manifests go; the operator beside takes them on."""
+
+    def submit(body: dict[str, Any]) -> str:
+        return cluster.submit({**body, "metadata": {**body["metadata"], "namespace": namespace}})
+
+    def find(plural: str, name: str) -> Mapping[str, Any] | None:
+        resource = next(each for each in OUR_RESOURCES if each == plural)
+        return cluster.objects.find(resource, namespace, name)
+
+    return LocalTraining(submit, find, (Denied,))
 
 
 def _store(place: Home) -> StoreConfig:

@@ -14,7 +14,7 @@ import pytest
 import ratchet_api
 from ratchet_gateway.settings import Settings
 from tests.contract.chart import NAMESPACE, ROOT, HelmError, Object, Rendered, grants, helm, render, render_text
-from tests.contract.test_gateway_cluster import GATEWAY_RULES, REVIEW_RULES
+from tests.contract.test_gateway_cluster import GATEWAY_RULES, REVIEW_RULES, TRAINING_RULES
 
 GOLDEN = Path(__file__).parent / "goldens" / "chart-gateway.yaml"
 ON = ("gateway.enabled=true", "store.uri=s3://bucket/root", "crds.enabled=false")
@@ -249,6 +249,11 @@ def test_it_may_list_policies_and_ask_who_calls_and_nothing_else(full: Rendered)
     for team in TEAMS:
         assert grants(full.one("Role", "ratchet-gateway", team)["rules"]) == grants(GATEWAY_RULES)
     assert grants(full.one("ClusterRole", "ratchet-gateway")["rules"]) == grants(REVIEW_RULES)
+
+
+def test_it_may_make_runs_only_where_training_over_http_is_switched_on() -> None:
+    rendered = render(*ON, "gateway.training.enabled=true")
+    assert grants(rendered.one("Role", "ratchet-gateway")["rules"]) == grants([*GATEWAY_RULES, *TRAINING_RULES])
 
 
 def test_every_binding_binds_the_gateways_own_account(full: Rendered) -> None:

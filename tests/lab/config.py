@@ -196,6 +196,7 @@ def _s3_identities() -> list[dict[str, object]]:
 
     reader = [f"{action}:{S3_BUCKET}" for action in ("Read", "List")]
     log = [f"{action}:{S3_BUCKET}/{S3_TEAM}/{part}/*" for action in ("Read", "Write") for part in ("log", "probe")]
+    log.append(f"Read:{S3_BUCKET}/{S3_TEAM}/erasures/*")
     return [
         identity("admin", ["Admin", "Read", "Write", "List", "Tagging"]),
         identity("reader", reader),

@@ -99,6 +99,27 @@ async def test_a_manifest_that_is_submitted_while_it_runs_is_trained_and_its_pol
         assert await asyncio.to_thread(send) == 1
 
 
+async def test_a_run_that_is_asked_for_over_http_is_trained_and_published_here(host: Host) -> None:
+    """The quick reference's train_policy on a laptop, with stages that only keep the contract."""
+    host.plan()
+    template = {"baseModel": {"uri": "store://model", "sha256": "0" * 64}, "datasetRef": {"name": "unused"}}
+    policy = POLICY | {"spec": {"type": "classifier", "training": {"template": template}}}
+    async with up(host) as running:
+        await running.submit(policy)
+
+        def ask() -> str:
+            with GatewayClient(running.url) as client:
+                rated = {"type": "rating", "policy": "router", "rating": 5, "prompt": "q", "response": "a"}
+                client.send_all([rated] * 12)
+                return client.train("router").run_name
+
+        name = await asyncio.to_thread(ask)
+        await running.come_to(name, "Complete")
+        with GatewayClient(running.url) as client:
+            said = await asyncio.to_thread(client.training, "router", name)
+        assert (said.status, said.version) == ("trained", 1)
+
+
 async def test_one_end_lets_stages_checkpoint_and_keeps_every_event_and_the_next_start_goes_on(host: Host) -> None:
     """P12 and P24 on a laptop."""
     host.plan(supervised=["wait", "commit"])

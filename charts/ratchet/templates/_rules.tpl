@@ -45,4 +45,10 @@ looking: what runs in a namespace is decided by Jobs alone.
 - apiGroups: [ratchet.dev]
   resources: [rlpolicies]
   verbs: [list]
+{{- if .Values.gateway.training.enabled }}
+# The dataset and the run of train_policy: made once, then asked how far they are.
+- apiGroups: [ratchet.dev]
+  resources: [feedbackdatasets, rltrainingruns]
+  verbs: [create, get]
+{{- end }}
 {{- end -}}

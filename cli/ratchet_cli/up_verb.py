@@ -132,7 +132,7 @@ async def serve(driver: Driver, gateway: LocalGateway, stop: asyncio.Event) -> N
 
 def _greet(cluster: LocalCluster, place: Home, namespace: str, url: str, access: Access) -> None:
     """Say where everything is, and what to do when there is nothing yet."""
-    out.print(f"[good]up[/]   [name]{url}[/]  ({access.words})  API page: {url}/docs", soft_wrap=True)
+    out.print(f"[good]up[/]   [name]{url}[/]  ({access.words})  review: {url}/review  API: {url}/docs", soft_wrap=True)
     say(f"home {place.path}, store {place.store_uri}, namespace {namespace}, log {place.path / 'ratchet.log'}")
     if not any(each["metadata"]["namespace"] == namespace for each in cluster.objects.find_all("rlpolicies")):
         say("no policy yet, so no feedback can be taken: ratchet submit --local -f POLICY.yaml", style="idle")

@@ -33,8 +33,10 @@ from ratchet_gateway.metrics import GatewayMetrics, WriterCollector
 from ratchet_gateway.policies import Policies
 from ratchet_gateway.probing import probe
 from ratchet_gateway.ratelimit import RateLimit
+from ratchet_gateway.recent import RecentLog
 from ratchet_gateway.records import Recorder
-from ratchet_gateway.routes import erasures, feedback, health, policies
+from ratchet_gateway.review import ReviewIndex
+from ratchet_gateway.routes import erasures, feedback, health, policies, review
 from ratchet_gateway.services import Services
 from ratchet_gateway.settings import Settings
 from ratchet_gateway.tally import Tally
@@ -84,7 +86,15 @@ def create_app(settings: Settings, parts: Parts) -> FastAPI:
     if "none" in settings.auth:
         app.add_middleware(LoopbackOnly, metrics=metrics)
     app.add_middleware(Guard, max_bytes=settings.max_body_bytes, metrics=metrics)
-    for router in (feedback.direct, feedback.router, policies.router, erasures.router, health.router):
+    for router in (
+        feedback.direct,
+        feedback.router,
+        policies.router,
+        erasures.router,
+        review.router,
+        review.page,
+        health.router,
+    ):
         app.include_router(router)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(StoreError, _store_away)
@@ -115,6 +125,9 @@ async def _lifespan(app: FastAPI, settings: Settings, parts: Parts, metrics: Gat
         key_limit=RateLimit(settings.key_events_per_minute, parts.monotonic),
         subject_limit=RateLimit(settings.subject_events_per_minute, parts.monotonic),
         tally=Tally(parts.store, settings.namespace),
+        review=ReviewIndex(
+            RecentLog(parts.store, settings.namespace, now=parts.now, monotonic=parts.monotonic),
+        ),
         metrics=metrics,
         ask_seconds=settings.ask_seconds,
         now=parts.now,

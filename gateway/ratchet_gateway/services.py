@@ -23,6 +23,7 @@ from ratchet_gateway.metrics import GatewayMetrics
 from ratchet_gateway.policies import Policies, PolicyView
 from ratchet_gateway.ratelimit import RateLimit
 from ratchet_gateway.records import Record, Recorder
+from ratchet_gateway.review import ReviewIndex
 from ratchet_gateway.tally import Tally
 from ratchet_gateway.training import Training
 from ratchet_jobs.runtime.store import Store
@@ -43,6 +44,7 @@ class Services:
     key_limit: RateLimit
     subject_limit: RateLimit
     tally: Tally
+    review: ReviewIndex
     metrics: GatewayMetrics
     ask_seconds: float
     now: Callable[[], datetime]

@@ -20,8 +20,12 @@ readonly WANTED=(
   busybox-static:busybox           # the pause image
 )
 
+# Arguments of the same form are wanted instead: `apt.sh chromium:chromium`.
+wanted=("${WANTED[@]}")
+if [ "$#" -gt 0 ]; then wanted=("$@"); fi
+
 missing=()
-for pair in "${WANTED[@]}"; do
+for pair in "${wanted[@]}"; do
   command=${pair#*:}
   if ! command -v "$command" >/dev/null 2>&1 && [ ! -x "/usr/sbin/${command##*/}" ]; then
     missing+=("${pair%%:*}")

@@ -195,8 +195,8 @@ def _s3_identities() -> list[dict[str, object]]:
         return {"name": name, "credentials": [pair], "actions": actions}
 
     reader = [f"{action}:{S3_BUCKET}" for action in ("Read", "List")]
-    log = [f"{action}:{S3_BUCKET}/{S3_TEAM}/{part}/*" for action in ("Read", "Write") for part in ("log", "probe")]
-    log.append(f"Read:{S3_BUCKET}/{S3_TEAM}/erasures/*")
+    parts = ("log", "probe", "erasures")
+    log = [f"{action}:{S3_BUCKET}/{S3_TEAM}/{part}/*" for action in ("Read", "Write") for part in parts]
     return [
         identity("admin", ["Admin", "Read", "Write", "List", "Tagging"]),
         identity("reader", reader),

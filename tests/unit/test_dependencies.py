@@ -18,13 +18,14 @@ from tests.tools.files import ROOT, repository_files
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"ratchet_api", "ratchet_operator", "ratchet_jobs", "ratchet_gateway", "ratchet_cli"}
-# Which extras a package may count on. The CLI runs stages and the reconciler on a laptop, where `jobs` is present.
+# Which extras a package may count on. The CLI runs stages and the reconciler on a laptop, where `jobs` is present, and
+# the gateway in `ratchet up`, which says so where `gateway` is not.
 EXTRAS = {
     "api": ("client",),
     "operator": ("operator",),
     "jobs": ("jobs", "export"),
     "gateway": ("gateway",),
-    "cli": ("cli", "jobs"),
+    "cli": ("cli", "jobs", "gateway"),
 }
 # What a library brings along and hands out (its errors, its base types): the carrier decides its version.
 COMES_WITH = {

@@ -18,11 +18,14 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "interactions": ("POST", "/v1/interactions", {"policy": "router", "input": "q", "label": "x"}),
     "versions": ("GET", "/api/policies/router", None),
     "stats": ("GET", "/api/policies/router/feedback", None),
+    "review": ("GET", "/v1/review/router", None),
+    "review of all": ("GET", "/v1/review", None),
+    "review numbers": ("GET", "/v1/review/router/stats", None),
     "train": ("POST", "/api/policies/train_policy/router", {"dryRun": True}),
 }
 ALLOWED = {
     "app": {"feedback", "short form", "interactions"},
-    "reader": {"versions", "stats"},
+    "reader": {"versions", "stats", "review", "review of all", "review numbers"},
     "trainer": {"train"},
     "all": set(CALLS),
 }

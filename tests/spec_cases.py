@@ -118,6 +118,7 @@ ACCEPTED = (
     Case("the largest seed", RUN, {"seed": 2**31 - 1}),
     Case("RL with its defaults", RUN, {"mode": "supervised_then_rl"}),
     Case("RL with settings and a comparison", RUN, {**RL, "stages.rl.rewards": [{"type": "f1", "weight": 0.5}], "evaluation.comparison.slices": [{"label": "refund", "margin": 0.1}]}),
+    Case("every tracker", RUN, {"tracking": {"tensorboard": True, "mlflow": {"uri": "https://mlflow.example:5000"}, "wandb": {"project": "routers"}}}),
     Case("RL from a published version", RUN, {"mode": "rl_only", "startFrom": {"policy": {"name": "router", "version": 3}}}),
     Case("RL from an artifact", RUN, {"mode": "rl_only", "startFrom": {"artifact": {"uri": "store://runs/a", "sha256": DIGEST}}}),
     Case("a template with RL", RLP, {"training.template.mode": "supervised_then_rl", "training.template.stages.rl": {"algorithm": "a2c"}}),
@@ -198,6 +199,9 @@ REFUSED = (
     Case("class gate on another metric", RUN, {"evaluation.gates": [{"metric": "accuracy", "label": "a", "minimum": 0.5}]}, "spec.evaluation.gates[0]", "only for metric macro_f1", "only for metric macro_f1"),
     Case("more class names in gates than a pod can report", RUN, {"evaluation.gates": [{"metric": "macro_f1", "minimum": 0.1, "label": "ж" * 99 + str(n)} for n in range(9)]}, "spec.evaluation", "at most 1600 bytes", "at most 1600 bytes"),
     Case("the same rule inside a policy's template", RLP, {"training.template.evaluation.gates": [{"metric": "ece"}]}, "spec.training.template.evaluation.gates[0]", "needs minimum or maximum", "needs minimum or maximum"),
+    Case("tracking by nothing", RUN, {"tracking": {}}, "spec.tracking", "names no tracker", "names no tracker"),
+    Case("a tracker's password in its address", RUN, {"tracking": {"mlflow": {"uri": "https://me:secret@mlflow"}}}, "spec.tracking.mlflow.uri", "should match pattern", "should match"),
+    Case("a tracker of no scheme", RUN, {"tracking": {"mlflow": {"uri": "mlflow:5000"}}}, "spec.tracking.mlflow.uri", "should match pattern", "should match"),
     # RL
     Case("settings of a stage that the mode does not run", RUN, {"stages.rl": {}}, "stages.rl", "only for a mode with RL", "only for a mode with RL"),
     Case("comparison of a mode that compares nothing", RUN, {"evaluation.comparison": {}}, "evaluation.comparison", "only for a mode with RL", "only for a mode with RL"),

@@ -27,6 +27,7 @@ from ratchet_api.rl import (
     RlStage,
     StartFrom,
 )
+from ratchet_api.tracking import Tracking
 from ratchet_api.training_run import GATED_LABEL_BYTES, Evaluation, Gate, RLTrainingRunSpec, RunTemplate
 
 MUTABLE_ONCE_STARTED = ("suspend", "ttlSecondsAfterFinished")
@@ -275,6 +276,12 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "!has(self.label) || self.metric == 'macro_f1'",
             "label is only for metric macro_f1; remove it or change metric",
             field_path=".label",
+        ),
+    ),
+    Tracking: (
+        Rule(
+            "self.tensorboard || has(self.mlflow) || has(self.wandb)",
+            "tracking names no tracker; set tensorboard: true, mlflow or wandb, or remove it",
         ),
     ),
     **RL_RULES,

@@ -19,6 +19,7 @@ from ratchet_api.comparison import Choice, Slice
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import Columns, DatasetType, Filters, SnapshotSummary, Source, Split
 from ratchet_api.rl import RlStage
+from ratchet_api.tracking import Tracking
 from ratchet_api.training_run import BaseModelRef, EvaluateStage, Evaluation, Gate, Lora, SupervisedStage
 
 CONTRACT_VERSION: Final = "ratchet.dev/stage-v1"
@@ -273,6 +274,8 @@ class StageInput(StatusModel):
     """None = never cached (resolve, and snapshots, whose sources may have changed)."""
     store: StoreConfig
     config: StageConfig
+    tracking: Tracking | None = None
+    """Trackers that get the stage's metrics; no part of its config, because it cannot change the result."""
 
 
 class CommittedFile(StatusModel):

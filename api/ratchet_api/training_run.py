@@ -27,6 +27,7 @@ from ratchet_api.comparison import Choice, Comparison
 from ratchet_api.conditions import Condition
 from ratchet_api.placement import Placement, Resources
 from ratchet_api.rl import RlStage, StartFrom
+from ratchet_api.tracking import Tracking
 
 MetricName = Literal["accuracy", "macro_f1", "ece", "brier", "coverage", "selective_accuracy"]
 
@@ -274,6 +275,13 @@ class RunTemplate(ApiModel):
     ]
     placement: Annotated[
         Placement, Field(default=Placement(), description="placement: where the pods may run and in which queue.")
+    ]
+    tracking: Annotated[
+        Tracking | None,
+        Field(
+            default=None,
+            description="tracking: experiment trackers that get every metric. If omitted, none; one that is down or not installed never fails a stage.",
+        ),
     ]
     image: Annotated[
         str | None,

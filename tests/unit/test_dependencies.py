@@ -23,7 +23,7 @@ OURS = {"ratchet_api", "ratchet_operator", "ratchet_jobs", "ratchet_gateway", "r
 EXTRAS = {
     "api": ("client",),
     "operator": ("operator",),
-    "jobs": ("jobs", "export"),
+    "jobs": ("jobs", "export", "tracking"),
     "gateway": ("gateway",),
     "cli": ("cli", "jobs", "gateway"),
 }

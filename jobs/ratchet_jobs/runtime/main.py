@@ -40,6 +40,7 @@ from ratchet_jobs.runtime.errors import BadConfigError, Preempted, StageError, S
 from ratchet_jobs.runtime.progress import ProgressBoard, ProgressServer, StageMetrics
 from ratchet_jobs.runtime.record import write_record
 from ratchet_jobs.runtime.store import Store, open_store
+from ratchet_jobs.runtime.tracking.watching import watched
 
 Recipe = Callable[[StageContext, Any], StageResult]
 
@@ -122,7 +123,7 @@ def _run(settings: Settings, job: StageInput, stop: threading.Event) -> tuple[Te
     server = ProgressServer(board, metrics, host=settings.progress_host, port=settings.progress_port)
     scratch = Path(tempfile.mkdtemp(prefix="ratchet-", dir=settings.scratch))
     try:
-        outcome = _already(store, job) or _work(store, job, settings, scratch, board, stop)
+        outcome = _already(store, job) or _tracked(store, job, settings, scratch, board, metrics, stop)
     finally:
         server.close()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -139,6 +140,24 @@ def _already(store: Store, job: StageInput) -> Outcome | None:
         return None
     # a hit of the index becomes this stage's own COMMIT too: later readers need no second look-up
     return Outcome(EndState.ALREADY_COMMITTED, publish(store, job, commit).commit)
+
+
+def _tracked(
+    store: Store,
+    job: StageInput,
+    settings: Settings,
+    scratch: Path,
+    board: ProgressBoard,
+    metrics: StageMetrics,
+    stop: threading.Event,
+) -> Outcome:
+    """Work, and let the trackers that the run names watch; whatever becomes of them, the stage goes on."""
+    where = scratch / "tracking"
+    with watched(store, job, settings.pod_uid, where, count_failure=metrics.count_tracking_failure) as watcher:
+        board.listener = watcher.step
+        outcome = _work(store, job, settings, scratch, board, stop)
+        watcher.result(outcome.commit.result.metrics)
+        return outcome
 
 
 def _work(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
-from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
+from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
 
 from ratchet_api.stage import ETA_LIMIT_SECONDS, Progress
 from ratchet_jobs.runtime.history import History
@@ -58,6 +58,12 @@ class StageMetrics:
             "examples_per_second": self._gauge("ratchet_stage_examples_per_second", "Examples per second, smoothed."),
             **{name: self._gauge(f"ratchet_stage_{name}", text) for name, text in _OF_RL.items()},
         }
+        self._tracking_failures = Counter(
+            "ratchet_stage_tracking_failures",
+            "Steps and calls that an experiment tracker did not take.",
+            (*_LABELS, "tracker"),
+            registry=self.registry,
+        )
         self._reward = Gauge(
             "ratchet_stage_reward",
             "Mean of one component of the reward over the last rollout, before its weight.",
@@ -77,6 +83,10 @@ class StageMetrics:
             return
         self._gauges[name].labels(**self._labels).set(value)
 
+    def count_tracking_failure(self, tracker: str) -> None:
+        """Count one thing that a tracker did not take."""
+        self._tracking_failures.labels(**self._labels, tracker=tracker).inc()
+
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, _LABELS, registry=self.registry)
 
@@ -87,6 +97,8 @@ class ProgressBoard:
     def __init__(self, stage: str, metrics: StageMetrics, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Start at step 0 of 0."""
         self.history = History()
+        self.listener: Callable[[int, Mapping[str, float]], None] = lambda _step, _values: None
+        """Told the numbers of every step, as they are."""
         self._stage = stage
         self._metrics = metrics
         self._clock = clock
@@ -109,7 +121,9 @@ class ProgressBoard:
             examples: examples of this step, for the speed.
             gauges: further gauges of StageMetrics by name.
         """
-        self.history.add(step, gauges if loss is None else {"loss": loss, **gauges})
+        values = gauges if loss is None else {"loss": loss, **gauges}
+        self.history.add(step, values)
+        self.listener(step, values)
         now = self._clock()
         if self._first is None or step < self._first[1]:
             self._first = (now, step)

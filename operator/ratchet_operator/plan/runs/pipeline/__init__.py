@@ -97,6 +97,7 @@ def stage_input(
                 resolved=resolved,
             )
         ),
+        tracking=spec.tracking,
     )
 
 

@@ -76,7 +76,7 @@ type: ## mypy
 ##@ Measure
 
 .PHONY: bench
-bench: bench-supervised bench-classifier-rl bench-operator bench-rl-control bench-feedback ## every performance figure of the README, each beside its peer in one run
+bench: bench-supervised bench-classifier-rl bench-operator bench-rl-control bench-feedback bench-snapshot ## every performance figure of the README, each beside its peer in one run
 
 .PHONY: bench-supervised
 bench-supervised: ## training speed, memory and accuracy beside transformers.Trainer; ARGS="--rounds 1"
@@ -92,6 +92,11 @@ bench-classifier-rl: ## what right or wrong teaches after a few labels, over see
 bench-rl-control: ## do PPO, A2C, REINFORCE and DQN reach CleanRL's returns on classic control; ARGS="--seeds 3"
 	$(SETUP)
 	@$(PY) -m bench.rl_control $(ARGS)
+
+.PHONY: bench-snapshot
+bench-snapshot: ## events per second from the feedback log to Parquet, and the memory of it; ARGS="--events 100000"
+	$(SETUP)
+	@$(PY) -m bench.snapshot $(ARGS)
 
 .PHONY: bench-operator
 bench-operator: ## time from create to first child beside Kubeflow Trainer; ARGS="--count 50"

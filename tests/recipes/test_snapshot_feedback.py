@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from ratchet_api.feedback_dataset import Split
+from ratchet_jobs.data.splitting import hash64, normalised, split_of
 from tests.feedback_events import LogBuilder, corrections, stored_as
 from tests.recipes.stage_process import NAMESPACE, StageProcess
 
@@ -305,3 +307,19 @@ def test_a_damaged_segment_ends_the_stage_instead_of_thinning_the_data(process: 
     code, message = process.snapshot(source=source())
     assert code == 23
     assert key.rsplit("/", 1)[1] in message["message"]
+
+
+def test_what_the_database_hashes_is_what_python_hashes(process: StageProcess, log: LogBuilder) -> None:
+    """Plain texts never leave the database, others pass through Python: both must fall into splits alike."""
+    for number in range(200):
+        plain, other = f"Plain  question\t{number % 90}", f"Straße und\u00a0Platz {number}"
+        text = (plain, other, f"call +49 30 9018{number:03}")[number % 3]
+        log.feedback("rating", rating=3, prompt=text, response="a")
+    log.flush()
+    summary = process.summary(type="ratings", source=source(), split={"salt": "it's"})
+    folder = process.root / "store" / NAMESPACE / "snapshots" / summary["digest"]
+    split = Split(salt="it's")
+    for name in SPLITS:
+        for row in pq.read_table(folder / f"{name}.parquet").to_pylist():
+            assert row["component"] == hash64("text", normalised(row["text"]))
+            assert split_of(row["component"], split) == name

@@ -22,8 +22,8 @@ import pyarrow as pa
 
 from ratchet_api.feedback_dataset import DatasetType, Filters, Removed, Split
 from ratchet_api.feedback_source import FeedbackSource, Quarantine
-from ratchet_jobs.data.redaction import redact
-from ratchet_jobs.data.splitting import cap_of, components, hash64, normalised, split_of
+from ratchet_jobs.data.redaction import SUSPECT, redact
+from ratchet_jobs.data.splitting import cap_of, components, hash64, normalised
 from ratchet_jobs.runtime.errors import BadDataError
 
 BATCH = 65_536
@@ -65,6 +65,8 @@ SELECT subject, count(*) AS comparisons,
        round(1 - avg(abs(score - (total - score) / (raters - 1))), 6) AS agreement
 FROM item JOIN whole USING (item) GROUP BY subject HAVING count(*) >= $least ORDER BY subject
 """
+
+_KEPT = "event, o, score, propensity, version, subject, about, received"
 
 
 class FeedbackRows:
@@ -116,61 +118,58 @@ class FeedbackRows:
         return people
 
     def clean(self, filters: Filters, labels: tuple[str, ...] | None) -> None:
-        """Redact and measure what is left, into the table `row`."""
+        """Redact and measure what is left, into the table `row`.
+
+        Most texts are plain ASCII without anything that a pattern could find: those never leave the database.
+        """
         self._db.execute(
             "CREATE TABLE row (event VARCHAR, o BIGINT, text VARCHAR, first VARCHAR, second VARCHAR, score DOUBLE, "
             "propensity DOUBLE, version BIGINT, subject VARCHAR, about VARCHAR, received TIMESTAMP, text_hash UBIGINT, "
-            "subject_hash UBIGINT, why VARCHAR)"
+            "why VARCHAR)"
         )
-        query = (
-            "SELECT event, o, prompt, first, second, score, propensity, version, subject, about, received, is_class "
-            "FROM candidate WHERE why IS NULL ORDER BY o"
+        closed = list(labels or ())
+        rest = f"{_KEPT}, NULL AS why FROM candidate WHERE why IS NULL AND"
+        self._db.execute(
+            f"INSERT INTO row BY NAME SELECT {_trimmed('prompt')} AS text, {_trimmed('first')} AS first, "
+            f"{_trimmed('second')} AS second, {hash_sql(_text('text'), _PLAIN)} AS text_hash, {rest} NOT {_ODD}",
+            {"labels": closed},
         )
-        closed = None if labels is None else frozenset(labels)
-        for batch in self.batches(query):
-            cleaned = self._cleaned(batch, filters, closed)
-            self._db.register("cleaned", cleaned)
-            self._db.execute("INSERT INTO row BY NAME SELECT * FROM cleaned")
+        query = f"SELECT o, prompt, first, second, is_class FROM candidate WHERE why IS NULL AND {_ODD} ORDER BY o"
+        self._db.execute(f"CREATE TABLE odd AS {query}", {"labels": closed})
+        for batch in self.batches("SELECT * FROM odd ORDER BY o"):
+            self._db.register("cleaned", self._cleaned(batch, frozenset(closed)))
+            self._db.execute(
+                f"INSERT INTO row BY NAME SELECT c.text, c.first, c.second, c.text_hash, {_KEPT}, NULL AS why "
+                "FROM cleaned AS c JOIN (SELECT * EXCLUDE (first, second) FROM candidate) USING (o)"
+            )
             self._db.unregister("cleaned")
+        self._db.execute("DROP TABLE odd")
         self._db.execute("DROP TABLE candidate")
-        self._take_out("row")
+        self._mark("TextTooShort", "length(text) < $least", least=filters.min_text_chars)
+        self._mark("TextTooLong", "length(text) > $most", most=filters.max_text_chars)
+        most = _LONGEST_LABEL if self._type == "classification" else 1 << 30
+        self._mark("InvalidLabel", "first = '' OR length(first) > $most", most=most)
+        if labels is not None:
+            self._mark("UnknownLabel", "first NOT IN (SELECT unnest($labels))", labels=closed)
 
-    def _cleaned(self, batch: pa.Table, filters: Filters, labels: frozenset[str] | None) -> pa.Table:
-        named = self._type in ("classification", "ratings")
-        wanted = ("prompt", "first", "second", "is_class", "subject")
-        columns = {name: batch.column(name).to_pylist() for name in wanted}
-        made: dict[str, list[object]] = {"text": [], "first": [], "second": [], "text_hash": [], "why": []}
-        for prompt, first, second, is_class in zip(
-            columns["prompt"], columns["first"], columns["second"], columns["is_class"], strict=True
-        ):
+    def _cleaned(self, batch: pa.Table, labels: frozenset[str]) -> pa.Table:
+        columns = {name: batch.column(name).to_pylist() for name in ("prompt", "first", "second", "is_class")}
+        made: dict[str, list[object]] = {"text": [], "first": [], "second": [], "text_hash": []}
+        for prompt, first, second, is_class in zip(*columns.values(), strict=True):
             text = redact(prompt, self.redacted).strip()
             # a class is one of a list and says nothing of a person; what somebody typed as one may
-            first = first.strip() if is_class and labels and first in labels else redact(first, self.redacted).strip()
-            why = None
-            if len(text) < filters.min_text_chars:
-                why = "TextTooShort"
-            elif len(text) > filters.max_text_chars:
-                why = "TextTooLong"
-            elif not first or (self._type == "classification" and len(first) > _LONGEST_LABEL):
-                why = "InvalidLabel"
-            elif named and labels is not None and first not in labels:
-                why = "UnknownLabel"
+            known = is_class and first in labels
             made["text"].append(text)
-            made["first"].append(first)
+            made["first"].append(first.strip() if known else redact(first, self.redacted).strip())
             made["second"].append(None if second is None else redact(second, self.redacted).strip())
             made["text_hash"].append(hash64("text", normalised(text)))
-            made["why"].append(why)
-        kept = ("event", "o", "score", "propensity", "version", "subject", "about", "received")
-        people = [None if each is None else hash64("group", each) for each in columns["subject"]]
-        table = pa.table(
+        return pa.table(
             {
-                **{name: batch.column(name) for name in kept},
-                **{name: pa.array(made[name], pa.string()) for name in ("text", "first", "second", "why")},
+                "o": batch.column("o"),
+                **{name: pa.array(made[name], pa.string()) for name in ("text", "first", "second")},
                 "text_hash": pa.array(made["text_hash"], pa.uint64()),
-                "subject_hash": pa.array(people, pa.uint64()),
             }
         )
-        return table
 
     def dedupe(self) -> None:
         """Keep the first of equal rows. Ratings are votes, of which each one counts."""
@@ -208,32 +207,30 @@ class FeedbackRows:
 
     def split(self, split: Split) -> None:
         """Put each row into a split, into the table `placed`: equal prompts together, and a person's rows if wanted."""
-        by_subject = self._source.group_by == "subject"
-        self._db.execute("CREATE TABLE part (text_hash UBIGINT, component UBIGINT, split VARCHAR)")
-        query = "SELECT DISTINCT text_hash, {} AS person FROM row ORDER BY text_hash, person"
-        # a person's texts must be seen together; without people each batch of texts stands for itself
-        if by_subject:
-            pairs = self._db.execute(query.format("subject_hash")).fetchall()
+        if self._source.group_by == "subject":  # whoever shares a prompt with somebody shares the split
+            person = hash_sql(_text("group"), "subject")
+            query = f"SELECT DISTINCT text_hash, {person} AS person FROM row ORDER BY text_hash, person"
+            pairs = self._db.execute(query).fetchall()
             joined = dict(zip((text for text, _ in pairs), components(pairs), strict=True))
-            self._place(list(joined), list(joined.values()), split)
+            members = pa.table(
+                {
+                    "text_hash": pa.array(list(joined), pa.uint64()),
+                    "component": pa.array(list(joined.values()), pa.uint64()),
+                }
+            )
+            self._db.register("members", members)
+            self._db.execute("CREATE TABLE part AS SELECT * FROM members")
+            self._db.unregister("members")
         else:
-            for batch in self.batches(query.format("NULL")):
-                texts = batch.column("text_hash").to_pylist()
-                self._place(texts, texts, split)
-        self._db.execute("CREATE TABLE placed AS SELECT * FROM row JOIN part USING (text_hash)")
-        self._db.execute("DROP TABLE row")
-
-    def _place(self, texts: list[int], members: list[int], split: Split) -> None:
-        parts = pa.table(
-            {
-                "text_hash": pa.array(texts, pa.uint64()),
-                "component": pa.array(members, pa.uint64()),
-                "split": pa.array([split_of(member, split) for member in members], pa.string()),
-            }
+            self._db.execute("CREATE TABLE part AS SELECT DISTINCT text_hash, text_hash AS component FROM row")
+        # the same point as splitting.split_of
+        point = f"{hash_sql(_text(split.salt), 'component::VARCHAR')}::DOUBLE / 18446744073709551616.0 * 100"
+        until = split.train_percent + split.validation_percent
+        self._db.execute(
+            f"CREATE TABLE placed AS SELECT *, CASE WHEN {point} < {split.train_percent} THEN 'train' "
+            f"WHEN {point} < {until} THEN 'validation' ELSE 'test' END AS split FROM row JOIN part USING (text_hash)"
         )
-        self._db.register("new_parts", parts)
-        self._db.execute("INSERT INTO part SELECT * FROM new_parts")
-        self._db.unregister("new_parts")
+        self._db.execute("DROP TABLE row")
 
     def batches(self, query: str) -> Iterator[pa.Table]:
         """Yield the answer to a query in tables of exactly BATCH rows and a rest, whatever pieces the engine makes."""
@@ -272,6 +269,12 @@ class FeedbackRows:
         return int(found[0]) if found else 0
 
 
+def hash_sql(*parts: str) -> str:
+    """Return SQL for `splitting.hash64` of SQL expressions."""
+    blob = " || ".join(f"unhex(printf('%016x', strlen({part}))) || encode({part})" for part in parts)
+    return f"('0x' || left(sha256({blob}), 16))::UBIGINT"
+
+
 def _list(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
@@ -279,3 +282,18 @@ def _list(value: object) -> object:
 def _text(value: str, quote: str = "'") -> str:
     """Quote a text for SQL, or with double quotes for a JSON path."""
     return quote + value.replace(quote, quote * 2) + quote
+
+
+def _trimmed(column: str) -> str:
+    """Return SQL for an ASCII text's `strip()`; other controls than these are in no stored text."""
+    return f"trim({column}, E' \\t\\n\\r')"
+
+
+_BLANKS_JOINED = r"regexp_replace(prompt, '\s+', ' ', 'g')"
+_PLAIN = f"lower({_trimmed(_BLANKS_JOINED)})"
+"""SQL for `splitting.normalised` of an ASCII text."""
+_READ = (
+    "concat_ws(chr(10), prompt, CASE WHEN is_class AND list_contains($labels, first) THEN '' ELSE first END, second)"
+)
+_ODD = f"(length({_READ}) <> strlen({_READ}) OR regexp_matches({_READ}, {_text(SUSPECT)}))"
+"""SQL for texts that Python must look at: not ASCII, or perhaps with something to redact."""

@@ -25,6 +25,9 @@ OPERATIONS = {
     "GET /api/policies/train_policy/{policy}/{run}",
     "POST /v1/erasures",
     "GET /v1/erasures/{erasure}",
+    "GET /v1/review",
+    "GET /v1/review/{policy}",
+    "GET /v1/review/{policy}/stats",
 }
 
 # What holds between fields, or follows from the alphabet, and stands in descriptions instead of the schema.

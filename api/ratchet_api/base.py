@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 from pydantic.alias_generators import to_camel
 
 GROUP = "ratchet.dev"
@@ -108,12 +108,21 @@ ColumnPath = Annotated[str, Field(min_length=1, max_length=256, pattern=rf"^{_CO
 LabelName = Annotated[str, Field(min_length=1, max_length=128)]
 """Name of a class, as it stands in the data."""
 
+
+def _without_nulls(value: Any) -> Any:
+    """A null in a map means that the key was left out, as the API server has it."""
+    return {key: part for key, part in value.items() if part is not None} if isinstance(value, dict) else value
+
+
+NullsAreAbsent = BeforeValidator(_without_nulls)
+"""Beside the type of a map."""
+
 METRIC_KEY_LIMIT = 160
 METRICS_LIMIT = 64
 """How many metrics a stage's status holds: those of the whole, of a comparison, and one per gate on a class."""
 
 MetricKey = Annotated[str, Field(max_length=METRIC_KEY_LIMIT)]
-"""Name of a metric: a word, or `f1/` and the name of a class."""
+"""Name of a metric: a word, `f1/` and the name of a class, or a word, `/` and the name of a task."""
 
 MetricValue = Annotated[float, Field(json_schema_extra={"x-unbounded": True})]
 """A measured number; a loss or a score has no bound by nature."""

@@ -11,10 +11,11 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from ratchet_api.attempts import StageAttempt
-from ratchet_api.base import ApiModel, ColumnPath, LabelName, Sha256, StatusModel, StoreUri, Timestamp
+from ratchet_api.base import ApiModel, ColumnPath, LabelName, NullsAreAbsent, Sha256, StatusModel, StoreUri, Timestamp
 from ratchet_api.conditions import Condition
 from ratchet_api.feedback_source import FeedbackSource
 from ratchet_api.placement import Placement, Resources
+from ratchet_api.tasks import MAX_TASKS, TaskName
 
 SplitName = Literal["train", "validation", "test"]
 DatasetType = Literal["classification", "ratings", "preferences", "demonstrations"]
@@ -48,13 +49,24 @@ class SourceObject(ApiModel):
 
 
 _INLINE_BYTES = 128 * 1024  # the stage's input is an annotation of its pod, and all of those together have 256 KiB
+LABEL_COLUMN = "label"
 
 
 class InlineRow(ApiModel):
     """One example written in the manifest itself."""
 
     text: Annotated[str, Field(min_length=1, max_length=8192, description="text: the example's text.")]
-    label: Annotated[LabelName, Field(description="label: the example's class; in type ratings the class answered.")]
+    label: Annotated[
+        LabelName | None,
+        Field(default=None, description="label: the example's class; in type ratings the class answered."),
+    ]
+    labels: Annotated[
+        Annotated[dict[TaskName, LabelName], Field(max_length=MAX_TASKS), NullsAreAbsent] | None,
+        Field(
+            default=None,
+            description="labels: the example's class per task, in place of label, if spec.columns.labels names tasks. A task that is left out is not trained or measured on this example.",
+        ),
+    ]
     group: Annotated[
         str | None,
         Field(
@@ -82,6 +94,18 @@ class InlineRow(ApiModel):
             description="propensity: for type ratings; the probability with which the answer was chosen.",
         ),
     ]
+
+    @model_validator(mode="after")
+    def _one_kind_of_label(self) -> Self:
+        if (self.label is None) == (not self.labels):
+            raise ValueError("exactly one of label and labels must be set; remove one or add the missing one")
+        return self
+
+    @property
+    def size(self) -> int:
+        """Bytes of its text and of its labels by task."""
+        said = self.labels or {}
+        return len(self.text.encode()) + sum(len(f"{task}{label}".encode()) for task, label in said.items())
 
 
 class Source(ApiModel):
@@ -118,10 +142,10 @@ class Source(ApiModel):
             raise ValueError(
                 "exactly one of objects, inline and feedback must be set; remove one or add the missing one"
             )
-        size = sum(len(row.text.encode()) for row in self.inline or ())
+        size = sum(row.size for row in self.inline or ())
         if size > _INLINE_BYTES:
             raise ValueError(
-                f"inline: the texts hold {size:,} bytes, at most {_INLINE_BYTES:,} travel with a pod; "
+                f"inline: the texts and labels hold {size:,} bytes, at most {_INLINE_BYTES:,} travel with a pod; "
                 "put the rows into a file and name it under objects"
             )
         return self
@@ -131,7 +155,17 @@ class Columns(ApiModel):
     """Which column holds what; dotted paths reach into nested objects."""
 
     text: Annotated[ColumnPath, Field(default="text", description="text: column of the text.")]
-    label: Annotated[ColumnPath, Field(default="label", description="label: column of the class.")]
+    label: Annotated[
+        ColumnPath,
+        Field(default=LABEL_COLUMN, description="label: column of the class; only without labels."),
+    ]
+    labels: Annotated[
+        Annotated[dict[TaskName, ColumnPath], Field(max_length=MAX_TASKS), NullsAreAbsent] | None,
+        Field(
+            default=None,
+            description="labels: column of the class per task, in place of label: one encoder then learns a head for each. A row may lack the labels of some tasks, and a file their columns. Elsewhere a class is called TASK/LABEL.",
+        ),
+    ]
     group: Annotated[
         ColumnPath | None,
         Field(
@@ -174,6 +208,26 @@ class Columns(ApiModel):
             description="policy: for type ratings; column of the policy that answered, as NAME or NAME@VERSION; a run refuses the log of another policy than its own. If omitted, nobody checks.",
         ),
     ]
+
+    @model_validator(mode="after")
+    def _label_or_labels(self) -> Self:
+        if self.labels is None:
+            return self
+        if self.label != LABEL_COLUMN:
+            raise ValueError("label and labels exclude each other; remove label")
+        if len(self.labels) < 2:
+            raise ValueError("labels must name at least two tasks; for one, set label")
+        return self
+
+    @property
+    def task_names(self) -> tuple[str, ...] | None:
+        """Names of the tasks in the order of the label map; None = one task without a name."""
+        return None if self.labels is None else tuple(sorted(self.labels))
+
+    @property
+    def label_paths(self) -> dict[str, str]:
+        """Column of the class per task; a task without a name is called by the empty string."""
+        return {"": self.label} if self.labels is None else {name: self.labels[name] for name in sorted(self.labels)}
 
 
 class Filters(ApiModel):
@@ -278,7 +332,7 @@ class FeedbackDatasetSpec(ApiModel):
             min_length=2,
             max_length=1000,
             json_schema_extra={"uniqueItems": True},
-            description="labels: the closed list of classes; a row with another label is rejected. If omitted, the classes found in the train split.",
+            description="labels: the closed list of classes; a row with another label is rejected. Only without columns.labels. If omitted, the classes found in the train split.",
         ),
     ]
     filters: Annotated[Filters, Field(default=Filters(), description="filters: which rows are kept.")]
@@ -339,6 +393,8 @@ class FeedbackDatasetSpec(ApiModel):
             raise ValueError(
                 "filters.maxSubjectSharePercent needs columns.subject; name the column that holds the person"
             )
+        if self.labels is not None and self.columns.labels is not None:
+            raise ValueError("labels is only for a dataset without columns.labels; remove it")
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             twice = next(label for place, label in enumerate(self.labels) if label in self.labels[:place])
             raise ValueError(f"labels must not repeat a class: {twice!r} stands there twice; remove one")
@@ -347,6 +403,8 @@ class FeedbackDatasetSpec(ApiModel):
     @model_validator(mode="after")
     def _fits_its_type(self) -> Self:
         rated = self.type == RATINGS
+        if self.columns.labels is not None and self.type != "classification":
+            raise ValueError("columns.labels is only for type classification; remove it or change type")
         named = {"score": self.columns.score, "propensity": self.columns.propensity, "policy": self.columns.policy}
         for name, path in named.items():
             if path is not None and not rated:
@@ -357,6 +415,21 @@ class FeedbackDatasetSpec(ApiModel):
                     f"source.inline: row {number}: score and propensity are needed for type ratings and only there; "
                     "add them, remove them or change type"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _inline_rows_of_the_tasks(self) -> Self:
+        tasks = self.columns.labels
+        for number, row in enumerate(self.source.inline or ()):
+            if (row.labels is None) != (tasks is None):
+                raise ValueError(
+                    f"source.inline[{number}] must have labels if columns.labels is set, and label if it is not; change it"
+                )
+            for name in row.labels or ():
+                if name not in (tasks or {}):
+                    raise ValueError(
+                        f"source.inline[{number}].labels must name tasks of columns.labels, and {name!r} is none; correct it"
+                    )
         return self
 
 
@@ -398,6 +471,18 @@ class SnapshotCounts(StatusModel):
     test: Annotated[int, Field(default=0, ge=0, le=2**53, description="test: rows in the test split.")]
 
 
+class TaskCount(StatusModel):
+    """Labelled rows of one task per split."""
+
+    task: Annotated[str, Field(max_length=32, description="task: its name.")]
+    classes: Annotated[int, Field(default=0, ge=0, le=100_000, description="classes: number of its classes.")]
+    train: Annotated[int, Field(default=0, ge=0, le=2**53, description="train: labelled rows in the train split.")]
+    validation: Annotated[
+        int, Field(default=0, ge=0, le=2**53, description="validation: labelled rows in the validation split.")
+    ]
+    test: Annotated[int, Field(default=0, ge=0, le=2**53, description="test: labelled rows in the test split.")]
+
+
 class SnapshotSummary(StatusModel):
     """What a snapshot holds; also the snapshot stage's result in its termination message."""
 
@@ -412,6 +497,15 @@ class SnapshotSummary(StatusModel):
     uri: Annotated[str, Field(max_length=2048, description="uri: where the snapshot's MANIFEST.json stands.")]
     counts: Annotated[SnapshotCounts, Field(description="counts: rows read, kept and per split.")]
     classes: Annotated[int, Field(default=0, ge=0, le=100_000, description="classes: number of classes.")]
+    tasks: Annotated[
+        tuple[TaskCount, ...] | None,
+        Field(
+            default=None,
+            strict=False,
+            max_length=MAX_TASKS,
+            description="tasks: labelled rows per task, if columns.labels names tasks; classes are then called TASK/LABEL.",
+        ),
+    ]
     smallest_labels: Annotated[
         tuple[LabelCount, ...],
         Field(

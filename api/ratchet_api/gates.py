@@ -17,10 +17,16 @@ _LARGEST = 1e9
 """No number that a gate may judge is negative or larger."""
 
 
+def metric_key(metric: str, *, label: str | None = None, task: str | None = None) -> str:
+    """Return the name under which an evaluation tells the number that a gate judges."""
+    if label is not None:
+        return f"f1/{label}"
+    return metric if task is None else f"{metric}/{task}"
+
+
 def judge_gate(gate: Gate, metrics: Mapping[str, float]) -> GateResult:
     """Hold one gate against the numbers; a number that was not measured never passes."""
-    key = gate.metric if gate.label is None else f"f1/{gate.label}"
-    value = metrics.get(key, math.nan)
+    value = metrics.get(metric_key(gate.metric, label=gate.label, task=gate.task), math.nan)
     bounds = [f">= {gate.minimum:g}"] if gate.minimum is not None else []
     bounds += [f"<= {gate.maximum:g}"] if gate.maximum is not None else []
     measured = 0 <= value <= _LARGEST  # False for NaN, too; a user's image may say anything
@@ -29,6 +35,7 @@ def judge_gate(gate: Gate, metrics: Mapping[str, float]) -> GateResult:
     return GateResult(
         metric=gate.metric,
         label=gate.label,
+        task=gate.task,
         value=value if measured else NOT_MEASURED,
         bound=" and ".join(bounds),
         passed=holds,
@@ -37,7 +44,9 @@ def judge_gate(gate: Gate, metrics: Mapping[str, float]) -> GateResult:
 
 def judged_name(result: GateResult) -> str:
     """Word which number a gate judged."""
-    return result.metric if result.label is None else f"f1 of {result.label!r}"
+    if result.label is not None:
+        return f"f1 of {result.label!r}"
+    return result.metric if result.task is None else f"{result.metric} of task {result.task!r}"
 
 
 def told(result: GateResult) -> str:

@@ -6,29 +6,24 @@ checks class names and images against its own allow-lists when it renders.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from ratchet_api.base import ApiModel
+from ratchet_api.base import ApiModel, NullsAreAbsent
 
+LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 LabelKey = Annotated[
     str,
     Field(
         min_length=1,
         max_length=317,
-        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        pattern=LABEL_KEY_PATTERN,
     ),
 ]
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
 
-
-def _without_nulls(value: Any) -> Any:
-    """A null in a map means that the key was left out, as the API server has it."""
-    return {key: part for key, part in value.items() if part is not None} if isinstance(value, dict) else value
-
-
-NodeSelector = Annotated[dict[LabelKey, LabelValue], Field(max_length=16), BeforeValidator(_without_nulls)]
+NodeSelector = Annotated[dict[LabelKey, LabelValue], Field(max_length=16), NullsAreAbsent]
 ClassName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 QueueName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 

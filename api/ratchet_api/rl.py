@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from ratchet_api.base import ApiModel, LabelName, ObjectName, ObjectRef, Sha256, StoreUri
 from ratchet_api.placement import Resources
+from ratchet_api.tasks import TaskName
 
 AlgorithmName = Literal["ppo", "a2c", "reinforce", "dqn"]
 RewardType = Literal[
@@ -142,6 +143,13 @@ class Reward(ApiModel):
         RewardType,
         Field(
             description="type: accuracy (1 if right), f1 (right x confidence), calibration (1 - |confidence - right|), confidencePenalty (confident mistakes cost more), expression, costMatrix, latency (measured milliseconds), entryPoint (own code in an own image), feedback (what people said of logged answers; with datasetRef)."
+        ),
+    ]
+    task: Annotated[
+        TaskName | None,
+        Field(
+            default=None,
+            description="task: reward only the answers of this task, for a dataset with columns.labels. A task that no component rewards is not asked. If omitted, all tasks.",
         ),
     ]
     weight: Annotated[

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ratchet_api.comparison import Comparison
-from ratchet_api.feedback_dataset import FeedbackDatasetSpec, Filters, Source, Split
+from ratchet_api.feedback_dataset import LABEL_COLUMN, Columns, FeedbackDatasetSpec, Filters, InlineRow, Source, Split
 from ratchet_api.placement import Toleration
 from ratchet_api.rl import (
     ALGORITHM_FIELDS,
@@ -187,6 +187,24 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "exactly one of objects, inline and feedback must be set; remove one or add the missing one",
         ),
     ),
+    InlineRow: (
+        Rule(
+            "has(self.label) != (has(self.labels) && size(self.labels) > 0)",
+            "exactly one of label and labels must be set; remove one or add the missing one",
+        ),
+    ),
+    Columns: (
+        Rule(
+            f"!has(self.labels) || self.label == '{LABEL_COLUMN}'",
+            "label and labels exclude each other; remove label",
+            field_path=".label",
+        ),
+        Rule(
+            "!has(self.labels) || size(self.labels) >= 2",
+            "labels must name at least two tasks; for one, set label",
+            field_path=".labels",
+        ),
+    ),
     Filters: (
         Rule(
             "self.minTextChars <= self.maxTextChars",
@@ -213,7 +231,8 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
         ),
         Rule(
             "!has(self.source.feedback) || (self.columns.text == 'text' && self.columns.label == 'label' && "
-            "!has(self.columns.group) && !has(self.columns.subject) && !has(self.columns.timestamp) && "
+            "!has(self.columns.labels) && !has(self.columns.group) && !has(self.columns.subject) && "
+            "!has(self.columns.timestamp) && "
             "!has(self.columns.score) && !has(self.columns.propensity) && !has(self.columns.policy))",
             "columns is not for source.feedback, whose fields are known; remove it",
             field_path=".columns",
@@ -247,6 +266,27 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "score and propensity are needed for type ratings and only there; add them, remove them or change type",
             field_path=".source.inline",
         ),
+        Rule(
+            "self.type == 'classification' || !has(self.columns.labels)",
+            "columns.labels is only for type classification; remove it or change type",
+            field_path=".columns.labels",
+        ),
+        Rule(
+            "!has(self.labels) || !has(self.columns.labels)",
+            "labels is only for a dataset without columns.labels; remove it",
+            field_path=".labels",
+        ),
+        Rule(
+            "!has(self.source.inline) || self.source.inline.all(row, has(row.labels) == has(self.columns.labels))",
+            "source.inline must have labels if columns.labels is set, and label if it is not; change it",
+            field_path=".source.inline",
+        ),
+        Rule(
+            "!has(self.source.inline) || !has(self.columns.labels) || self.source.inline.all(row, !has(row.labels) || "
+            "row.labels.all(task, task in self.columns.labels))",
+            "source.inline must name tasks of columns.labels; correct it",
+            field_path=".source.inline",
+        ),
     ),
     Toleration: (
         Rule(
@@ -276,6 +316,11 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "!has(self.label) || self.metric == 'macro_f1'",
             "label is only for metric macro_f1; remove it or change metric",
             field_path=".label",
+        ),
+        Rule(
+            "!has(self.label) || !has(self.task)",
+            "label and task exclude each other, since a class is called TASK/LABEL; remove task",
+            field_path=".task",
         ),
     ),
     Tracking: (

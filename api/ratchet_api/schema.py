@@ -18,6 +18,7 @@ from pydantic_core import core_schema
 
 from ratchet_api.base import ApiModel
 from ratchet_api.conditions import Condition
+from ratchet_api.placement import LABEL_KEY_PATTERN
 from ratchet_api.rules import RULES
 
 Schema = dict[str, Any]
@@ -132,10 +133,11 @@ def _bounds(made: JsonSchemaValue) -> Schema:
 
 def _key_rule(keys: Mapping[str, Any]) -> Schema:
     pattern, longest = keys["pattern"], keys["maxLength"]
+    shape = "be a label's key, as in example.com/name" if pattern == LABEL_KEY_PATTERN else f"match {pattern}"
     quoted = pattern.replace("\\", "\\\\").replace("'", "\\'")
     return {
         "rule": f"self.all(key, size(key) <= {longest} && key.matches('{quoted}'))",
-        "message": f"each key must have at most {longest} characters and be a label's key, as in example.com/name",
+        "message": f"each key must have at most {longest} characters and {shape}",
     }
 
 

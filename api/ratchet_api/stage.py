@@ -197,6 +197,8 @@ class ResolveConfig(StatusModel):
     """Of the run; their classes must be classes of the dataset."""
     slices: tuple[Slice, ...] = Field(default=(), strict=False)
     """Of the run's comparison; likewise."""
+    named_tasks: dict[str, str] = Field(default_factory=dict)
+    """Field of the run's spec -> the task that it names, which must be a task of the dataset."""
     start: Artifact | None = None
     """The policy that mode rl_only starts from; it must be there, on this base, for the dataset's classes."""
 
@@ -373,16 +375,25 @@ class TerminationMessage(StatusModel):
         raise ValueError(f"termination message of {len(data)} bytes does not fit {TERMINATION_LIMIT}")
 
 
+COMPARED = ("baseline", "rl", "diff", "champion")
+"""First parts, before a slash, of the names of a comparison's numbers, which no gate judges."""
+
+
 def _judged(metrics: Mapping[str, float]) -> dict[str, float]:
     """Leave out the numbers of a comparison, which no gate judges."""
-    return {name: value for name, value in metrics.items() if "/" not in name or name.startswith("f1/")}
+    return {name: value for name, value in metrics.items() if not _is_compared(name)}
+
+
+def _is_compared(name: str) -> bool:
+    first, slash, _ = name.partition("/")
+    return bool(slash) and first in COMPARED
 
 
 def _lessened(result: StageResult) -> Iterator[StageResult]:
     """The result with ever less in it; what was left out stands in COMMIT.json and in the committed files."""
     yield result
     if result.snapshot is not None:
-        slim = result.snapshot.model_copy(update={"smallest_labels": (), "removed": ()})
+        slim = result.snapshot.model_copy(update={"smallest_labels": (), "removed": (), "tasks": None})
         result = result.model_copy(update={"snapshot": slim})
         yield result
     if result.choice is not None:

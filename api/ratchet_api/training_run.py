@@ -17,6 +17,7 @@ from ratchet_api.base import (
     LabelName,
     MetricKey,
     MetricValue,
+    NullsAreAbsent,
     ObjectRef,
     Sha256,
     StatusModel,
@@ -27,6 +28,7 @@ from ratchet_api.comparison import Choice, Comparison
 from ratchet_api.conditions import Condition
 from ratchet_api.placement import Placement, Resources
 from ratchet_api.rl import RlStage, StartFrom
+from ratchet_api.tasks import MAX_TASKS, TaskName
 from ratchet_api.tracking import Tracking
 
 MetricName = Literal["accuracy", "macro_f1", "ece", "brier", "coverage", "selective_accuracy"]
@@ -37,7 +39,12 @@ SUPERVISED_ONLY: Final = "supervised"
 RL_ONLY: Final = "rl_only"
 
 GATED_LABEL_BYTES = 1600
-"""Each gated class has its F1 in the stage's termination message, which the kubelet cuts at 4 KiB."""
+"""Each gated class has its F1 in the stage's termination message, which the kubelet cuts at 4 KiB; so has each task."""
+
+TOLD_OF_TASKS: tuple[MetricName, ...] = ("accuracy", "macro_f1")
+"""Numbers of each of several tasks that stand in status beside their means; evaluation.json has all of them."""
+
+TaskWeight = Annotated[float, Field(gt=0, le=1000)]
 
 
 class BaseModelRef(ApiModel):
@@ -123,6 +130,13 @@ class SupervisedStage(ApiModel):
         Literal["none", "balanced"],
         Field(default="none", description="classWeights: balanced weighs each class by the inverse of its frequency."),
     ]
+    task_weights: Annotated[
+        Annotated[dict[TaskName, TaskWeight], Field(max_length=MAX_TASKS), NullsAreAbsent] | None,
+        Field(
+            default=None,
+            description="taskWeights: factor of each task's loss, for a dataset with columns.labels; a task that is left out has 1. If omitted, all tasks weigh alike.",
+        ),
+    ]
     checkpoint_every_steps: Annotated[
         int,
         Field(
@@ -177,8 +191,13 @@ class Gate(ApiModel):
     label: Annotated[
         LabelName | None,
         Field(
-            default=None, description="label: judge this class's F1 instead of the whole; only with metric macro_f1."
+            default=None,
+            description="label: judge this class's F1 instead of the whole; only with metric macro_f1. With tasks, TASK/LABEL.",
         ),
+    ]
+    task: Annotated[
+        TaskName | None,
+        Field(default=None, description="task: judge the metric of this task. If omitted, its mean over all tasks."),
     ]
 
     @model_validator(mode="after")
@@ -189,6 +208,8 @@ class Gate(ApiModel):
             raise ValueError(f"minimum {self.minimum} must not be above maximum {self.maximum}; no value could pass")
         if self.label is not None and self.metric != "macro_f1":
             raise ValueError("label is only for metric macro_f1; remove it or change metric")
+        if self.label is not None and self.task is not None:
+            raise ValueError("label and task exclude each other, since a class is called TASK/LABEL; remove task")
         return self
 
 
@@ -424,6 +445,7 @@ class GateResult(StatusModel):
     label: Annotated[
         str | None, Field(default=None, max_length=128, description="label: the class it is about, if one.")
     ]
+    task: Annotated[str | None, Field(default=None, max_length=32, description="task: the task it is about, if one.")]
     value: Annotated[float, Field(ge=-1, le=1e9, description="value: the number measured.")]
     bound: Annotated[str, Field(max_length=64, description="bound: the bound, as in >= 0.8.")]
     passed: Annotated[bool, Field(description="passed: whether the bound holds.")]

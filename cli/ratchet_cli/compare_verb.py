@@ -25,7 +25,7 @@ from ratchet_cli.held_out import HeldOut, Result, Split, measure_version, rows_o
 from ratchet_cli.options import Context, HomeDir, Local, Namespace
 from ratchet_cli.report_verb import local_report
 from ratchet_cli.screen import err, metric, out, say
-from ratchet_cli.texts import Data, Form, LabelColumn, Source, SplitColumn, TextColumn
+from ratchet_cli.texts import Data, Form, LabelColumn, Source, SplitColumn, TextColumn, label_columns
 from ratchet_cli.versions import VERSION_HELP, BaseFolder, Place, Version, find_version
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def compare(
     data: Data = None,
     split: Split = None,
     column: TextColumn = "text",
-    label_column: LabelColumn = "label",
+    label_column: LabelColumn = None,
     split_column: SplitColumn = "split",
     form: Form = None,
     margin: Annotated[float, typer.Option(min=0, max=1, help="Largest loss that is tolerated.")] = _DEFAULTS.margin,
@@ -73,13 +73,13 @@ def compare(
         _check_plot(plot)
     place = Place(namespace, local, context, home)
     first, second = find_version(a, place), find_version(b, place)
-    source = None if data is None else Source(data, form, column, label_column, split, split_column)
+    source = None if data is None else Source(data, form, column, label_columns(label_column), split, split_column)
     rows = rows_of(second, source, split)
     if source is None and first.snapshot != second.snapshot:
         _warn_of_snapshots(first, second)
     bins = second.ece_bins  # one number of bins for both, or their ECE could not be compared
     one = measure_version(first, rows, base=base, bins=bins, timed=False)
-    other = measure_version(second, rows, base=base, bins=bins, order=one.order, timed=False)
+    other = measure_version(second, rows, base=base, bins=bins, tasks=one.tasks, timed=False)
     rules = Rules(margin=margin, confidence=confidence, resamples=resamples)
     document = report_of((first, second), rows, (one, other), rules)
     if plot is not None:
@@ -143,6 +143,7 @@ def report_of(
         one.measured.classes,
         other.measured.classes,
         classes=len(one.order),
+        tasks=one.tasks,
         slices=tuple(range(len(one.order))),
         confidence=rules.confidence,
         resamples=rules.resamples,

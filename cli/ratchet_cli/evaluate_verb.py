@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -14,12 +15,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ratchet_api.training_run import Evaluation
 from ratchet_cli.errors import UsageProblem
 from ratchet_cli.held_out import HeldOut, Result, Split, measure_version, rows_of
 from ratchet_cli.options import Context, HomeDir, Local, Namespace
 from ratchet_cli.results import worst_table
 from ratchet_cli.screen import metric, out, say
-from ratchet_cli.texts import Data, Form, LabelColumn, Source, SplitColumn, TextColumn
+from ratchet_cli.texts import Data, Form, LabelColumn, Source, SplitColumn, TextColumn, label_columns
 from ratchet_cli.versions import VERSION_HELP, BaseFolder, Place, Version, find_version
 
 FORMS = ("table", "json")
@@ -38,6 +40,7 @@ SHOWN = (
     "ms_per_sample_32",
     "n_test",
 )
+SHOWN_OF_TASKS = ("accuracy", "macro_f1", "ece", "coverage", "threshold", "temperature", "n_test")
 Bins = Annotated[
     int | None, typer.Option("--ece-bins", min=2, max=100, help="Bins of the calibration error. If omitted, the run's.")
 ]
@@ -48,7 +51,7 @@ def evaluate(
     data: Data = None,
     split: Split = None,
     column: TextColumn = "text",
-    label_column: LabelColumn = "label",
+    label_column: LabelColumn = None,
     split_column: SplitColumn = "split",
     form: Form = None,
     ece_bins: Bins = None,
@@ -59,7 +62,7 @@ def evaluate(
     """Measure a trained version: on its run's test split, or on the rows of a file."""
     if output not in FORMS:
         raise UsageProblem(f"--output {output!r} is unknown; use one of {', '.join(FORMS)}")
-    source = None if data is None else Source(data, form, column, label_column, split, split_column)
+    source = None if data is None else Source(data, form, column, label_columns(label_column), split, split_column)
     found = find_version(version, Place(namespace, local, context, home))
     rows = rows_of(found, source, split)
     result = measure_version(found, rows, base=base, bins=ece_bins)
@@ -74,7 +77,7 @@ def report_of(version: Version, rows: HeldOut, result: Result) -> dict[str, Any]
     """Return everything that was measured, the classes from the worst to the best."""
     report = {name: value for name, value in result.measured.report.items() if value is not None}
     classes = sorted(report["per_class"], key=lambda each: float(each["f1"]))
-    metrics = result.measured.metrics | result.timings
+    metrics = result.measured.judged(Evaluation(), result.order) | result.timings
     return {"version": version.title, "rows": rows.what} | report | {"metrics": metrics, "per_class": classes}
 
 
@@ -88,6 +91,20 @@ def _print_tables(document: dict[str, Any]) -> None:
         if name in metrics:
             table.add_row(name, Text(metric(name, metrics[name]), style="number"))
     out.print(Padding(table, (1, 0, 0, 2)))
+    if tasks := document.get("tasks"):
+        out.print(Padding(_tasks_table(tasks), (1, 0, 0, 2)))
     # a class without rows here was not measured: its F1 of 0 says nothing
     seen = [each for each in document["per_class"] if each["support"]]
     out.print(Padding(worst_table(seen[:WORST_CLASSES]), (1, 0, 0, 2)))
+
+
+def _tasks_table(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Show the numbers of each of several tasks; those above are their means."""
+    table = Table(box=None, pad_edge=False, header_style="faint", padding=(0, 3, 0, 0))
+    table.add_column("task")
+    for name in SHOWN_OF_TASKS:
+        table.add_column(name, justify="right")
+    for task, report in tasks.items():
+        numbers = (Text(metric(name, report["metrics"][name]), style="number") for name in SHOWN_OF_TASKS)
+        table.add_row(Text(task), *numbers)
+    return table

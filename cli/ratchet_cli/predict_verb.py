@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.table import Table
@@ -29,9 +29,11 @@ _SHOWN_CHARACTERS = 80
 
 
 class Answer(NamedTuple):
-    """What the policy says about one text."""
+    """What the policy says about one text in one task."""
 
     text: str
+    task: str
+    """Empty if the policy has one task without a name."""
     label: str
     confidence: float
     abstained: bool
@@ -49,7 +51,7 @@ def predict(
     base: BaseFolder = None,
     namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
 ) -> None:  # fmt: skip
-    """Ask a trained version: label, calibrated confidence, and whether it would rather abstain."""
+    """Ask a trained version: label, calibrated confidence, and whether it would rather abstain, task by task."""
     if output not in FORMS:
         raise UsageProblem(f"--output {output!r} is unknown; use one of {', '.join(FORMS)}")
     if data is not None and texts:
@@ -61,7 +63,7 @@ def predict(
     if output == "table":
         _print_table(answers)
         return
-    documents = [answer._asdict() for answer in answers]
+    documents = _documents(answers, len(rows.texts))
     if output == "json":
         sys.stdout.write(json.dumps(documents, ensure_ascii=False, indent=2) + "\n")
         return
@@ -73,16 +75,37 @@ def _ask(policy: LoadedPolicy, rows: Rows, *, batch_size: int, title: str) -> li
 
     card = policy.card
     logits = logits_of(policy, rows.texts, batch_size=batch_size, title=title)
-    said = formulas.predict(logits, temperature=card.temperature)
-    threshold = card.abstain_threshold or 0.0
+    answers: list[Answer] = []
+    for task, fit in card.heads:
+        said = formulas.predict(logits[:, task.start : task.stop], temperature=fit.temperature)
+        labels, threshold = task.plain_labels, fit.threshold or 0.0
+        answers += (
+            Answer(text, task.name, labels[place], float(confidence), bool(confidence < threshold))
+            for text, place, confidence in zip(rows.texts, said.classes, said.confidence, strict=True)
+        )
+    return answers
+
+
+def _documents(answers: list[Answer], texts: int) -> list[dict[str, Any]]:
+    """One object per text: its label, confidence and whether the policy abstains; of several tasks by task."""
+    said = [{name: value for name, value in each._asdict().items() if name not in ("text", "task")} for each in answers]
+    if not answers[0].task:
+        return [{"text": each.text, **rest} for each, rest in zip(answers, said, strict=True)]
+    # answers stand task after task, each with every text
     return [
-        Answer(text, card.labels[place], float(confidence), bool(confidence < threshold))
-        for text, place, confidence in zip(rows.texts, said.classes, said.confidence, strict=True)
+        {
+            "text": answers[n].text,
+            "tasks": {answers[k].task: said[k] for k in range(n, len(answers), texts)},
+        }
+        for n in range(texts)
     ]
 
 
 def _print_table(answers: list[Answer]) -> None:
     table = Table(box=None, pad_edge=False, header_style="faint", padding=(0, 3, 0, 0))
+    with_tasks = bool(answers[0].task)
+    if with_tasks:
+        table.add_column("task", no_wrap=True)
     table.add_column("label", no_wrap=True)
     table.add_column("confidence", justify="right")
     table.add_column("")
@@ -91,5 +114,6 @@ def _print_table(answers: list[Answer]) -> None:
         mark = Text("abstains", style="idle") if each.abstained else Text("")
         label = Text(each.label, style="faint" if each.abstained else "name")
         cut = each.text if len(each.text) <= _SHOWN_CHARACTERS else each.text[: _SHOWN_CHARACTERS - 1] + "…"
-        table.add_row(label, Text(f"{each.confidence:.4f}", style="number"), mark, Text(cut))
+        task = (Text(each.task),) if with_tasks else ()
+        table.add_row(*task, label, Text(f"{each.confidence:.4f}", style="number"), mark, Text(cut))
     print_whole(table) if not out.is_terminal else out.print(table)

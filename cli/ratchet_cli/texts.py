@@ -32,10 +32,12 @@ _REMEDIES = {
     "MissingLabel": "it has no label",
     "InvalidLabel": "its label is no name of at most 128 characters",
 }
+DEFAULT_LABEL_COLUMN = "label"
 FileFormat = Literal["csv", "jsonl", "parquet"]
 Data = Annotated[Path | None, typer.Option("--data", help="CSV, JSON lines or Parquet file.", metavar="FILE")]
 TextColumn = Annotated[str, typer.Option("--column", help="Column of the text; a.b reaches into objects.")]
-LabelColumn = Annotated[str, typer.Option("--label-column", help="Column of the true label.")]
+LABEL_COLUMN_HELP = "Column of the true label; for a version with tasks TASK=COLUMN, once for each. By default label."
+LabelColumn = Annotated[list[str] | None, typer.Option("--label-column", help=LABEL_COLUMN_HELP)]
 SplitColumn = Annotated[
     str, typer.Option("--split-column", help="With --data and --split: column that names the split.")
 ]
@@ -50,7 +52,7 @@ class Source:
         path: the file.
         form: its format; None = by its name.
         text: column of the text.
-        label: column of the label; None = labels are not wanted.
+        labels: column of the label of each task, of the only one by the empty string; None = labels are not wanted.
         split: only rows whose `split_column` says this; None = all rows.
         split_column: column of the split.
     """
@@ -58,17 +60,37 @@ class Source:
     path: Path
     form: str | None
     text: str
-    label: str | None = None
+    labels: Mapping[str, str] | None = None
     split: str | None = None
     split_column: str = "split"
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Texts and, where they were asked for, their labels; equally many."""
+    """Texts and, where they were asked for, their labels, one per task, None = not said; equally many."""
 
     texts: list[str]
-    labels: list[str]
+    labels: list[tuple[str | None, ...]]
+
+
+def label_columns(given: Sequence[str] | None) -> dict[str, str]:
+    """Read --label-column: one column, or TASK=COLUMN for each task, sorted by task.
+
+    Raises:
+        UsageProblem: one of several is no TASK=COLUMN, or a task is named twice.
+    """
+    values = list(given or (DEFAULT_LABEL_COLUMN,))
+    if len(values) == 1 and "=" not in values[0]:
+        return {"": values[0]}
+    columns: dict[str, str] = {}
+    for value in values:
+        task, sign, column = value.partition("=")
+        if not (task and sign and column):
+            raise UsageProblem(f"--label-column {value!r} is one of several; write each as TASK=COLUMN")
+        if task in columns:
+            raise UsageProblem(f"--label-column names the task {task!r} twice; remove one")
+        columns[task] = column
+    return dict(sorted(columns.items()))
 
 
 def read_source(source: Source) -> Rows:
@@ -98,7 +120,8 @@ def _read(source: Source) -> Rows:
 
     name = str(source.path)
     wanted = {"--column": source.text}
-    wanted |= {"--label-column": source.label} if source.label is not None else {}
+    for task, path in (source.labels or {}).items():
+        wanted["--label-column" + (f" {task}=COLUMN" if task else "")] = path
     wanted |= {"--split-column": source.split_column} if source.split is not None else {}
     found, problems, absent, count = Rows([], []), list[str](), dict(wanted), 0
     seen: Mapping[str, Any] = {}
@@ -135,10 +158,11 @@ def _take(row: RawRow, source: Source, into: Rows) -> str:
         value = None if absent_columns(row.fields, {"": column}) else pick(row.fields, column)
         if value != source.split:
             return ""
-    if source.label is not None:
+    if source.labels is not None:
         columns = Columns.model_construct(
             text=source.text,
-            label=source.label,
+            label=source.labels.get("", ""),
+            labels=None if "" in source.labels else dict(source.labels),
             group=None,
             subject=None,
             timestamp=None,
@@ -150,7 +174,7 @@ def _take(row: RawRow, source: Source, into: Rows) -> str:
         if isinstance(example, str):
             return example
         into.texts.append(example.text)
-        into.labels.append(example.label)
+        into.labels.append(example.labels)
         return ""
     text = None if absent_columns(row.fields, {"": source.text}) else pick(row.fields, source.text)
     if text is None:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ratchet_api.conditions import Condition, ConditionType, find_condition
 from ratchet_api.feedback_dataset import FeedbackDatasetStatus
+from ratchet_api.gates import metric_key
 from ratchet_api.policy import RLPolicyStatus
 from ratchet_api.training_run import RLTrainingRunStatus, StageStatus
 from ratchet_cli.comparison import comparison_table, is_compared
@@ -141,7 +142,7 @@ def metrics_table(status: RLTrainingRunStatus) -> Table:
     table.add_column("on the test split")
     table.add_column("", justify="right")
     table.add_column("gate")
-    gates = {("f1/" + g.label if g.label else g.metric): g for g in status.gates}
+    gates = {metric_key(g.metric, label=g.label, task=g.task): g for g in status.gates}
     for name in [*dict.fromkeys([*_ORDER, *sorted(status.metrics)])]:
         if name not in status.metrics or is_compared(name):
             continue
@@ -218,6 +219,10 @@ def dataset_view(body: Body, live: Live, now: datetime) -> RenderableType:
         splits = f"train {counts.train:,}, validation {counts.validation:,}, test {counts.test:,}"
         parts.append(Text(f"  {counts.kept:,} of {counts.read:,} rows kept: {splits}", style="faint"))
         parts.append(Text(f"  {snapshot.classes} classes, digest {snapshot.digest[:12]}…", style="faint"))
+        parts += (
+            Text(f"  task {each.task}: {each.classes} classes, {each.train:,} rows to train on", style="faint")
+            for each in snapshot.tasks or ()
+        )
         parts += (
             Text(
                 f"  removed {each.count:,}: {each.rule}" + (f" (first: {each.example})" if each.example else ""),

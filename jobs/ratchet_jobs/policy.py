@@ -1,7 +1,7 @@
 """A trained policy in a notebook: load it by path or URI, ask it for labels, probabilities and whether it abstains.
 
-Decides nothing that the policy's own files do not say: label map, temperature and abstain threshold come from its
-policy.json. Never trains (see `trainer`). Called by users; the same formulas stand behind `evaluate`.
+Decides nothing that the policy's own files do not say: tasks, label map, temperature and abstain threshold come from
+its policy.json. Never trains (see `trainer`). Called by users; the same formulas stand behind `evaluate`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ratchet_api.stage import StoreConfig
 from ratchet_jobs.metrics import classification as formulas
+from ratchet_jobs.models.card import Head
 from ratchet_jobs.models.classifier import LoadedPolicy, load_classifier
 from ratchet_jobs.models.inference import predict_logits
 from ratchet_jobs.models.tokenizing import tokenize
@@ -26,8 +28,19 @@ PATIENCE_SECONDS = 30.0
 """How long an unreachable store is asked again before a notebook hears of it."""
 
 
+class TaskAnswers(NamedTuple):
+    """What a policy says about N texts in one of its tasks."""
+
+    labels: list[str]
+    """The likeliest label of each text."""
+    probs: NDArray[np.float64]
+    """(N, C) calibrated probabilities, columns in the order of `Policy.labels_of` the task."""
+    abstained: NDArray[np.bool_]
+    """(N,) True where the policy is too unsure to answer."""
+
+
 class Policy:
-    """A classifier that answers texts."""
+    """A classifier that answers texts, in one task or in several."""
 
     def __init__(self, loaded: LoadedPolicy, *, batch_size: int = 64) -> None:
         """Wrap what `load_classifier` gave; use `load_policy` instead.
@@ -40,39 +53,91 @@ class Policy:
         self._batch_size = batch_size
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of its tasks; empty if it has one task without a name."""
+        return self._loaded.card.task_names or ()
+
+    @property
     def labels(self) -> tuple[str, ...]:
-        """Class names, in the order of the columns of `predict_proba`."""
+        """Class names, in the order of the columns of `predict_proba`; with several tasks `task/label` of them all."""
         return self._loaded.card.labels
+
+    def labels_of(self, task: str) -> tuple[str, ...]:
+        """Class names of one of several tasks, in the order of the columns of its probabilities."""
+        return self._head(task).task.plain_labels
 
     @property
     def abstain_threshold(self) -> float | None:
-        """The policy abstains below this confidence; None = never."""
+        """The policy abstains below this confidence; None = never. Of several tasks see `abstain_thresholds`."""
         return self._loaded.card.abstain_threshold
 
-    def predict_proba(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Calibrated probabilities of N texts, (N, C); each row sums to 1."""
-        return self._answer(texts).probs
+    @property
+    def abstain_thresholds(self) -> dict[str, float | None]:
+        """The threshold of each of several tasks."""
+        return {head.task.name: head.fit.threshold for head in self._loaded.card.heads if head.task.name}
 
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """The likeliest label of each text, whether or not the policy would rather abstain."""
-        return [self.labels[place] for place in self._answer(texts).classes]
+    def predict_proba(self, texts: Sequence[str], *, task: str | None = None) -> NDArray[np.float64]:
+        """Calibrated probabilities of N texts, (N, C); each row sums to 1.
 
-    def abstain(self, texts: Sequence[str]) -> NDArray[np.bool_]:
-        """(N,) True where the policy is too unsure to answer."""
-        threshold = self.abstain_threshold
-        confidence = self._answer(texts).confidence
-        return confidence < threshold if threshold is not None else np.zeros(len(confidence), dtype=np.bool_)
+        Args:
+            texts: N texts.
+            task: which of several tasks; needed if there are several.
 
-    def _answer(self, texts: Sequence[str]) -> formulas.Prediction:
+        Raises:
+            BadConfigError: texts is one string, or task is none of the policy's.
+        """
+        return self._answer(texts, self._head(task)).probs
+
+    def predict(self, texts: Sequence[str], *, task: str | None = None) -> list[str]:
+        """The likeliest label of each text, whether or not the policy would rather abstain; as `predict_proba`."""
+        return self._answer(texts, self._head(task)).labels
+
+    def abstain(self, texts: Sequence[str], *, task: str | None = None) -> NDArray[np.bool_]:
+        """(N,) True where the policy is too unsure to answer; as `predict_proba`."""
+        return self._answer(texts, self._head(task)).abstained
+
+    def predict_tasks(self, texts: Sequence[str]) -> dict[str, TaskAnswers]:
+        """All answers in all tasks, by the name of the task, in one pass of the encoder.
+
+        Raises:
+            BadConfigError: texts is one string.
+        """
+        logits = self._logits(texts)
+        return {head.task.name: _answers(logits, head) for head in self._loaded.card.heads}
+
+    def _head(self, task: str | None) -> Head:
+        heads = {head.task.name: head for head in self._loaded.card.heads}
+        if task is None and "" not in heads:
+            raise BadConfigError(
+                f"task: the policy has {', '.join(map(repr, heads))}; name one, as in policy.predict(texts, task=…), "
+                "or call policy.predict_tasks(texts)"
+            )
+        if (task or "") not in heads:
+            there = ", ".join(map(repr, self.tasks)) or "one without a name; leave task out"
+            raise BadConfigError(f"task: {task!r} is none of the policy's, which has {there}")
+        return heads[task or ""]
+
+    def _answer(self, texts: Sequence[str], head: Head) -> TaskAnswers:
+        return _answers(self._logits(texts), head)
+
+    def _logits(self, texts: Sequence[str]) -> NDArray[np.float64]:
         if isinstance(texts, str):
             raise BadConfigError("texts: one string was given; give a list of texts, as in policy.predict([text])")
         if not texts:
-            empty = np.zeros((0, len(self.labels)))
-            return formulas.Prediction(empty, np.zeros(0, dtype=np.int64), np.zeros(0))
-        classifier, card, tokenizer = self._loaded
+            return np.zeros((0, len(self.labels)))
+        classifier, _, tokenizer = self._loaded
         tokens = tokenize(tokenizer, texts)
-        logits = predict_logits(classifier, tokens, batch_size=self._batch_size, after_batch=lambda _: None)
-        return formulas.predict(logits, temperature=card.temperature)
+        return predict_logits(classifier, tokens, batch_size=self._batch_size, after_batch=lambda _: None)
+
+
+def _answers(logits: NDArray[np.float64], head: Head) -> TaskAnswers:
+    """Read (N, C) logits of all tasks as answers in one of them."""
+    task, fit = head
+    labels = task.plain_labels
+    if not len(logits):
+        return TaskAnswers([], np.zeros((0, len(labels))), np.zeros(0, dtype=np.bool_))
+    said = formulas.predict(logits[:, task.start : task.stop], temperature=fit.temperature)
+    return TaskAnswers([labels[place] for place in said.classes], said.probs, said.confidence < (fit.threshold or 0.0))
 
 
 def load_policy(

@@ -15,7 +15,7 @@ from ratchet_api.comparison import Choice, Slice
 from ratchet_api.names import index_key, snapshot_prefix
 from ratchet_api.stage import DatasetRef, ResolveConfig, Stage, StageRef, StageResult
 from ratchet_api.training_run import BaseModelRef, Gate
-from ratchet_jobs.models.card import PolicyCard
+from ratchet_jobs.models.card import PolicyCard, TaskCard
 from ratchet_jobs.runtime.commit import commit_stage
 from tests.recipes.stage_process import NAMESPACE, StageProcess, csv_of, many
 
@@ -57,9 +57,16 @@ def resolve(
     gates: Sequence[Gate] = (),
     slices: Sequence[Slice] = (),
     start: Artifact | None = None,
+    named_tasks: dict[str, str] | None = None,
 ) -> tuple[int, dict[str, Any]]:
     config = ResolveConfig(
-        dataset=ref, base_model=BASE, lookups=tuple(lookups), gates=tuple(gates), slices=tuple(slices), start=start
+        dataset=ref,
+        base_model=BASE,
+        lookups=tuple(lookups),
+        gates=tuple(gates),
+        slices=tuple(slices),
+        start=start,
+        named_tasks=named_tasks or {},
     )
     return process.run(process.stage(config, prefix=f"{NAMESPACE}/runs/r/resolve"))
 
@@ -173,6 +180,53 @@ def test_what_an_earlier_evaluation_chose_is_reported_with_its_hit(process: Stag
     commit_stage(process.store, job, folder=folder, directory=f"{job.prefix}/1-x", writer="w", result=done)
     _, message = resolve(process, ref, lookups=(lookup(Stage.EVALUATE, "b"),))
     assert Choice.model_validate(message["result"]["hits"]["evaluate"]["choice"]) == choice
+
+
+def two_tasks(process: StageProcess) -> DatasetRef:
+    process.put("two.csv", "text,kind,pii\n" + "".join(f"text {n},{'ab'[n % 2]},{'yn'[n % 2]}\n" for n in range(200)))
+    columns = {"labels": {"intent": "kind", "pii": "pii"}}
+    digest = process.summary(target="two", source={"objects": [{"uri": "store://two.csv"}]}, columns=columns)["digest"]
+    return DatasetRef(digest=digest, prefix=snapshot_prefix(NAMESPACE, digest))
+
+
+def test_tasks_that_the_settings_name_must_be_the_datasets_before_training(process: StageProcess) -> None:
+    """P13, P39."""
+    ref = two_tasks(process)
+    field = "spec.stages.supervised.taskWeights.mood"
+    code, message = resolve(process, ref, named_tasks={field: "mood"})
+    assert (code, message["reason"]) == (11, "BadConfig")
+    assert f"{field}: 'mood' is no task of the dataset: it has 'intent', 'pii'" in message["message"]
+    code, message = resolve(process, dataset(process), named_tasks={field: "mood"})
+    assert "it names none in spec.columns.labels" in message["message"]
+    code, message = resolve(process, ref, gates=[Gate(metric="ece", task="mood", maximum=0.1)])
+    assert (code, "spec.evaluation.gates[0].task: 'mood'" in message["message"]) == (11, True)
+    gates = [Gate(metric="ece", task="pii", maximum=0.1), Gate(metric="macro_f1", label="intent/a", minimum=0.1)]
+    assert resolve(process, ref, gates=gates, slices=[Slice(label="pii/y")], named_tasks={field: "intent"})[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "tasks", "words"),
+    [
+        pytest.param(
+            ("a", "b"), None, "its tasks are not the dataset's, which differ in 'intent', 'pii'", id="no tasks"
+        ),
+        pytest.param(
+            ("intent/a", "intent/b", "pii/n", "pii/z"), ("intent", "pii"), "differ in 'pii/y', 'pii/z'", id="a class"
+        ),
+        pytest.param(("intent/a", "intent/b"), ("intent",), "which differ in 'pii'", id="a task less"),
+    ],
+)
+def test_start_policy_of_other_tasks_is_refused_by_the_name_of_the_task(
+    process: StageProcess, labels: tuple[str, ...], tasks: tuple[str, ...] | None, words: str
+) -> None:
+    """P13: label map mismatch with the start version names the task."""
+    cards = None if tasks is None else tuple(TaskCard(name=name) for name in tasks)
+    card = PolicyCard(labels=labels, tasks=cards, max_tokens=32, base_model=BASE)
+    process.put("runs/old/evaluate/1-x/policy.json", json.dumps(card.to_wire()))
+    start = Artifact(uri=f"{process.store.uri}/{NAMESPACE}/runs/old/evaluate/1-x", digest="f" * 64)
+    code, message = resolve(process, two_tasks(process), start=start)
+    assert (code, message["reason"]) == (12, "BadLabels")
+    assert words in message["message"]
 
 
 # --- the policy that rl_only starts from ---

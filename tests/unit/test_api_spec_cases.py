@@ -40,6 +40,8 @@ def test_inline_rows_that_no_pod_could_carry_are_refused_with_their_size_and_the
     rows = [{"text": "é" * 4000, "label": "a"}] * 17  # 17 * 8,000 bytes; 16 of them fit into 128 KiB
     spec = {"type": "classification", "source": {"inline": rows}}
     body = {"kind": "FeedbackDataset", "metadata": {"name": "notes"}, "spec": spec}
-    with pytest.raises(SpecError, match=r"'notes'.*spec\.source: inline: the texts hold 136,000 bytes.*under objects"):
+    with pytest.raises(
+        SpecError, match=r"'notes'.*spec\.source: inline: the texts and labels hold 136,000 bytes.*under objects"
+    ):
         FEEDBACK_DATASET.parse_spec(body)
     FEEDBACK_DATASET.parse_spec(body | {"spec": {"type": "classification", "source": {"inline": rows[:16]}}})

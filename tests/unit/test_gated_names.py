@@ -13,8 +13,8 @@ from ratchet_jobs.runtime.errors import BadConfigError
 WHOLE = dict.fromkeys((f"number of the whole {n:02}" for n in range(12)), 1 / 3)
 
 
-def fits(labels: list[str]) -> bool:
-    numbers = WHOLE | {f"f1/{label}": 1 / 3 for label in labels}
+def fits(labels: list[str], of_tasks: dict[str, float] | None = None) -> bool:
+    numbers = WHOLE | {f"f1/{label}": 1 / 3 for label in labels} | (of_tasks or {})
     artifact = Artifact(uri="s3://bucket/" + "p" * 330, digest="d" * 64)
     message = TerminationMessage(state=EndState.COMMITTED, artifact=artifact, result=StageResult(metrics=numbers))
     return TerminationMessage.model_validate_json(message.fit()).result.metrics == numbers
@@ -35,6 +35,18 @@ def test_names_that_are_let_through_reach_the_operator(letter: str) -> None:
     labels = named(letter)
     check_gates(gates(labels), labels=labels)
     assert fits(labels)
+
+
+def test_the_numbers_of_the_most_and_longest_tasks_reach_the_operator_beside_gated_classes() -> None:
+    tasks = [f"{n}".rjust(32, "t") for n in range(8)]
+    labels = [f"{task}/{label}" for task in tasks[:4] for label in ("x" * 50, "y" * 50)][:4]
+    of_tasks = [Gate(metric="ece", task=task, maximum=0.5) for task in tasks[:1]]
+    check_gates([*gates(labels), *of_tasks], labels=labels, tasks=tasks)
+    told = {f"{metric}/{task}": 1 / 3 for task in tasks for metric in ("accuracy", "macro_f1")}
+    assert fits(labels, told | {f"ece/{tasks[0]}": 1 / 3})
+    more = [*labels, *(f"{tasks[0]}/{n:0>90}" for n in range(7))]
+    with pytest.raises(BadConfigError, match="gate fewer classes"):
+        check_gates(gates(more), labels=more, tasks=tasks)
 
 
 @pytest.mark.parametrize("letter", ['"', "\\", "\x01"])

@@ -61,5 +61,15 @@ def test_every_reward_that_a_spec_may_name_can_be_built(kind: str) -> None:
     assert len(make_rewards([reward], labels=("a", "b")).terms) == 1
 
 
+def test_a_reward_of_one_task_names_it_in_its_series() -> None:
+    rewards = [Reward.model_validate({"type": "accuracy", "task": task}) for task in ("intent", "pii", "pii")]
+    terms = make_rewards(rewards, labels=("intent/a", "intent/b", "pii/a", "pii/b"), tasks=("intent", "pii")).terms
+    assert [(term.name, term.task) for term in terms] == [
+        ("accuracy/intent", 0),
+        ("accuracy/pii", 1),
+        ("accuracy/pii-2", 1),
+    ]
+
+
 def test_every_algorithm_that_a_spec_may_name_is_there_and_no_other() -> None:
     assert set(get_args(AlgorithmName)) == set(ALGORITHMS)

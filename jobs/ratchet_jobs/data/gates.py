@@ -10,31 +10,42 @@ import json
 from collections.abc import Iterable, Sequence
 
 from ratchet_api.comparison import Slice
-from ratchet_api.training_run import GATED_LABEL_BYTES, Gate
+from ratchet_api.gates import metric_key
+from ratchet_api.training_run import GATED_LABEL_BYTES, TOLD_OF_TASKS, Gate
+from ratchet_jobs.data.tasks import check_tasks
 from ratchet_jobs.runtime.errors import BadConfigError, BadLabelsError
 
 SHOWN_LABELS = 20
+NUMBER_BYTES = 24
+"""Of a number in JSON with its quotes, colon and comma."""
 
 
-def check_gates(gates: Sequence[Gate], *, labels: Sequence[str]) -> None:
-    """Refuse a gate on a class that does not exist, and names that are too long for the stage's last message.
+def check_gates(gates: Sequence[Gate], *, labels: Sequence[str], tasks: Sequence[str] | None = None) -> None:
+    """Refuse a gate on a class or task that does not exist, and names that are too long for the stage's last message.
 
     Args:
         gates: of the run.
         labels: classes of the snapshot.
+        tasks: of the snapshot; None = it names none.
 
     Raises:
         BadLabelsError: names the gate, its label, the classes that there are, and the nearest one first.
-        BadConfigError: as JSON the classes' names are longer than the message holds, so gates would judge nothing.
+        BadConfigError: a gate names no task of the dataset; or as JSON the names are longer than the message holds, so
+            gates would judge nothing.
     """
+    of_tasks = {f"spec.evaluation.gates[{n}].task": gate.task for n, gate in enumerate(gates) if gate.task is not None}
+    check_tasks(of_tasks, tasks=tasks)
     named = ((f"spec.evaluation.gates[{n}].label", gate.label) for n, gate in enumerate(gates))
     _check(((field, label) for field, label in named if label is not None), labels=labels, what="gate")
     gated = {gate.label for gate in gates if gate.label is not None}
     used = sum(len(json.dumps(label, ensure_ascii=False).encode()) - 2 for label in gated)
-    if used > GATED_LABEL_BYTES:
+    keys = {(gate.metric, gate.task) for gate in gates if gate.task is not None}
+    keys |= {(metric, task) for task in tasks or () for metric in TOLD_OF_TASKS}
+    room = GATED_LABEL_BYTES - sum(len(metric_key(metric, task=task)) + NUMBER_BYTES for metric, task in keys)
+    if used > room:
         raise BadConfigError(
             f"spec.evaluation.gates: the {len(gated)} classes named take {used} bytes in JSON, where quotes, "
-            f"backslashes and control characters are long; at most {GATED_LABEL_BYTES} fit: gate fewer classes"
+            f"backslashes and control characters are long; at most {room} fit: gate fewer classes"
         )
 
 

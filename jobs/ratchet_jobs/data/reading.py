@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ratchet_api.base import parse_time
 from ratchet_api.feedback_dataset import Columns
+from ratchet_api.tasks import class_name
 from ratchet_jobs.runtime.errors import BadDataError
 
 Format = Literal["csv", "jsonl", "parquet"]
@@ -44,7 +45,8 @@ class Example(NamedTuple):
     """One usable row."""
 
     text: str
-    label: str
+    labels: tuple[str | None, ...]
+    """Its class per task, as the data call it; None = not said. One of them is said."""
     group: str | None
     subject: str | None
     time: datetime | None
@@ -188,9 +190,27 @@ def value_at(fields: Mapping[str, Any], path: str) -> Any:
     return None if value is _MISSING or value == "" else value
 
 
+_OF_TASKS = "labels."
+
+
+def mapped_columns(columns: Columns) -> dict[str, str]:
+    """Return the mapped columns, field of spec.columns -> path; with tasks `labels.TASK` for each."""
+    named = columns.to_wire()
+    if columns.labels is None:
+        return named
+    plain = {field: path for field, path in named.items() if field not in ("label", "labels")}
+    return plain | {f"{_OF_TASKS}{task}": path for task, path in columns.label_paths.items()}
+
+
 def absent_columns(fields: Mapping[str, Any], wanted: Mapping[str, str]) -> dict[str, str]:
-    """Return those of the mapped columns (field of spec.columns -> path) that a row does not have."""
-    return {field: path for field, path in wanted.items() if pick(fields, path) is _MISSING}
+    """Return those of the mapped columns (field of spec.columns -> path) that a row does not have.
+
+    The columns of tasks stand in for each other: where one of them is there, none of them is absent.
+    """
+    absent = {field: path for field, path in wanted.items() if pick(fields, path) is _MISSING}
+    if any(field.startswith(_OF_TASKS) for field in wanted.keys() - absent.keys()):
+        absent = {field: path for field, path in absent.items() if not field.startswith(_OF_TASKS)}
+    return absent
 
 
 def refuse_absent(absent: Mapping[str, str], seen: Mapping[str, Any], *, name: str) -> None:
@@ -213,18 +233,16 @@ def refuse_absent(absent: Mapping[str, str], seen: Mapping[str, Any], *, name: s
 
 def to_example(fields: Mapping[str, Any], columns: Columns) -> Example | str:
     """Turn a row into an example, or return the rule that refuses it."""
-    text, label = pick(fields, columns.text), pick(fields, columns.label)
+    text = pick(fields, columns.text)
     if text is _MISSING or text is None:
         return "MissingText"
     if not isinstance(text, str):
         return "TextNotString"
     if "\0" in text or _broken(text):
         return "ControlCharacter"
-    if label is _MISSING or label is None or (isinstance(label, str) and not label.strip()):
-        return "MissingLabel"
-    name = _label_name(label)
-    if name is None:
-        return "InvalidLabel"
+    labels = _labels(fields, columns)
+    if isinstance(labels, str):
+        return labels
     group, subject = _text_of(fields, columns.group), _text_of(fields, columns.subject)
     if any(value is not None and _broken(value) for value in (group, subject)):
         return "InvalidUtf8"
@@ -233,17 +251,32 @@ def to_example(fields: Mapping[str, Any], columns: Columns) -> Example | str:
         time = None if when is None or when is _MISSING or when == "" else _time(when)
     except (ValueError, TypeError, OverflowError, OSError):
         return "InvalidTimestamp"
-    return Example(text.strip(), name, group, subject, time)
+    return Example(text.strip(), labels, group, subject, time)
 
 
-def _label_name(value: Any) -> str | None:
+def _labels(fields: Mapping[str, Any], columns: Columns) -> tuple[str | None, ...] | str:
+    """Return the row's class per task, or the rule that refuses the row."""
+    labels: list[str | None] = []
+    for task, path in columns.label_paths.items():
+        value = pick(fields, path)
+        if value is _MISSING or value is None or (isinstance(value, str) and not value.strip()):
+            labels.append(None)
+            continue
+        name = _label_name(value, task)
+        if name is None:
+            return "InvalidLabel"
+        labels.append(name)
+    return tuple(labels) if any(label is not None for label in labels) else "MissingLabel"
+
+
+def _label_name(value: Any, task: str) -> str | None:
     """Name of a class: a string, a whole number, or a truth value as JSON writes it; None = it cannot be one."""
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, str | int):
         return None
     name = str(value).strip()
-    return None if len(name) > 128 or "\0" in name or _broken(name) else name
+    return None if len(class_name(task, name)) > 128 or "\0" in name or _broken(name) else name
 
 
 def _text_of(fields: Mapping[str, Any], path: str | None) -> str | None:

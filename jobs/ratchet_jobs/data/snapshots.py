@@ -8,7 +8,7 @@ training stages (read).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +20,7 @@ from ratchet_api.base import StatusModel, digest_of
 from ratchet_api.feedback_dataset import LabelCount, Removed, SnapshotCounts, SplitName
 from ratchet_api.names import snapshot_prefix
 from ratchet_api.stage import DatasetRef
+from ratchet_api.tasks import Task, tasks_of
 from ratchet_jobs.runtime.errors import BadDataError, StoreCorrupt
 from ratchet_jobs.runtime.store import Store, check_key, download_verified, sha256_file
 
@@ -27,15 +28,26 @@ MANIFEST = "MANIFEST.json"
 ERASED = "ERASED.json"
 """Stands where a snapshot was from which a person had to be erased."""
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-SCHEMA = pa.schema(
-    [
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("component", pa.uint64(), nullable=False),
-        pa.field("subject", pa.string()),
-        pa.field("time", pa.timestamp("s", tz="UTC")),
-    ]
-)
+LABEL_COLUMN = "label"
+"""Of a task NAME, if there are named tasks: `label/NAME`."""
+
+
+def label_columns(tasks: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the columns of a split that hold labels, one per task."""
+    return tuple(f"{LABEL_COLUMN}/{task}" for task in tasks) if tasks else (LABEL_COLUMN,)
+
+
+def schema_of(tasks: Sequence[str] | None) -> pa.Schema:
+    """Return the columns of a split; a row may lack the labels of some of several tasks, never its only one."""
+    return pa.schema(
+        [
+            pa.field("text", pa.string(), nullable=False),
+            *(pa.field(column, pa.string(), nullable=bool(tasks)) for column in label_columns(tasks)),
+            pa.field("component", pa.uint64(), nullable=False),
+            pa.field("subject", pa.string()),
+            pa.field("time", pa.timestamp("s", tz="UTC")),
+        ]
+    )
 
 
 class ErasedMark(StatusModel):
@@ -71,6 +83,8 @@ class Manifest(StatusModel):
     files: dict[str, SnapshotFile]
     labels: tuple[LabelCount, ...]
     """Every class with its rows per split; the order is the label map."""
+    task_names: tuple[str, ...] | None = None
+    """In the order of the label map, where a class is then called `task/label`; None = one task without a name."""
     counts: SnapshotCounts
     removed: tuple[Removed, ...] = ()
     sources: tuple[SourceRead, ...] = ()
@@ -81,6 +95,11 @@ class Manifest(StatusModel):
     def label_map(self) -> tuple[str, ...]:
         """Class names; a class's place is its number."""
         return tuple(entry.label for entry in self.labels)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What a text is asked, and the classes of each task."""
+        return tasks_of(self.label_map, self.task_names)
 
 
 class Snapshot(NamedTuple):
@@ -94,8 +113,13 @@ class Snapshot(NamedTuple):
         """Class names in the order of the label map."""
         return self.manifest.label_map
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What a text is asked, and the classes of each task."""
+        return self.manifest.tasks
+
     def table(self, split: SplitName) -> pa.Table:
-        """Read one split: columns text, label, component, subject, time; of ratings score, propensity, policy, too."""
+        """Read one split: columns text, label (one per task), component, subject, time; of ratings more."""
         return pq.read_table(self.folder / self.manifest.files[split].path, memory_map=True)
 
 
@@ -106,10 +130,20 @@ def content_digest(kind: str, labels: tuple[str, ...], files: Mapping[str, Snaps
     )
 
 
-def write_split(rows: list[dict[str, Any]], path: Path, *, schema: pa.Schema = SCHEMA) -> SnapshotFile:
-    """Write one split's rows as Parquet with settings that give equal bytes for equal rows."""
-    table = pa.Table.from_pylist(rows, schema=schema)
-    pq.write_table(table, path, compression="zstd", version="2.6", row_group_size=65_536, use_dictionary=["label"])
+def write_split(
+    rows: list[dict[str, Any]], path: Path, *, tasks: Sequence[str] | None = None, schema: pa.Schema | None = None
+) -> SnapshotFile:
+    """Write one split's rows as Parquet with settings that give equal bytes for equal rows.
+
+    Args:
+        rows: by column.
+        path: of the file.
+        tasks: names of the tasks; None = one without a name.
+        schema: columns; None = those of labelled texts in these tasks.
+    """
+    table = pa.Table.from_pylist(rows, schema=schema or schema_of(tasks))
+    dictionary = list(label_columns(tasks))
+    pq.write_table(table, path, compression="zstd", version="2.6", row_group_size=65_536, use_dictionary=dictionary)
     return SnapshotFile(path=path.name, sha256=sha256_file(path), rows=len(rows))
 
 

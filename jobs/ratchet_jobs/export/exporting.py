@@ -29,6 +29,7 @@ from ratchet_jobs.models.card import PolicyCard
 from ratchet_jobs.models.classifier import load_classifier
 from ratchet_jobs.models.inference import predict_logits
 from ratchet_jobs.models.tokenizing import tokenize
+from ratchet_jobs.runtime.errors import BadModelError
 from ratchet_jobs.runtime.store import sha256_file
 
 WRITERS: Mapping[record.Layout, Layout] = {
@@ -83,6 +84,11 @@ def export_policy(
             something else.
     """
     policy = load_classifier(folder, base)
+    if policy.card.tasks is not None:
+        raise BadModelError(
+            f"policy: it answers {len(policy.card.tasks)} tasks ({', '.join(policy.card.task_names or ())}), and the "
+            f"layout {layout} holds one head; export a policy of one task"
+        )
     tokens = tokenize(policy.tokenizer, texts)
     own = predict_logits(policy.classifier, tokens, batch_size=BATCH_SIZE, after_batch=lambda _: None)
     with whole_folder(target, force=force) as partial:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ratchet_api.comparison import CHOICE_LIMIT, Choice, Comparison
 from ratchet_api.gates import judge_gate, told
+from ratchet_api.tasks import Task
 from ratchet_api.training_run import Evaluation
 from ratchet_jobs.metrics.classification import Ints
 from ratchet_jobs.metrics.comparison import Comparison as Compared
@@ -41,6 +42,7 @@ def choose(
     truth: Ints,
     wanted: Evaluation,
     labels: Sequence[str],
+    tasks: Sequence[Task] | None = None,
     seed: int,
 ) -> Judged:
     """Hold the policy that RL trained against the one it started from; the live champion is shown beside them.
@@ -50,9 +52,10 @@ def choose(
         baseline: what it started from.
         champion: the live version, if it could be measured; it decides nothing.
         role: of the baseline: supervised or start.
-        truth: (N,) labels of the test rows.
+        truth: (N,) labels of the test rows; with several tasks (N, T).
         wanted: gates and comparison.
         labels: C class names.
+        tasks: how they part into tasks; None = one task.
         seed: of the run.
     """
     if candidate is None:
@@ -67,6 +70,7 @@ def choose(
             other.classes,
             one.classes,
             classes=len(labels),
+            tasks=tasks,
             slices=tuple(labels.index(name) for name in names),
             confidence=rules.confidence,
             resamples=rules.resamples,
@@ -75,9 +79,7 @@ def choose(
 
     compared = against(candidate, baseline)
     judged = [("accuracy", compared.accuracy, rules.margin), ("macro_f1", compared.macro_f1, rules.margin)]
-    judged += [
-        (f"accuracy on {each.label!r}", compared.slices[labels.index(each.label)], each.margin) for each in rules.slices
-    ]
+    judged += [(f"accuracy on {s.label!r}", compared.slices[labels.index(s.label)], s.margin) for s in rules.slices]
     reasons = [_worse(name, row, margin) for name, row, margin in judged if not row.not_worse(margin)]
     gates = (judge_gate(gate, candidate.judged(wanted, labels)) for gate in wanted.gates)
     reasons += [told(result) for result in gates if not result.passed]

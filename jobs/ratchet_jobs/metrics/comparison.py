@@ -8,19 +8,22 @@ must not lie below the tolerated loss.
 Pure numpy, float64. Decides what "worse" means and nothing else; reads and writes nothing; which policy is kept is
 decided by the evaluate recipe, its only caller.
 
-Notation: N examples, C classes, R resamples. `labels`, `baseline` and `candidate` (N,) hold class numbers 0..C-1: the
-truth and what either policy answers. A difference is candidate minus baseline, so that more is better.
+Notation: N examples, T tasks, C classes of all tasks together, R resamples. `labels`, `baseline` and `candidate` (N, T)
+hold class numbers 0..C-1: the truth, UNSAID where a row has none in a task, and what either policy answers; (N,) stands
+for one task. Accuracy and macro-F1 are means over tasks. A resample draws rows with all that they are asked, so that
+answers to one text stay together. A difference is candidate minus baseline, so that more is better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ratchet_api.tasks import UNSAID, Task
 from ratchet_jobs.metrics.classification import Floats, Ints
 
 _CELLS_AT_ONCE = 4_000_000
@@ -78,6 +81,7 @@ def compare(
     candidate: Ints,
     *,
     classes: int,
+    tasks: Sequence[Task] | None = None,
     slices: tuple[int, ...] = (),
     confidence: float,
     resamples: int,
@@ -86,10 +90,11 @@ def compare(
     """Compare two policies on the same rows.
 
     Args:
-        labels: (N,) true classes, N >= 1.
-        baseline: (N,) answers of the one to be held against.
-        candidate: (N,) answers of the one that is judged.
+        labels: (N, T) or (N,) true classes, N >= 1; of each task some row has one.
+        baseline: (N, T) or (N,) answers of the one to be held against.
+        candidate: (N, T) or (N,) answers of the one that is judged.
         classes: C.
+        tasks: T tasks; None = one, of all classes.
         slices: classes whose rows are compared by themselves, too.
         confidence: of the two-sided intervals, in (0, 1).
         resamples: R >= 1.
@@ -103,21 +108,24 @@ def compare(
             f"labels, baseline and candidate have {len(labels)}, {len(baseline)} and {len(candidate)} rows; "
             "they must be the same rows, at least one"
         )
+    blocks = [(task.start, task.stop) for task in tasks] if tasks is not None else [(0, classes)]
+    truth = labels.reshape(len(labels), len(blocks))
+    answers = [np.where(truth == UNSAID, UNSAID, each.reshape(truth.shape)) for each in (baseline, candidate)]
     # Rows alike in truth and both answers cannot be told apart: resampling N rows is drawing N times from these cells.
-    cells, counts = np.unique(np.stack([labels, baseline, candidate], axis=1), axis=0, return_counts=True)
-    whole = _scores(counts[np.newaxis].astype(np.float64), cells, classes=classes)
-    drawn = _resampled(counts, cells, classes=classes, resamples=resamples, seed=seed)
+    cells, counts = np.unique(np.stack([truth, *answers], axis=1), axis=0, return_counts=True)  # (K, 3, T)
+    whole = _scores(counts[np.newaxis].astype(np.float64), cells, blocks)
+    drawn = _resampled(counts, cells, blocks, resamples=resamples, seed=seed)
     tails = ((1 - confidence) / 2, (1 + confidence) / 2)
     return Comparison(
         accuracy=_difference(whole.accuracy[0], drawn.accuracy, tails),
         macro_f1=_difference(whole.macro_f1[0], drawn.macro_f1, tails),
         slices={
             place: _difference(whole.recall[0, :, place], drawn.recall[:, :, place], tails)
-            if bool((labels == place).any())
+            if bool((truth == place).any())
             else NOT_MEASURED
             for place in slices
         },
-        mcnemar=mcnemar(baseline == labels, candidate == labels),
+        mcnemar=mcnemar(*((each == truth)[truth != UNSAID] for each in answers)),
     )
 
 
@@ -151,8 +159,24 @@ class _Scores(NamedTuple):
     recall: Floats  # (R, 2, C), 0 for a class without rows
 
 
-def _scores(counts: Floats, cells: Ints, *, classes: int) -> _Scores:
-    """Score R tables of counts (R, K) over the K cells (label, baseline's answer, candidate's answer)."""
+def _scores(counts: Floats, cells: Ints, blocks: Sequence[tuple[int, int]]) -> _Scores:
+    """Score R tables of counts (R, K) over K cells (K, 3, T): labels, baseline's answers, candidate's answers."""
+    parts, weights = [], []
+    for place, (start, stop) in enumerate(blocks):
+        said = cells[:, 0, place] != UNSAID
+        of_task = counts if said.all() else counts[:, said]
+        parts.append(_scores_of_task(of_task, cells[said, :, place] - start, classes=stop - start))
+        weights.append(of_task.sum(axis=1) > 0)  # a resample without a row of a rare task says nothing of it
+    measured = np.stack(weights)[:, :, np.newaxis].astype(np.float64)  # (T, R, 1)
+    accuracy, macro_f1 = (
+        (np.stack(each) * measured).sum(0) / measured.sum(0)
+        for each in ([part.accuracy for part in parts], [part.macro_f1 for part in parts])
+    )
+    return _Scores(accuracy, macro_f1, np.concatenate([part.recall for part in parts], axis=2))
+
+
+def _scores_of_task(counts: Floats, cells: Ints, *, classes: int) -> _Scores:
+    """Score R tables of counts (R, K) over the K cells (label, baseline's answer, candidate's answer) of one task."""
     rows = counts.sum(axis=1)
     support = _by_class(counts, cells[:, 0], classes)  # (R, C)
     accuracy, macro_f1, recall = [], [], []
@@ -162,20 +186,20 @@ def _scores(counts: Floats, cells: Ints, *, classes: int) -> _Scores:
         predicted = _by_class(counts, answer, classes)
         f1 = _ratio(2 * right, predicted + support)
         occurs = predicted + support > 0  # as `classification.macro_f1` has it, within each resample
-        accuracy.append(right.sum(axis=1) / rows)
-        macro_f1.append((f1 * occurs).sum(axis=1) / occurs.sum(axis=1))
+        accuracy.append(_ratio(right.sum(axis=1), rows))
+        macro_f1.append(_ratio((f1 * occurs).sum(axis=1), occurs.sum(axis=1).astype(np.float64)))
         recall.append(_ratio(right, support))
     return _Scores(np.stack(accuracy, axis=1), np.stack(macro_f1, axis=1), np.stack(recall, axis=1))
 
 
-def _resampled(counts: Ints, cells: Ints, *, classes: int, resamples: int, seed: int) -> _Scores:
+def _resampled(counts: Ints, cells: Ints, blocks: Sequence[tuple[int, int]], *, resamples: int, seed: int) -> _Scores:
     rng = np.random.default_rng(seed)
     total = int(counts.sum())
-    at_once = max(1, _CELLS_AT_ONCE // max(len(cells), classes))
+    at_once = max(1, _CELLS_AT_ONCE // max(len(cells), blocks[-1][1]))
     parts = []
     for start in range(0, resamples, at_once):
         drawn = rng.multinomial(total, counts / total, size=min(at_once, resamples - start))
-        parts.append(_scores(drawn.astype(np.float64), cells, classes=classes))
+        parts.append(_scores(drawn.astype(np.float64), cells, blocks))
     return _Scores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

@@ -7,13 +7,14 @@ each policy that it measures, and by `ratchet evaluate` and `ratchet compare` fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ratchet_api.training_run import Evaluation
+from ratchet_api.gates import metric_key
+from ratchet_api.training_run import TOLD_OF_TASKS, Evaluation
 from ratchet_jobs.metrics import classification as formulas
 from ratchet_jobs.metrics.classification import Floats, Ints
 
@@ -39,8 +40,10 @@ class Measured:
         threshold: chosen on validation; None = the policy never abstains.
         metrics: measured on test, under the names that gates and status have.
         f1: (C,) F1 of each class on test.
-        classes: (N,) the policy's answers on test.
+        classes: (N,) the policy's answers on test; with several tasks (N, T) places in the flat label map, UNSAID where
+            the truth is not known.
         report: what evaluation.json says beyond the metrics.
+        tasks: of several tasks, the numbers of each by its name; metrics then holds their means.
     """
 
     temperature: float
@@ -49,11 +52,24 @@ class Measured:
     f1: Floats
     classes: Ints
     report: dict[str, Any]
+    tasks: Mapping[str, Measured] = field(default_factory=dict)
 
     def judged(self, wanted: Evaluation, labels: Sequence[str]) -> dict[str, float]:
-        """Return the metrics with the F1 of each class that a gate names: all that gates judge."""
+        """Return the metrics with the F1 of each class and the numbers of each task that a gate names.
+
+        Beyond what gates judge, each of several tasks tells the numbers in TOLD_OF_TASKS.
+        """
         named = sorted({gate.label for gate in wanted.gates if gate.label is not None})
-        return self.metrics | {f"f1/{name}": float(self.f1[labels.index(name)]) for name in named}
+        numbers = self.metrics | {f"f1/{name}": float(self.f1[labels.index(name)]) for name in named}
+        keys = [(gate.metric, gate.task) for gate in wanted.gates if gate.task is not None]
+        keys += [(metric, task) for task in self.tasks for metric in TOLD_OF_TASKS]
+        return numbers | {metric_key(each, task=task): self.tasks[task].metrics[each] for each, task in keys}
+
+    @property
+    def fits(self) -> dict[str, tuple[float, float | None]]:
+        """Temperature and threshold per task; a task without a name is called by the empty string."""
+        parts = self.tasks or {"": self}
+        return {name: (part.temperature, part.threshold) for name, part in parts.items()}
 
 
 def measure(validation: Answers, test: Answers, wanted: Evaluation, *, labels: Sequence[str]) -> Measured:

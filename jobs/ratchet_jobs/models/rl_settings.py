@@ -19,6 +19,7 @@ from ratchet_api.rl import (
     RlSettings,
     RlStage,
 )
+from ratchet_jobs.data.tasks import check_tasks
 from ratchet_jobs.rewards import make_reward
 from ratchet_jobs.rewards.compose import Term, WeightedSum
 from ratchet_jobs.rewards.curriculum import Curriculum
@@ -88,28 +89,42 @@ def needs_latency(rewards: Sequence[Reward]) -> bool:
     return any(reward.type == "latency" or "latency_ms" in (reward.expression or "") for reward in rewards)
 
 
-def make_rewards(rewards: Sequence[Reward], *, labels: Sequence[str]) -> WeightedSum:
+def rewarded_tasks(rewards: Sequence[Reward], tasks: Sequence[str]) -> tuple[str, ...]:
+    """Return the tasks that some component rewards; the others are not asked."""
+    named = {reward.task for reward in rewards}
+    return tuple(task for task in tasks if task in named or None in named)
+
+
+def make_rewards(
+    rewards: Sequence[Reward], *, labels: Sequence[str], tasks: Sequence[str] | None = None
+) -> WeightedSum:
     """Build the sum of a spec's rewards.
 
     Args:
         rewards: components in the API's words.
         labels: the policy's classes, for the names in a cost matrix.
+        tasks: of the policy; None = it has one without a name.
 
     Raises:
-        BadConfigError: a component cannot be built: a cost names no class, an expression is not arithmetic, and so on.
+        BadConfigError: a component cannot be built: a cost names no class, an expression is not arithmetic, a task is
+            none of the policy's, and so on.
     """
+    named = {f"rewards[{n}].task": reward.task for n, reward in enumerate(rewards) if reward.task is not None}
+    check_tasks(named, tasks=tasks)
     seen: Counter[str] = Counter()
     terms = []
     for reward in rewards:
-        seen[reward.type] += 1
-        name = reward.type if seen[reward.type] == 1 else f"{reward.type}-{seen[reward.type]}"
+        kind = reward.type if reward.task is None else f"{reward.type}/{reward.task}"
+        seen[kind] += 1
+        name = kind if seen[kind] == 1 else f"{kind}-{seen[kind]}"
         terms.append(
             Term(
                 name,
-                make_reward(*_component(reward, labels)),
+                make_reward(*_component(reward, labels, tasks)),
                 weight=_weight(reward),
                 scale=1.0 if reward.scale is None else reward.scale,
                 clip=None if reward.clip is None else (reward.clip.minimum, reward.clip.maximum),
+                task=None if reward.task is None or tasks is None else list(tasks).index(reward.task),
             )
         )
     return WeightedSum(terms)
@@ -121,7 +136,7 @@ def _weight(reward: Reward) -> float | Curriculum:
     return 1.0 if reward.weight is None else reward.weight
 
 
-def _component(reward: Reward, labels: Sequence[str]) -> tuple[str, dict[str, object]]:
+def _component(reward: Reward, labels: Sequence[str], tasks: Sequence[str] | None) -> tuple[str, dict[str, object]]:
     """Name and settings of a component in the registry's words."""
     match reward.type:
         case "confidencePenalty":
@@ -129,7 +144,7 @@ def _component(reward: Reward, labels: Sequence[str]) -> tuple[str, dict[str, ob
         case "expression":
             return "expression", {"expression": reward.expression}
         case "costMatrix":
-            return "cost_matrix", {"costs": _cost_table(reward.costs or (), labels)}
+            return "cost_matrix", {"costs": _cost_table(_of_one_task(reward, tasks), labels)}
         case "latency":
             return "latency", {"target_ms": reward.target_ms}
         case "feedback":
@@ -143,6 +158,22 @@ def _component(reward: Reward, labels: Sequence[str]) -> tuple[str, dict[str, ob
             return "entry_point", {"entry_point": reward.entry_point}
         case plain:
             return plain, {}
+
+
+def _of_one_task(reward: Reward, tasks: Sequence[str] | None) -> Sequence[Cost]:
+    """Return the costs; refuse one that no answer could ever have, because its classes are of different tasks.
+
+    Raises:
+        BadConfigError: names both classes.
+    """
+    for cost in reward.costs or () if tasks else ():
+        named = {name.partition("/")[0] for name in (cost.label, cost.answer)} & set(tasks or ())
+        if len(named) > 1 or (reward.task is not None and named and named != {reward.task}):
+            of = "two tasks" if len(named) > 1 else f"another task than the component's, {reward.task!r}"
+            raise BadConfigError(
+                f"rewards.costs: {cost.label!r} and {cost.answer!r} are of {of}; name two classes of one task"
+            )
+    return reward.costs or ()
 
 
 def _cost_table(costs: Sequence[Cost], labels: Sequence[str]) -> tuple[tuple[float, ...], ...]:

@@ -39,6 +39,11 @@ class Verdicts(NamedTuple):
         """These and the newer ones, the newest `limit` of them."""
         return type(self)(*(torch.cat(pair)[-limit:] for pair in zip(self, newer, strict=True)))
 
+    def of_classes(self, start: int, stop: int) -> Self:
+        """Those on answers among the classes start..stop-1, as if there were no others: the ones of one task."""
+        mine = (self.actions >= start) & (self.actions < stop)
+        return type(self)(self.logits[mine][:, start:stop], self.actions[mine] - start, self.right[mine])
+
     def temperature(self) -> float:
         """Temperature under which the verdicts are likeliest; 1 for fewer than LEAST of them.
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,11 +30,13 @@ from ratchet_api.stage import EvaluateConfig, StageResult
 from ratchet_jobs.data.base_model import fetch_model
 from ratchet_jobs.data.gates import check_gates, check_slices
 from ratchet_jobs.data.policy_folder import fetch_policy
-from ratchet_jobs.data.snapshots import open_snapshot
+from ratchet_jobs.data.snapshots import Manifest, open_snapshot
+from ratchet_jobs.data.tasks import task_difference
 from ratchet_jobs.metrics.choosing import choose
-from ratchet_jobs.metrics.classification import ABSTAIN_ALWAYS
-from ratchet_jobs.metrics.measuring import Answers, Measured, in_order_of, measure
-from ratchet_jobs.models.card import PolicyCard
+from ratchet_jobs.metrics.classification import ABSTAIN_ALWAYS, Ints
+from ratchet_jobs.metrics.measuring import Answers, Measured, in_order_of
+from ratchet_jobs.metrics.tasks import labelled_rows, measure_tasks
+from ratchet_jobs.models.card import Fit, PolicyCard
 from ratchet_jobs.models.classifier import load_classifier, read_card, write_card
 from ratchet_jobs.models.examples import read_examples
 from ratchet_jobs.models.inference import predict_logits
@@ -83,6 +84,8 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
         Metrics of the chosen policy on the test split: accuracy, macro_f1, ece, brier, loss, coverage,
         selective_accuracy, n_test, and f1/<label> of each class that a gate names; what was fitted on validation:
         temperature, threshold; ms_per_sample_1 and ms_per_sample_32; with RL the choice, and both policies' numbers.
+        Of several tasks these are means, beside accuracy/<task>, macro_f1/<task> and what gates name of a task;
+        temperature and threshold then stand in policy.json and evaluation.json alone.
 
     Raises:
         StageError: a candidate does not fit the snapshot, or a split is too empty for what was asked.
@@ -93,15 +96,15 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
 
     # 1. snapshot, candidates, champion
     snapshot = open_snapshot(ctx.store, config.dataset, into=ctx.folder("snapshot"))
-    labels = tuple(snapshot.labels)
+    labels, tasks = tuple(snapshot.labels), snapshot.tasks
     validation, test = read_examples(snapshot, "validation"), read_examples(snapshot, "test")
-    _check_splits(config, labels, n_validation=len(validation.texts), n_test=len(test.texts))
+    _check_splits(config, snapshot.manifest, validation=validation.labels, test=test.labels)
     entrants = _candidates(ctx, config)
     for entrant in entrants:
-        _check_fit(config, entrant, labels)
+        _check_fit(config, entrant, snapshot.manifest)
         _fetch_base(ctx, entrant.card)
     # a policy that nothing is held against is not compared with the champion either: rl failed, or there was none
-    champion, absent = _champion(ctx, config, labels) if len(entrants) > 1 else (None, "")
+    champion, absent = _champion(ctx, config, snapshot.manifest) if len(entrants) > 1 else (None, "")
 
     # 2. logits and 3. numbers, one policy after the other
     texts = [*validation.texts, *test.texts]
@@ -139,7 +142,7 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
         logits = in_order_of(logits, given=entrant.card.labels, wanted=labels)
         split = len(validation.texts)
         answers = Answers(logits[:split], validation.labels), Answers(logits[split:], test.labels)
-        measured[entrant.role] = measure(*answers, wanted, labels=labels)
+        measured[entrant.role] = measure_tasks(*answers, wanted, tasks=tasks)
         if entrant is not champion:
             sizes = TIMED_BATCH_SIZES
             timings[entrant.role] = {
@@ -158,18 +161,20 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
             truth=test.labels,
             wanted=wanted,
             labels=labels,
+            tasks=tasks,
             seed=config.seed,
         )
         chosen = candidate if judged.choice.chosen == candidate.role else baseline
         log.info("policy chosen", chosen=judged.choice.chosen, why=judged.choice.why)
     numbers = measured[chosen.role]
-    if numbers.threshold == ABSTAIN_ALWAYS:
-        log.warning("no threshold reaches the accuracy: the policy abstains", target=wanted.abstain_target_accuracy)
+    for name, (_, threshold) in numbers.fits.items():
+        if threshold == ABSTAIN_ALWAYS:
+            target = wanted.abstain_target_accuracy
+            log.warning("no threshold reaches the accuracy: the policy abstains", target=target, task=name)
 
     # 5. write the policy
     shutil.copytree(chosen.folder, ctx.output, dirs_exist_ok=True)
-    final = {"temperature": numbers.temperature, "abstain_threshold": numbers.threshold}
-    write_card(ctx.output, chosen.card.model_copy(update=final))
+    write_card(ctx.output, chosen.card.fitted({name: Fit(*pair) for name, pair in numbers.fits.items()}))
     origin = {"candidate": chosen.digest, "snapshot": config.dataset.digest}
     _write_json(ctx.output / EVALUATION_FILE, numbers.report | origin)
     if judged is not None:
@@ -209,7 +214,7 @@ def _candidates(ctx: StageContext, config: EvaluateConfig) -> list[Entrant]:
     return entrants
 
 
-def _champion(ctx: StageContext, config: EvaluateConfig, labels: Sequence[str]) -> tuple[Entrant | None, str]:
+def _champion(ctx: StageContext, config: EvaluateConfig, manifest: Manifest) -> tuple[Entrant | None, str]:
     """Fetch the live version; one that cannot be compared is left out, with the reason: it decides nothing."""
     wanted = config.champion
     if wanted is None:
@@ -221,41 +226,50 @@ def _champion(ctx: StageContext, config: EvaluateConfig, labels: Sequence[str]) 
     except (BadConfigError, BadModelError, StoreCorrupt, StoreNotFound) as error:
         log.warning("the champion cannot be read and is not compared", error=str(error))
         return None, str(error)
-    if set(card.labels) != set(labels):
+    labels = manifest.label_map
+    if set(card.labels) != set(labels) or task_difference(card.task_names, manifest.task_names):
         log.warning("the champion tells other classes and is not compared", classes=len(card.labels))
         return None, f"its {len(card.labels)} classes are not the {len(labels)} of the dataset"
     return Entrant(CHAMPION, folder, card, wanted.digest), ""
 
 
-def _check_splits(config: EvaluateConfig, labels: Sequence[str], *, n_validation: int, n_test: int) -> None:
+def _check_splits(config: EvaluateConfig, manifest: Manifest, *, validation: Ints, test: Ints) -> None:
     """Refuse what cannot be measured, before any work.
 
     Raises:
         StageError: gates, slices and settings do not fit the snapshot.
     """
-    wanted = config.evaluation
-    check_gates(wanted.gates, labels=labels)
+    wanted, labels = config.evaluation, manifest.label_map
+    check_gates(wanted.gates, labels=labels, tasks=manifest.task_names)
     check_slices(wanted.comparison.slices if wanted.comparison is not None else (), labels=labels)
-    if n_test == 0:
-        raise BadDataError("test split: no rows; raise spec.split.testPercent or add rows to the dataset")
-    if n_validation == 0 and (wanted.calibrate or wanted.abstain_target_accuracy is not None):
-        raise BadDataError(
-            "validation split: no rows to fit evaluation.calibrate or abstainTargetAccuracy on; raise "
-            "spec.split.validationPercent, or set calibrate to false and leave the target out"
-        )
+    counts = zip(manifest.tasks, labelled_rows(validation), labelled_rows(test), strict=True)
+    for task, n_validation, n_test in counts:
+        of_task = f" of task {task.name!r}" if task.name else ""
+        if n_test == 0:
+            raise BadDataError(f"test split: no rows{of_task}; raise spec.split.testPercent or add rows to the dataset")
+        if n_validation == 0 and (wanted.calibrate or wanted.abstain_target_accuracy is not None):
+            raise BadDataError(
+                f"validation split: no rows{of_task} to fit evaluation.calibrate or abstainTargetAccuracy on; raise "
+                "spec.split.validationPercent, or set calibrate to false and leave the target out"
+            )
 
 
-def _check_fit(config: EvaluateConfig, entrant: Entrant, labels: Sequence[str]) -> None:
+def _check_fit(config: EvaluateConfig, entrant: Entrant, manifest: Manifest) -> None:
     """Refuse a candidate that was trained for something else; an order of classes of its own is no matter.
 
     Raises:
         StageError: its settings or classes are not those of the run.
     """
-    card = entrant.card
+    card, labels = entrant.card, manifest.label_map
     if config.max_tokens is not None and card.max_tokens != config.max_tokens:
         raise BadConfigError(
             f"maxTokens: the stage says {config.max_tokens}, the {entrant.role} policy was trained with "
             f"{card.max_tokens}; operator and stage image are of different versions: use matching ones"
+        )
+    if tasks := task_difference(manifest.task_names, card.task_names):
+        raise BadLabelsError(
+            f"snapshot {config.dataset.digest[:12]}: its tasks are not the {entrant.role} policy's, which differ in "
+            f"{tasks}; evaluate on the snapshot trained on"
         )
     if set(labels) != set(card.labels):
         odd = sorted(set(labels) ^ set(card.labels))

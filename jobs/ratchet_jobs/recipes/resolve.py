@@ -1,7 +1,7 @@
 """Resolve: the run's first, light pod. Are the inputs there, and which later stages are committed already?
 
-    1 the pinned snapshot's manifest is there and is the one pinned, with every class that a gate or slice names and
-      every class that a log of answers holds
+    1 the pinned snapshot's manifest is there and is the one pinned, with every task and class that the settings
+      name and every class that a log of answers holds
     2 the base model's folder is there with config, tokenizer and safetensors; a policy to start from is there, has
       learned on that base, and tells the snapshot's classes
     3 each later stage's input digest is looked up in the index; hits go into the result
@@ -12,15 +12,14 @@ Torch-free and without a GPU, so that a mistyped URI fails in a second and not a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ratchet_api.attempts import Artifact
 from ratchet_api.stage import ResolveConfig, StageHit, StageResult
 from ratchet_jobs.data.base_model import list_model
 from ratchet_jobs.data.gates import check_gates, check_slices
 from ratchet_jobs.data.policy_folder import read_policy_card
 from ratchet_jobs.data.ratings import check_log
-from ratchet_jobs.data.snapshots import read_manifest
+from ratchet_jobs.data.snapshots import Manifest, read_manifest
+from ratchet_jobs.data.tasks import check_tasks, refuse_log_for_tasks, task_difference
 from ratchet_jobs.runtime.commit import find_commit
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError, BadModelError
@@ -38,16 +37,18 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
             f"spec.datasetRef: its snapshot {manifest.digest[:12]}… is of type {manifest.type}; a classifier's stages "
             "learn from type classification: name such a dataset"
         )
-    check_gates(config.gates, labels=manifest.label_map)
+    check_gates(config.gates, labels=manifest.label_map, tasks=manifest.task_names)
+    check_tasks(config.named_tasks, tasks=manifest.task_names)
     check_slices(config.slices, labels=manifest.label_map)
     if config.log is not None:
+        refuse_log_for_tasks(manifest.task_names)
         check_log(read_manifest(ctx.store, config.log), labels=manifest.label_map)
     ctx.progress.report(1, steps)
 
     # 2 base model
     list_model(ctx.store, config.base_model, namespace=ctx.namespace)
     if config.start is not None:
-        _check_start(ctx, config, config.start, manifest.label_map)
+        _check_start(ctx, config, config.start, manifest)
     ctx.progress.report(2, steps)
 
     # 3 look-ups
@@ -66,17 +67,23 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
     return StageResult(metrics={"train_rows": float(manifest.counts.train), "hits": float(len(hits))}, hits=hits)
 
 
-def _check_start(ctx: StageContext, config: ResolveConfig, start: Artifact, labels: Sequence[str]) -> None:
+def _check_start(ctx: StageContext, config: ResolveConfig, start: Artifact, manifest: Manifest) -> None:
     """Refuse a start policy that cannot go on learning here.
 
     Raises:
-        StageError: it is not there, stands on another base model, or tells other classes.
+        StageError: it is not there, stands on another base model, or tells other tasks or classes.
     """
+    labels = manifest.label_map
     card = read_policy_card(ctx.store, start, namespace=ctx.namespace)
     if card.base_model.sha256 != config.base_model.sha256:
         raise BadModelError(
             f"spec.startFrom {start.uri}: it was trained on the base model {card.base_model.uri} with sha256 "
             f"{card.base_model.sha256}, spec.baseModel.sha256 is {config.base_model.sha256}; name the policy's own base"
+        )
+    if tasks := task_difference(manifest.task_names, card.task_names):
+        raise BadLabelsError(
+            f"spec.startFrom {start.uri}: its tasks are not the dataset's, which differ in {tasks}; take a dataset of "
+            "the same tasks, or train anew with mode supervised_then_rl"
         )
     if odd := sorted(set(labels) ^ set(card.labels)):
         raise BadLabelsError(

@@ -3,8 +3,9 @@
 Implements the contextual bandit (Langford and Zhang 2007) on PPO (Schulman et al. 2017, arXiv:1707.06347), A2C
 (Mnih et al. 2016, arXiv:1602.01783), REINFORCE with a baseline (Williams 1992) or one-step DQN (Mnih et al. 2015): a
 query is asked, a class is drawn from the policy, the class chosen is rewarded. (Learning from a log of answers given
-elsewhere is `rl_from_log`.) The label of a row decides the reward
-and nothing else: with the accuracy reward the learner sees right or wrong, as live feedback would tell it.
+elsewhere is `rl_from_log`.) The label of a row decides the reward and nothing else: with the accuracy reward the
+learner sees right or wrong, as live feedback would tell it. A policy of several tasks is asked about a text once per
+task that the row has a label of; classes of other tasks do not exist then.
 
  1. Read the traffic (a split's texts, whose labels the simulated feedback knows) and the start policy.
  2. Tokenise every text once.
@@ -34,7 +35,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -52,7 +52,14 @@ from ratchet_jobs.data.traffic import Traffic
 from ratchet_jobs.models.actor_critic import ActorCritic, QueryTable, load_value_head, parameters_as, save_value_head
 from ratchet_jobs.models.classifier import load_classifier, read_card, save_classifier
 from ratchet_jobs.models.examples import read_examples
-from ratchet_jobs.models.rl_settings import algorithm_settings, make_rewards, needs_latency, rewards_are_verdicts
+from ratchet_jobs.models.queries import ask, in_the_policys_order, reward_by_task
+from ratchet_jobs.models.rl_settings import (
+    algorithm_settings,
+    make_rewards,
+    needs_latency,
+    rewarded_tasks,
+    rewards_are_verdicts,
+)
 from ratchet_jobs.models.timing import ms_by_length
 from ratchet_jobs.models.tokenizing import TokenRows, tokenize
 from ratchet_jobs.models.verdicts import Verdicts
@@ -79,7 +86,6 @@ from ratchet_jobs.rl.learner import Learner
 from ratchet_jobs.rl.rollout import Action, Rollout
 from ratchet_jobs.rl.seeds import generator_for
 from ratchet_jobs.runtime.context import StageContext
-from ratchet_jobs.runtime.errors import BadLabelsError
 
 TINY = 1e-30
 """Probabilities below it are as good as this one; its logarithm is finite."""
@@ -123,17 +129,23 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     tokens = tokenize(policy.tokenizer, examples.texts)
     kept = np.flatnonzero(tokens.has_words)  # as in production, a text without a token gets no answer worth rewarding
     rows = [tokens.rows[i] for i in kept]
-    check_sizes(hyper, rows=len(rows), of="the train split")
-    labels = torch.from_numpy(_in_the_policys_order(examples.labels[kept], snapshot.labels, card.labels)).to(device)
-    traffic = Traffic(np.arange(len(kept)) if hyper.episodes == "query" else groups[kept], seed=config.seed)
+    said = in_the_policys_order(examples.labels[kept], snapshot.tasks, card.heads)
+    asked_tasks = rewarded_tasks(hyper.rewards, [task.name for task in snapshot.tasks])
+    queries, answers = ask(said, card.heads, asked_tasks)
+    check_sizes(hyper, rows=len(answers), of="the train split")
+    labels = torch.from_numpy(answers).to(device)
+    turns = np.unique(groups[kept], return_inverse=True)[1][queries.texts] * len(card.heads) + queries.tasks
+    traffic = Traffic(np.arange(len(answers)) if hyper.episodes == "query" else turns, seed=config.seed)
 
     # 3. actor-critic
     with torch.no_grad():
-        for part in policy.classifier.head.parameters():
-            part.div_(card.temperature)
-    model = ActorCritic(policy.classifier).to(device).eval()
+        for head in card.heads:
+            for part in policy.classifier.head.parameters():
+                part[head.task.start : head.task.stop].div_(head.fit.temperature)
+    model = ActorCritic(policy.classifier, [head.task for head in card.heads]).to(device).eval()
     load_value_head(model, start)
-    table = QueryTable(model, rows)
+    table = QueryTable(model, rows, queries=queries if card.tasks is not None else None)
+    text_of, task_of = (torch.from_numpy(each).to(device) for each in queries)  # (Q,), Q queries
     reference = {name: parameter.detach().clone() for name, parameter in model.trainable(adapters=True).items()}
     if hyper.learning_rate is None:
         table.keep(encode(ctx, table, np.unique(traffic.take(0, hyper.interactions).rows)))
@@ -144,7 +156,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     forward = table.q_values if hyper.algorithm == "dqn" else table.forward
     learner = Learner(forward, parameters, optimizer, max_grad_norm=hyper.max_grad_norm)
     algorithm = make_algorithm(hyper.algorithm, algorithm_settings(hyper), learner=learner, seed=config.seed)
-    rewards = make_rewards(hyper.rewards, labels=card.labels)
+    rewards = make_rewards(hyper.rewards, labels=card.labels, tasks=card.task_names)
     limits = Limits(max_kl=hyper.max_kl, min_entropy_ratio=hyper.min_entropy_ratio)
     rollouts = math.ceil(hyper.interactions / hyper.rollout_size)
 
@@ -185,10 +197,17 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
             action = algorithm.act(
                 output, progress=progress, generator=generator_for(config.seed, "act", number, device=device)
             )
-            probs = output.logits if hyper.algorithm == "dqn" else output.logits.softmax(-1)  # (B, C)
-            scored = rewards.score(
-                RewardBatch.with_labels(action.actions, probs, labels[obs], step=before, latency_ms=latency[obs])
+            # dqn's logits are probabilities, but for the classes of other tasks, which are at minus infinity
+            probs = output.logits.clamp_min(0) if hyper.algorithm == "dqn" else output.logits.softmax(-1)  # (B, C)
+            batch = RewardBatch.with_labels(
+                action.actions,
+                probs,
+                labels[obs],
+                step=before,
+                latency_ms=latency[text_of[obs]],
+                tasks=task_of[obs],
             )
+            scored = rewards.score(batch)
             total = scored.total  # (B,)
             if hyper.kl_coef > 0:
                 with parameters_as(parameters, {name: reference[name] for name in parameters}):
@@ -212,7 +231,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         breakers = check_update(stats, breakers, limits=limits, reward_constant=constant, update=number + 1)
         chosen += torch.bincount(action.actions, minlength=len(chosen))
         answered = Verdicts(probs.clamp_min(TINY).log(), action.actions, total)
-        latest = latest.followed_by(answered, limit=VERDICTS_KEPT)
+        latest = latest.followed_by(answered, limit=VERDICTS_KEPT * len(card.heads))
 
         # 8. report, checkpoint, leave
         done, interactions = number + 1, before + size
@@ -220,6 +239,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         best = max(average, curve[-1]["best_return"]) if curve else average
         told = {"avg_return": average, "best_return": best, "accuracy": float(right.float().mean())}
         told |= {f"reward/{name}": part.mean for name, part in scored.parts.items()}
+        told |= reward_by_task(total, task_of[obs], card.task_names)
         curve.append({"interactions": float(interactions)} | told | stats.as_metrics())
         shown = {name: value for name, value in stats.as_metrics().items() if name in CURVES}
         ctx.progress.report(done, rollouts, examples=size, **told, **shown)
@@ -232,15 +252,17 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     # 9. policy and value head
     if rewards_are_verdicts(hyper) and hyper.interactions <= traffic.rows:  # else they are on queries learned from
         # never below 1: where labels taught the queries too, the policy does better on them than elsewhere
-        temperature = max(1.0, latest.temperature())
-        with torch.no_grad():
-            for part in model.classifier.head.parameters():
-                part.div_(temperature)
-    unanswered = [card.labels[i] for i in np.flatnonzero(chosen.cpu().numpy() == 0)]
+        for task, _ in card.heads:
+            temperature = max(1.0, latest.of_classes(task.start, task.stop).temperature())
+            with torch.no_grad():
+                for part in model.classifier.head.parameters():
+                    part[task.start : task.stop].div_(temperature)
+    askable = [label for task, _ in card.heads if task.name in asked_tasks for label in task.labels]
+    answered_never = {card.labels[i] for i in np.flatnonzero(chosen.cpu().numpy() == 0)}
+    unanswered = [label for label in askable if label in answered_never]
     if unanswered:
         log.warning("classes were never answered, so nothing was learned about them", classes=unanswered[:20])
-    plain = card.model_copy(update={"temperature": 1.0, "abstain_threshold": None})
-    save_classifier(model.classifier, ctx.output, card=plain, tokenizer_from=start)
+    save_classifier(model.classifier, ctx.output, card=card.fitted({}), tokenizer_from=start)
     save_value_head(model, ctx.output)
     tail = curve[-min(len(curve), LAST_ROLLOUTS) :]
     return StageResult(
@@ -253,22 +275,6 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
             **{name: curve[-1][name] for name in ("best_return", *CURVES) if name in curve[-1]},
         }
     )
-
-
-def _in_the_policys_order(labels: NDArray[np.int64], names: Sequence[str], policy: Sequence[str]) -> NDArray[np.int64]:
-    """Class numbers by the policy's label map.
-
-    Raises:
-        BadLabelsError: a row's class is none of the policy's: whatever it answered would be wrong.
-    """
-    place = {label: number for number, label in enumerate(policy)}
-    unknown = sorted({names[i] for i in np.unique(labels)} - place.keys())
-    if unknown:
-        raise BadLabelsError(
-            f"train split: class {unknown[0]!r} is none of the start policy's {len(policy)} classes; start from a "
-            "policy that was trained on this dataset's classes, or leave such rows out"
-        )
-    return np.array([place.get(name, -1) for name in names], dtype=np.int64)[labels]
 
 
 def _in_turns(

@@ -53,6 +53,7 @@ from ratchet_jobs.data.base_model import fetch_model
 from ratchet_jobs.data.ratings import Log, read_log
 from ratchet_jobs.data.snapshots import SPLITS, open_snapshot
 from ratchet_jobs.data.splitting import normalised
+from ratchet_jobs.data.tasks import refuse_log_for_tasks
 from ratchet_jobs.data.traffic import Traffic
 from ratchet_jobs.models.actor_critic import ActorCritic, QueryTable, load_value_head, save_value_head
 from ratchet_jobs.models.classifier import load_classifier, read_card, save_classifier
@@ -161,6 +162,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     # 1. log and start policy
     start = open_start(ctx, config.start, config.start_artifact)
     card = read_card(start).with_base_at(config.base_model)
+    refuse_log_for_tasks(card.task_names)
     texts, answers, left_out = _read(ctx, config, card.labels)
     base = fetch_model(ctx.store, card.base_model, namespace=ctx.namespace, into=ctx.folder("base"))
     policy = load_classifier(start, base)

@@ -118,7 +118,9 @@ def check_finite(output: PolicyOutput, number: int) -> None:
     Raises:
         NotANumberError: names the rollout, counted from 0 here.
     """
-    if not bool(torch.isfinite(output.logits).all() and torch.isfinite(output.values).all()):
+    # classes of other tasks are at minus infinity; a row whose own are not finite has no finite largest one
+    wrong = output.logits.isnan().any() | ~torch.isfinite(output.logits.amax(-1)).all()
+    if bool(wrong) or not bool(torch.isfinite(output.values).all()):
         raise NotANumberError(
             f"rollout {number + 1}: the policy's logits or values are not all finite; start from another version, or "
             "lower stages.rl.learningRate and headLearningRate"

@@ -1,11 +1,11 @@
 """Snapshot: source files to an immutable, content-addressed Parquet snapshot without leaks between splits.
 
     1 read      every source row by row; rows that cannot be used are counted by rule, never silently lost
-    2 dedupe    equal text and label once; conflicting labels of one text stay and count as kept; of a log all stay
+    2 dedupe    equal text and labels once; conflicting labels of one text stay and count as kept; of a log all stay
     3 join      rows that share a group or a normalised text into components, which never part across splits
     4 filter    maxAgeDays, maxSubjectSharePercent, maxSamples; each choice by hash, so that a rebuild agrees
     5 split     by the file's own split where it names one, else by the component's hash
-    6 check     two classes, every class has train rows, no split is empty; of a log the last alone
+    6 check     per task: two classes, every class has train rows, no split is without labels; of a log the last alone
     7 write     Parquet per split in hash order, MANIFEST.json last, below the digest of the content
 
 Raw subjects are never written: a salted hash stands for each. Torch-free: its pod starts in about a second.
@@ -21,40 +21,34 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from ratchet_api.base import digest_of
-from ratchet_api.feedback_dataset import (
-    RATINGS,
-    Filters,
-    LabelCount,
-    Removed,
-    SnapshotCounts,
-    SnapshotSummary,
-    SplitName,
-)
+from ratchet_api.feedback_dataset import RATINGS, Filters, Removed, SnapshotCounts, SnapshotSummary, SplitName
 from ratchet_api.stage import SnapshotConfig, StageResult
+from ratchet_jobs.data.label_counts import count_labels, count_tasks
 from ratchet_jobs.data.ratings import RATINGS_SCHEMA, Rating, checked_rating, to_rating, with_names
 from ratchet_jobs.data.reading import (
     Example,
     Refused,
     absent_columns,
     format_of,
+    mapped_columns,
     read_rows,
     refuse_absent,
     to_example,
 )
 from ratchet_jobs.data.snapshots import (
-    SCHEMA,
     SPLITS,
     Manifest,
     SnapshotFile,
     SourceRead,
     content_digest,
+    label_columns,
     store_snapshot,
     write_split,
 )
 from ratchet_jobs.data.splitting import PRIORITY, cap_of, components, hash64, normalised, split_of
 from ratchet_jobs.recipes import snapshot_feedback
 from ratchet_jobs.runtime.context import StageContext
-from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError
+from ratchet_jobs.runtime.errors import BadDataError
 from ratchet_jobs.runtime.store import resolve_uri, sha256_file
 
 MIN_TRAIN_ROWS = 10
@@ -71,8 +65,6 @@ FIELD_OF: Mapping[str, str] = {
     "PropensityOutOfRange": "spec.columns.propensity",
 }
 """Which setting stands behind a rule that removes rows; the other rules are about what the rows hold."""
-MAX_CLASSES = 2000
-"""The table of confusions that evaluate writes grows with its square; far more are a column of ids, not of classes."""
 
 
 @dataclass(slots=True)
@@ -80,7 +72,8 @@ class Row:
     """One kept row."""
 
     text: str
-    label: str
+    labels: tuple[str | None, ...]
+    """One per task, as the data call them; None = not said."""
     text_hash: int
     group_hash: int | None
     subject: str | None
@@ -90,6 +83,11 @@ class Row:
     order: int
     rating: Rating | None
     component: int = 0
+
+    @property
+    def answers(self) -> str:
+        """All labels as one string: for one task, its label."""
+        return "\0".join(label or "" for label in self.labels)
 
 
 @dataclass(slots=True)
@@ -133,7 +131,7 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
     rows = _keep(rows, tally, "TextTooLong", lambda r: len(r.text) <= config.filters.max_text_chars)
     if config.labels is not None:
         closed = set(config.labels)
-        rows = _keep(rows, tally, "UnknownLabel", lambda r: r.label in closed)
+        rows = _keep(rows, tally, "UnknownLabel", lambda r: r.labels[0] in closed)
 
     # 2 dedupe: of equal rows the one in the highest-priority split stays, so that held-out data are never thinned
     rank = {name: place for place, name in enumerate(PRIORITY)}
@@ -141,8 +139,8 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
     if config.type != RATINGS:  # the same answer to the same question twice is two answers, and two verdicts
         first: dict[tuple[int, str], int] = {}
         for row in rows:
-            first.setdefault((row.text_hash, row.label), row.order)
-        rows = _keep(rows, tally, "Duplicate", lambda r: first[r.text_hash, r.label] == r.order)
+            first.setdefault((row.text_hash, row.answers), row.order)
+        rows = _keep(rows, tally, "Duplicate", lambda r: first[r.text_hash, r.answers] == r.order)
 
     # 3 join
     for row, component in zip(rows, components((r.text_hash, r.group_hash) for r in rows), strict=True):
@@ -162,13 +160,22 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
         parts[row.fixed or best.get(row.component) or split_of(row.component, config.split)].append(row)
 
     # 6 check
-    labels = _checked_labels(config, parts, tally, read)
+    if len(parts["train"]) < MIN_TRAIN_ROWS:
+        raise BadDataError(
+            f"{len(parts['train'])} train rows are left of {read} read, at least {MIN_TRAIN_ROWS} are needed; "
+            f"removed: {tally.sentence()}"
+        )
+    labels = count_labels(config, {name: [row.labels for row in parts[name]] for name in SPLITS})
 
     # 7 write
-    schema, folder = RATINGS_SCHEMA if config.type == RATINGS else SCHEMA, ctx.folder("snapshot")
+    tasks, folder = config.columns.task_names, ctx.folder("snapshot")
+    schema = RATINGS_SCHEMA if config.type == RATINGS else None
     files: dict[str, SnapshotFile] = {
         name: write_split(
-            [_as_record(r, ctx.namespace) for r in parts[name]], folder / f"{name}.parquet", schema=schema
+            [_as_record(r, tasks, ctx.namespace) for r in parts[name]],
+            folder / f"{name}.parquet",
+            tasks=tasks,
+            schema=schema,
         )
         for name in SPLITS
     }
@@ -179,6 +186,7 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
         digest=content_digest(config.type, names, files),
         files=files,
         labels=labels,
+        task_names=tasks,
         counts=counts,
         removed=tally.as_status(),
         sources=tuple(sources),
@@ -196,6 +204,7 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
         uri=f"{ctx.store.uri}/{key}",
         counts=counts,
         classes=len(labels),
+        tasks=count_tasks(manifest.tasks, labels) if tasks else None,
         smallest_labels=tuple(sorted(labels, key=lambda entry: entry.train)[:10]),
         removed=manifest.removed,
         score_mean=round(fmean(scores), 6) if scores else None,
@@ -213,7 +222,9 @@ def _read(ctx: StageContext, config: SnapshotConfig, tally: Tally, sources: list
     columns = with_names(config.columns) if rated else config.columns
     if config.source.inline is not None:
         for number, entry in enumerate(config.source.inline, 1):
-            inline = Example(entry.text.strip(), entry.label, entry.group, None, None)
+            said: Mapping[str, str | None] = entry.labels or {"": entry.label}
+            labels = tuple(said.get(task) for task in config.columns.label_paths)
+            inline = Example(entry.text.strip(), labels, entry.group, None, None)
             rating = checked_rating(entry.score, entry.propensity, None) if rated else None
             if isinstance(rating, str):
                 tally.remove(rating, f"spec.source.inline row {number}")
@@ -241,7 +252,7 @@ def _read(ctx: StageContext, config: SnapshotConfig, tally: Tally, sources: list
             raise BadDataError(
                 f"spec.source.objects[{place}].sha256 is {source.sha256}, but {name} has {sha256}; correct one of them"
             )
-        absent, fmt, number = columns.to_wire(), format_of(name, source.format), 0
+        absent, fmt, number = mapped_columns(columns), format_of(name, source.format), 0
         seen: Mapping[str, Any] = {}
         for raw in read_rows(path, fmt, name=name):
             number += 1
@@ -270,7 +281,7 @@ def _read(ctx: StageContext, config: SnapshotConfig, tally: Tally, sources: list
 def _row(example: Example, fixed: SplitName | None, where: str, order: int, rating: Rating | None) -> Row:
     return Row(
         text=example.text,
-        label=example.label,
+        labels=example.labels,
         text_hash=hash64("text", normalised(example.text)),
         group_hash=None if example.group is None else hash64("group", example.group),
         subject=example.subject,
@@ -306,7 +317,7 @@ def _filtered(rows: list[Row], tally: Tally, filters: Filters) -> list[Row]:
     if filters.max_samples is not None:
         chosen = {
             id(r)
-            for r in sorted(rows, key=lambda r: hash64("sample", str(r.text_hash), r.label))[: filters.max_samples]
+            for r in sorted(rows, key=lambda r: hash64("sample", str(r.text_hash), r.answers))[: filters.max_samples]
         }
         rows = _keep(rows, tally, "MaxSamples", lambda r: id(r) in chosen)
     return rows
@@ -315,10 +326,10 @@ def _filtered(rows: list[Row], tally: Tally, filters: Filters) -> list[Row]:
 def _place(row: Row) -> tuple[Any, ...]:
     """Where a row stands, whatever file and line it came from; of a log's equal answers those differ by the rest."""
     if row.rating is None:
-        return (row.text_hash, row.label)
+        return (row.text_hash, row.answers)
     score, propensity, policy = row.rating
     time = "" if row.time is None else row.time.isoformat()
-    return (row.text_hash, row.label, score, propensity, policy or "", time, row.subject or "")
+    return (row.text_hash, row.answers, score, propensity, policy or "", time, row.subject or "")
 
 
 def _capped(rows: list[Row], tally: Tally, share_percent: float) -> list[Row]:
@@ -341,58 +352,14 @@ def _capped(rows: list[Row], tally: Tally, share_percent: float) -> list[Row]:
     return kept
 
 
-def _checked_labels(
-    config: SnapshotConfig, parts: dict[SplitName, list[Row]], tally: Tally, read: int
-) -> tuple[LabelCount, ...]:
-    """Count classes per split and refuse what cannot be trained on."""
-    count = {name: Counter(r.label for r in parts[name]) for name in SPLITS}
-    total = sum(len(rows) for rows in parts.values())
-    if len(parts["train"]) < MIN_TRAIN_ROWS:
-        raise BadDataError(
-            f"{len(parts['train'])} train rows are left of {read} read, at least {MIN_TRAIN_ROWS} are needed; "
-            f"removed: {tally.sentence()}"
-        )
-    rated = config.type == RATINGS
-    found = set().union(*count.values()) if rated else set(count["train"])
-    names = config.labels if config.labels is not None else tuple(sorted(found))
-    if len(names) > MAX_CLASSES:
-        shown = ", ".join(map(repr, names[:3]))
-        raise BadLabelsError(
-            f"{len(names)} classes in {len(parts['train'])} train rows ({shown}, …), at most {MAX_CLASSES} are "
-            f"possible; is spec.columns.label {config.columns.label!r} a column of ids? name the column of the class, "
-            "or merge rare ones"
-        )
-    if not rated and len(count["train"]) < 2:
-        only = next(iter(count["train"]))
-        raise BadLabelsError(
-            f"every train row has the label {only!r}; a classifier needs at least two classes in train"
-        )
-    for name in ("validation", "test"):
-        if not parts[name]:
-            raise BadDataError(
-                f"the {name} split is empty ({total} rows in all); add rows, raise spec.split.{name}Percent, "
-                "or mark a source file with its split"
-            )
-    if not rated:
-        _check_classes(count, names)
-    return tuple(LabelCount(label=label, **{name: count[name][label] for name in SPLITS}) for label in names)
-
-
-def _check_classes(count: Mapping[SplitName, Counter[str]], names: Sequence[str]) -> None:
-    """Refuse classes that nothing could be learned about."""
-    for name in SPLITS:
-        for label in sorted(count[name]):
-            if label not in names:
-                raise BadLabelsError(
-                    f"label {label!r} has {count[name][label]} rows in {name} but none in train; add train rows of it, "
-                    "change spec.split.salt, or list spec.labels without it"
-                )
-    for label in names:
-        if count["train"][label] == 0:
-            raise BadLabelsError(f"label {label!r} of spec.labels has no train row; add rows of it or take it off")
-
-
-def _as_record(row: Row, namespace: str) -> dict[str, object]:
+def _as_record(row: Row, tasks: Sequence[str] | None, namespace: str) -> dict[str, object]:
     subject = None if row.subject is None else f"{hash64('subject', namespace, row.subject):016x}"
-    known = {"text": row.text, "label": row.label, "component": row.component, "subject": subject, "time": row.time}
+    labels = dict(zip(label_columns(tasks), row.labels, strict=True))
+    known: dict[str, object] = {
+        "text": row.text,
+        **labels,
+        "component": row.component,
+        "subject": subject,
+        "time": row.time,
+    }
     return known if row.rating is None else known | row.rating._asdict()

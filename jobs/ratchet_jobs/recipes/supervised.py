@@ -1,8 +1,9 @@
 """Supervised stage: teach a pretrained encoder the classes of a snapshot.
 
 Implements LoRA (Hu et al. 2021, arXiv:2106.09685, eq. 3) on every linear layer of the encoder's blocks, mean pooling
-and a linear head, trained by cross-entropy with label smoothing (Szegedy et al. 2016, arXiv:1512.00567, eq. 6) and
-AdamW with decoupled decay (Loshchilov and Hutter 2019, arXiv:1711.05101, alg. 2); learning rate linear up, linear down.
+and a linear head per task, trained by cross-entropy with label smoothing (Szegedy et al. 2016, arXiv:1512.00567,
+eq. 6), summed over tasks, and AdamW with decoupled decay (Loshchilov and Hutter 2019, arXiv:1711.05101, alg. 2);
+learning rate linear up, linear down.
 
  1. Read the snapshot's train split and the base model; refuse what cannot be trained.
  2. Tokenise every text once, cut to maxTokens.
@@ -40,17 +41,20 @@ import numpy as np
 import structlog
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ratchet_api.stage import StageResult, SupervisedConfig
 from ratchet_api.steps import steps_per_epoch, total_steps
+from ratchet_api.tasks import UNSAID, Task
 from ratchet_jobs.data.base_model import fetch_model
 from ratchet_jobs.data.snapshots import open_snapshot
+from ratchet_jobs.data.tasks import check_tasks
 from ratchet_jobs.models.batching import bucketed_batches, pad
-from ratchet_jobs.models.card import PolicyCard
+from ratchet_jobs.models.card import PolicyCard, TaskCard
 from ratchet_jobs.models.classifier import build_classifier, check_vocabulary, save_classifier
 from ratchet_jobs.models.examples import Examples, read_examples
-from ratchet_jobs.models.schedule import balanced_class_weights, learning_rate_factor
+from ratchet_jobs.models.schedule import learning_rate_factor
+from ratchet_jobs.models.task_loss import TaskLoss, class_weights_of
 from ratchet_jobs.models.tokenizing import TokenRows, load_tokenizer, tokenize
 from ratchet_jobs.models.training_state import load_training_state, save_training_state
 from ratchet_jobs.runtime.context import StageContext
@@ -84,13 +88,16 @@ def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
 
     # 1. snapshot and base model
     snapshot = open_snapshot(ctx.store, config.dataset, into=ctx.folder("snapshot"))
-    labels, train = snapshot.labels, read_examples(snapshot, "train")
+    labels, tasks, train = snapshot.labels, snapshot.tasks, read_examples(snapshot, "train")
+    task_weights = hyper.task_weights or {}
+    named = {f"stages.supervised.taskWeights.{name}": name for name in task_weights}
+    check_tasks(named, tasks=snapshot.manifest.task_names)
     base = fetch_model(ctx.store, config.base_model, namespace=ctx.namespace, into=ctx.folder("base"))
 
     # 2. tokenise once
     tokenizer = load_tokenizer(base, max_tokens=hyper.max_tokens)
     tokens = tokenize(tokenizer, train.texts)
-    kept = _check_rows(train, tokens, labels)
+    kept = _check_rows(train, tokens, tasks)
     rows, lengths, targets = [tokens.rows[i] for i in kept], tokens.lengths[kept], train.labels[kept]
 
     # 3. policy
@@ -99,10 +106,10 @@ def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
     ).to(device)
     check_vocabulary(classifier.encoder, tokenizer)
     parameters = classifier.trainable()
+    class_weights: list[Tensor | None] = [None for _ in tasks]
     if hyper.class_weights == "balanced":
-        class_weights = torch.from_numpy(balanced_class_weights(targets, classes=len(labels))).to(device)
-    else:
-        class_weights = None
+        class_weights = [torch.from_numpy(each).to(device) for each in class_weights_of(tasks, targets)]
+    loss_of = TaskLoss(tasks, weights=task_weights, class_weights=class_weights, label_smoothing=hyper.label_smoothing)
 
     # 4. optimizer: no decay on the head's bias, which holds the classes' frequencies
     head_rate = hyper.head_learning_rate or hyper.learning_rate
@@ -137,12 +144,9 @@ def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         input_ids, token_mask = pad([rows[i] for i in batch], pad_id=classifier.pad_id)  # (B, T) both
-        wanted = torch.from_numpy(targets[batch]).to(device)  # (B,)
         with autocast:
             logits = classifier(input_ids.to(device), token_mask.to(device))  # (B, C)
-        loss = nn.functional.cross_entropy(
-            logits.float(), wanted, weight=class_weights, label_smoothing=hyper.label_smoothing
-        )
+        loss = loss_of(logits.float(), targets[batch])  # targets (N, T), T tasks
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         grad_norm = float(nn.utils.clip_grad_norm_(parameters.values(), hyper.max_grad_norm))
@@ -165,7 +169,9 @@ def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
             raise ctx.preempted(done)
 
     # 8. policy
-    card = PolicyCard(labels=labels, max_tokens=hyper.max_tokens, base_model=config.base_model)
+    names = snapshot.manifest.task_names
+    cards = None if names is None else tuple(TaskCard(name=name) for name in names)
+    card = PolicyCard(labels=labels, tasks=cards, max_tokens=hyper.max_tokens, base_model=config.base_model)
     save_classifier(classifier, ctx.output, card=card, tokenizer_from=base)
     tail = losses[-min(len(losses), LAST_STEPS) :]
     return StageResult(
@@ -178,12 +184,12 @@ def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
     )
 
 
-def _check_rows(train: Examples, tokens: TokenRows, labels: Sequence[str]) -> NDArray[np.int64]:
+def _check_rows(train: Examples, tokens: TokenRows, tasks: Sequence[Task]) -> NDArray[np.int64]:
     """Return the places of the rows to train on: those that have tokens.
 
     Raises:
         BadDataError: more than MAX_WORDLESS_SHARE of the texts have none.
-        BadLabelsError: fewer than two classes have rows.
+        BadLabelsError: fewer than two classes of a task have rows.
     """
     kept = np.flatnonzero(tokens.has_words)
     count, skipped = len(train.texts), len(train.texts) - len(kept)
@@ -195,8 +201,13 @@ def _check_rows(train: Examples, tokens: TokenRows, labels: Sequence[str]) -> ND
         )
     if skipped:
         log.warning("texts without tokens are left out", rows=skipped, of=count)
-    present = np.unique(train.labels[kept])
-    if len(present) < 2:
-        found = ", ".join(repr(labels[i]) for i in present) or "no class"
-        raise BadLabelsError(f"train split: rows of {found} only; training needs rows of at least two classes")
+    for place, task in enumerate(tasks):
+        said = train.labels[kept, place]
+        present = np.unique(said[said != UNSAID])
+        if len(present) < 2:
+            found = ", ".join(repr(task.labels[i - task.start]) for i in present) or "no class"
+            of_task = f" of task {task.name!r}" if task.name else ""
+            raise BadLabelsError(
+                f"train split: rows of {found} only; training needs rows of at least two classes{of_task}"
+            )
     return kept

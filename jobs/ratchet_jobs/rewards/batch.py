@@ -46,6 +46,8 @@ class RewardBatch:
     """(N,) measured time per sample at serving batch size."""
     logged: Logged | None = None
     """Feedback from a log, where learning is offline."""
+    tasks: Tensor | None = None
+    """(N,) int64, the task that each choice answers; None = there is one."""
 
     def __post_init__(self) -> None:
         if self.probs.ndim != 2:
@@ -58,11 +60,26 @@ class RewardBatch:
 
     @classmethod
     def with_labels(
-        cls, actions: Tensor, probs: Tensor, labels: Tensor, *, step: int = 0, latency_ms: Tensor | None = None
+        cls,
+        actions: Tensor,
+        probs: Tensor,
+        labels: Tensor,
+        *,
+        step: int = 0,
+        latency_ms: Tensor | None = None,
+        tasks: Tensor | None = None,
     ) -> Self:
         """A batch whose true classes are known: correct = (action equals label)."""
         correct = (actions == labels).to(torch.float32)
-        return cls(actions=actions, probs=probs, step=step, correct=correct, labels=labels, latency_ms=latency_ms)
+        return cls(
+            actions=actions,
+            probs=probs,
+            step=step,
+            correct=correct,
+            labels=labels,
+            latency_ms=latency_ms,
+            tasks=tasks,
+        )
 
     def __len__(self) -> int:
         return len(self.probs)

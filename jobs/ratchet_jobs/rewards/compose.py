@@ -32,6 +32,8 @@ class Term:
     offset: float = 0.0
     clip: tuple[float, float] | None = None
     """Smallest and largest value after scaling."""
+    task: int | None = None
+    """Number of the task whose answers it rewards, the others with 0; None = all."""
 
     def __post_init__(self) -> None:
         plain = [self.scale, self.offset, *(self.clip or ())]
@@ -56,7 +58,14 @@ class Term:
                 f"reward {self.name}: row {row} is {float(raw[row])}; look for NaN in its inputs, or bound the reward"
             )
         shaped = raw * self.scale + self.offset
-        return shaped if self.clip is None else shaped.clamp(*self.clip)
+        shaped = shaped if self.clip is None else shaped.clamp(*self.clip)
+        return shaped * self.concerns(batch)
+
+    def concerns(self, batch: RewardBatch) -> Tensor:
+        """(N,) bool, True = the row answers the task that this component rewards."""
+        if self.task is None or batch.tasks is None:
+            return torch.ones(len(batch), dtype=torch.bool, device=batch.probs.device)
+        return batch.tasks == self.task
 
     def weight_at(self, step: int) -> float:
         """The weight at a training step."""
@@ -64,7 +73,7 @@ class Term:
 
 
 class PartStats(NamedTuple):
-    """One component over one batch, before its weight."""
+    """One component over the rows of one batch that it rewards, before its weight; 0 if there are none."""
 
     mean: float
     std: float
@@ -127,5 +136,7 @@ class WeightedSum:
         for term in self.terms:
             value, weight = term.value(batch).float(), term.weight_at(batch.step)
             total = total + weight * value
-            parts[term.name] = PartStats(float(value.mean()), float(value.std(correction=0)), weight)
+            told = value[term.concerns(batch)]
+            told = told if len(told) else value.new_zeros(1)
+            parts[term.name] = PartStats(float(told.mean()), float(told.std(correction=0)), weight)
         return Scored(total=total, parts=parts, constant=bool((total == total[0]).all()))

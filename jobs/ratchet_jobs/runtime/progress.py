@@ -71,8 +71,15 @@ class StageMetrics:
             registry=self.registry,
         )
 
+        self._task_reward = Gauge(
+            "ratchet_stage_task_reward",
+            "Mean reward of the answers in one of several tasks over the last rollout.",
+            (*_LABELS, "task"),
+            registry=self.registry,
+        )
+
     def set(self, name: str, value: float) -> None:
-        """Set one gauge; `reward/NAME` is the gauge of that component of the reward.
+        """Set one gauge; `reward/NAME` is the gauge of that component of the reward, `task/NAME` that of a task.
 
         Raises:
             KeyError: no such gauge; add it above, with its help text.
@@ -80,6 +87,9 @@ class StageMetrics:
         kind, _, component = name.partition("/")
         if kind == "reward" and component:
             self._reward.labels(**self._labels, component=component).set(value)
+            return
+        if kind == "task" and component:
+            self._task_reward.labels(**self._labels, task=component).set(value)
             return
         self._gauges[name].labels(**self._labels).set(value)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.comparison import Comparison
+from ratchet_api.gates import metric_key
 from ratchet_api.stage import EvaluateConfig, Stage
 from ratchet_api.training_run import ResolvedRun, RLTrainingRunSpec
 from ratchet_operator.plan.runs.pipeline.kind import Deciding, Digests, StageKind, Told, parent, wire_without
@@ -21,9 +22,11 @@ def _deciding(spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) 
         "maxTokens": _max_tokens(spec),
         "seed": spec.seed,
     }
+    if gated := sorted({metric_key(gate.metric, task=gate.task) for gate in spec.evaluation.gates if gate.task}):
+        settings["gateTasks"] = gated
     parents = {"dataset": resolved.dataset_digest}
     if not spec.with_rl:
-        # the gates' bounds judge the numbers, they do not make them; a gated class adds one number
+        # the gates' bounds judge the numbers, they do not make them; a gated class or task adds one number
         settings["evaluation"] = wire_without(spec.evaluation, "gates")
         return Deciding(settings, parents | {"candidate": parent(earlier, Stage.SUPERVISED)})
     # with RL the bounds choose the policy, too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ratchet_api.placement import Resources
 from ratchet_api.stage import ResolveConfig, Stage
+from ratchet_api.training_run import RLTrainingRunSpec
 from ratchet_operator.plan.runs.pipeline.kind import StageKind, Told
 from ratchet_operator.plan.runs.pipeline.rl import start_of
 
@@ -21,8 +22,18 @@ def _config(told: Told) -> ResolveConfig:
         lookups=tuple(ref for stage, ref in told.stages.items() if stage is not Stage.RESOLVE),
         gates=spec.evaluation.gates,
         slices=comparison.slices if comparison is not None else (),
+        named_tasks=_named_tasks(spec),
         start=start_of(told.resolved),
     )
+
+
+def _named_tasks(spec: RLTrainingRunSpec) -> dict[str, str]:
+    """Return the tasks that the settings name, by field; those of gates go with the gates."""
+    named = {f"spec.stages.supervised.taskWeights.{task}": task for task in spec.stages.supervised.task_weights or ()}
+    if spec.with_rl:
+        rewards = enumerate(spec.rl.rewards)
+        named |= {f"spec.stages.rl.rewards[{n}].task": each.task for n, each in rewards if each.task is not None}
+    return named
 
 
 RESOLVE = StageKind(stage=Stage.RESOLVE, resources=lambda _spec: RESOURCES, config=_config)

@@ -107,7 +107,8 @@ def _curve(family: str, parts: Mapping[str, Column], steps: Column, unit: str) -
         ax.set_xlabel(unit)
         return _figure(ax)
 
-    return Chart(title=family, alt=f"{family}: {ends}", draw=draw)
+    only = next(iter(lines)) if len(lines) == 1 else family
+    return Chart(title=family if only == family else f"{family}/{only}", alt=f"{family}: {ends}", draw=draw)
 
 
 def reliability_diagram(tables: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:

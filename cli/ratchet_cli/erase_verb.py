@@ -64,10 +64,7 @@ def erase(
     home: HomeDir = None,
 ) -> None:
     """Erase a person: from log, snapshots and all training to come. Safe to repeat, and to interrupt."""
-    if (subject is None) != pending:
-        raise UsageProblem("give either --subject ID or --pending")
-    if subject is not None and not subject.strip():
-        raise UsageProblem("--subject is blank; give the id by which the events named the person")
+    _options(subject, pending)
     from ratchet_jobs.data import erasure
 
     config, space = store_config(cluster, store, endpoint, namespace, context, home)
@@ -81,20 +78,41 @@ def erase(
             records = [_record(objects, space, subject, folder, now)]
         else:
             records = [_ask(objects, space, subject, gateway, token_file)]
-        backend = None if record_only else _backend(cluster, context, namespace, home)
-        for record in records:
-            if record_only:
+        if record_only:
+            for record in records:
                 say(f"erasure {record.id}: nothing of the person is read any more; `ratchet feedback erase --pending`")
-                continue
-            with tempfile.TemporaryDirectory() as scratch:
-                report = erasure.erase(objects, space, record, folder=Path(scratch), now=now)
-            report = mark(backend, report) if backend is not None else report
-            key = write_report(objects, space, report)
-            _show(report, objects, key, marked=backend is not None, as_json=as_json)
+            return
+        backend = _backend(cluster, context, namespace, home)
+        for record in records:
+            _carry_out(objects, space, record, backend, now, as_json=as_json)
         if not records:
             say("no erasure is pending")
     except (StageError, BadKey) as error:
         raise CliError(str(error)) from error
+
+
+def _carry_out(
+    store: ObjectStore, namespace: str, record: ErasureRecord, backend: Backend | None, now: datetime, *, as_json: bool
+) -> None:
+    """Erase one person, mark what had learned from them, and keep and print the proof."""
+    from ratchet_jobs.data import erasure
+
+    with tempfile.TemporaryDirectory() as scratch:
+        report = erasure.erase(store, namespace, record, folder=Path(scratch), now=now)
+    report = mark(backend, report) if backend is not None else report
+    _show(report, store, write_report(store, namespace, report), marked=backend is not None, as_json=as_json)
+
+
+def _options(subject: str | None, pending: bool) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        UsageProblem: says which.
+    """
+    if (subject is None) != pending:
+        raise UsageProblem("give either --subject ID or --pending")
+    if subject is not None and not subject.strip():
+        raise UsageProblem("--subject is blank; give the id by which the events named the person")
 
 
 def _record(store: ObjectStore, namespace: str, subject: str, keys: Path, now: datetime) -> ErasureRecord:

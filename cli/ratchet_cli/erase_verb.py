@@ -69,22 +69,20 @@ def erase(
 
     config, space = store_config(cluster, store, endpoint, namespace, context, home)
     folder = keys or (None if cluster else find_home(home, store).path / "keys")
-    now = datetime.now(UTC)
     try:
-        objects = open_store(config, patience_seconds=PATIENCE_SECONDS)
+        objects, now = open_store(config, patience_seconds=PATIENCE_SECONDS), datetime.now(UTC)
         if subject is None:
             records = erasure.pending(objects, space)
         elif folder is not None and (keys is not None or folder.is_dir()):
             records = [_record(objects, space, subject, folder, now)]
         else:
             records = [_ask(objects, space, subject, gateway, token_file)]
-        if record_only:
-            for record in records:
-                say(f"erasure {record.id}: nothing of the person is read any more; `ratchet feedback erase --pending`")
-            return
-        backend = _backend(cluster, context, namespace, home)
+        backend = None if record_only else _backend(cluster, context, namespace, home)
         for record in records:
-            _carry_out(objects, space, record, backend, now, as_json=as_json)
+            if record_only:
+                say(f"erasure {record.id}: nothing of the person is read any more; `ratchet feedback erase --pending`")
+            else:
+                _carry_out(objects, space, record, backend, now, as_json=as_json)
         if not records:
             say("no erasure is pending")
     except (StageError, BadKey) as error:

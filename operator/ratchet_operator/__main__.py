@@ -12,7 +12,6 @@ import os
 import sys
 
 import structlog
-import uvloop
 
 from ratchet_operator import logs
 from ratchet_operator.cluster.connect import LoginError, connect
@@ -36,8 +35,7 @@ def main() -> None:
     except LoginError as error:
         _log.error("cannot_log_in", error=str(error))
         sys.exit(EXIT_CONFIG)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(service))
+    asyncio.run(_serve(service))
 
 
 async def _serve(service: Service) -> None:

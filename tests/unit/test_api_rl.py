@@ -93,9 +93,10 @@ def test_every_validator_has_its_rule_for_the_server() -> None:
     """R31: what a model's validators refuse, CEL refuses."""
     judged = {model for model, _, want, _ in REFUSED if "must" in want or "only for" in want or "exactly" in want}
     assert judged <= set(rules.RL_RULES)
-    # one rule per way to be wrong: four members of the union, no scale of 0, one weight, an ordered curriculum
-    assert len(rules.RL_RULES[Reward]) == 7
-    assert len(rules.RL_RULES[RlStage]) == 7
+    # one rule per way to be wrong: four members of the union, two fields of one type, no scale of 0, one weight, an
+    # ordered curriculum; two sizes, five fields of one algorithm, four about a log
+    assert len(rules.RL_RULES[Reward]) == 9
+    assert len(rules.RL_RULES[RlStage]) == 11
 
 
 CONFIG = {"dataset": {"digest": DIGEST, "prefix": "ns/snapshots/0"}, "hyper": {}, "seed": 0}

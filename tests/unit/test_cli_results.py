@@ -20,12 +20,12 @@ def test_the_weakest_classes_come_first_and_at_most_five(tmp_path: Path) -> None
 
 
 def test_the_report_has_the_name_and_the_fields_that_evaluate_writes(tmp_path: Path) -> None:
-    """Read as text: importing the recipe would import torch."""
-    spec = importlib.util.find_spec("ratchet_jobs.recipes")
+    """Read as text: importing the module would import Arrow and the plots."""
+    spec = importlib.util.find_spec("ratchet_jobs.report")
     assert spec is not None
     assert spec.submodule_search_locations is not None
-    recipe = (Path(spec.submodule_search_locations[0]) / "evaluate.py").read_text()
-    assert f'EVALUATION_FILE = "{REPORT_FILE}"' in recipe
+    evidence = (Path(spec.submodule_search_locations[0]) / "evidence.py").read_text()
+    assert f'EVALUATION_FILE = "{REPORT_FILE}"' in evidence
     few = Answers(np.eye(2), np.array([0, 1]))
     report = measure(few, few, Evaluation(), labels=("a", "b")).report
     (tmp_path / REPORT_FILE).write_text(json.dumps(report))

@@ -138,7 +138,7 @@ def test_every_valid_run_renders_a_restricted_pod_or_none(spec: dict[str, Any], 
     parsed = RLTrainingRunSpec.model_validate(spec)
     meta = Meta("RLTrainingRun", "rltrainingruns", "team-a", name, "0123456789abcdef", 1)
     snapshot = {"digest": "d" * 64, "uri": "s3://bucket/x", "counts": {"train": 100}}
-    dataset = DatasetSight(name="d", ready=True, snapshot=_snapshot(snapshot))
+    dataset = DatasetSight(name="d", ready=True, snapshot=_snapshot(snapshot), type="classification")
     world = RunWorld(
         now=NOW,
         settings=SETTINGS,

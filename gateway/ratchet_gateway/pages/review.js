@@ -129,9 +129,20 @@ function showPair() {
   $("compare-b").textContent = state.sides[1].answer;
 }
 
+const NUMBERS_MS = 5000;
+let numbersShown = "";
+
+// Draws only what is new: a table that was opened stays open while nothing changes.
 async function showNumbers() {
-  const [numbers, counts] = await Promise.all([plotted(state.policy), totals(state.policy)]);
+  const answers = await Promise.all([plotted(state.policy), totals(state.policy)]);
   show();
+  const told = JSON.stringify([state.policy, answers]);
+  if (told === numbersShown) return;
+  numbersShown = told;
+  drawNumbers(...answers);
+}
+
+function drawNumbers(numbers, counts) {
   const facts = [
     ["Events", counts.events],
     ["Scored", counts.rated],
@@ -322,6 +333,10 @@ function wire() {
   $("name").value = localStorage.getItem("ratchet-name") ?? "";
   $("name").onchange = () => localStorage.setItem("ratchet-name", $("name").value.trim());
   document.addEventListener("keydown", pressed);
+  // What was just said is in the numbers a second later, and others go on judging.
+  setInterval(() => {
+    if (state.policy && view() === "numbers" && !document.hidden && !$("door").open) attempt(load);
+  }, NUMBERS_MS);
   window.addEventListener("hashchange", async () => {
     Object.assign(state, { last: null });
     $("toast").hidden = true;

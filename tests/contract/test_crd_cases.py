@@ -110,6 +110,7 @@ CHANGES: Mapping[str, Any] = {
     "stages": {"supervised": {"epochs": 9}},
     "evaluation": {"gates": [{"metric": "ece", "maximum": 0.1}]},
     "placement": {"queueName": "team"},
+    "tracking": {"tensorboard": True},
     "image": "registry.example/own:1",
     "activeDeadlineSeconds": 60,
     "backoffLimit": 0,

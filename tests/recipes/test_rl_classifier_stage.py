@@ -404,8 +404,9 @@ def test_classes_are_matched_by_name_when_the_traffic_lists_them_otherwise(share
     rows = [row for row in reviews(120, seed=1) if row[1] != "card"]
     config = with_traffic(shared, shared.rl(interactions=48), rows, labels=("mortgage", "loan"))
     same = with_traffic(shared, shared.rl(interactions=48), rows, labels=("loan", "mortgage"))
-    first, second = (shared.pod(c, run=f"named-{n}")[0].digest for n, c in enumerate((config, same)))
-    assert first == second
+    first, second = (shared.pod(c, run=f"named-{n}")[1] for n, c in enumerate((config, same)))
+    for name in ("head.safetensors", "value_head.safetensors", "policy.json", "rl-history.parquet"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
 def test_a_class_that_was_never_answered_is_counted(shared: Workbench) -> None:
@@ -534,7 +535,8 @@ def test_few_verdicts_give_no_temperature() -> None:
 
 def test_settings_of_a_notebook_are_those_of_the_stage_less_the_stages_own() -> None:
     own = set(RlStage.model_fields) - set(RlSettings.model_fields)
-    assert own == {"episodes", "gamma", "lam", "traffic", "checkpoint_every_steps", "resources"}
+    from_a_log = {"dataset_ref", "min_effective_samples"}
+    assert own == {"episodes", "gamma", "lam", "traffic", "checkpoint_every_steps", "resources"} | from_a_log
 
 
 # --- through the pod's entry point ----------------------------------------------------------------------------------

@@ -146,7 +146,8 @@ def test_of_two_pods_one_commits_and_the_other_reports_the_winners_result(
     directory = mine["artifact"]["uri"].removeprefix(f"{process.store.uri}/")
     assert process.store.read(f"{directory}/sub/weights.safetensors") == b"the rival's"
     kept = [info.key for info in process.store.list(directory.rpartition("/")[0])]
-    assert kept == [f"{directory}/sub/weights.safetensors", f"{directory.rpartition('/')[0]}/COMMIT.json"]
+    own = [f"{directory}/sub/weights.safetensors", f"{directory}/supervised-settings.json"]
+    assert kept == [*own, f"{directory.rpartition('/')[0]}/COMMIT.json"]
 
 
 class Crash(BaseException):

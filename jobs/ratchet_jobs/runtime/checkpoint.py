@@ -65,9 +65,10 @@ class Checkpoints:
         write(folder)
         self._history.save(folder)
         files = {}
-        for path in sorted(folder.iterdir()):
-            if path.suffix not in _ALLOWED_SUFFIXES:
-                raise ValueError(f"checkpoint file {path.name}: only {sorted(_ALLOWED_SUFFIXES)} are written")
+        paths = sorted(folder.iterdir())
+        if odd := next((path for path in paths if path.suffix not in _ALLOWED_SUFFIXES), None):
+            raise ValueError(f"checkpoint file {odd.name}: only {sorted(_ALLOWED_SUFFIXES)} are written")
+        for path in paths:
             self._store.upload(path, f"{self._directory}/step-{step}/{path.name}")
             files[path.name] = sha256_file(path)
         manifest = json.dumps({"step": step, "files": files}, sort_keys=True).encode()

@@ -95,7 +95,7 @@ def test_only_the_newest_are_kept(store: DirectoryStore, tmp_path: Path) -> None
 
 
 def changing_calls() -> list[int]:
-    """Saving a third checkpoint: two files and the history, the manifest, then the oldest one's, manifest first, deleted."""
+    """Saving a third: two files, the history, the manifest; then the oldest one is deleted, its manifest first."""
     return list(range(1, 9))
 
 

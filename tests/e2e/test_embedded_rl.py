@@ -45,6 +45,10 @@ spec:
 """
 THEN_RL = "mode: supervised_then_rl"
 GOOD = "{interactions: 600, rolloutSize: 24, minibatchSize: 8, learningRate: 5e-3, headLearningRate: 5e-3}"
+FROM_LOG = (
+    "{interactions: 2700, rolloutSize: 60, headLearningRate: 2e-2, valueLearningRate: 1e-2, "
+    "datasetRef: {name: NAME}, rewards: [{type: feedback}]}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +63,13 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 
 
 def ended(
-    shell: Shell, name: str, *, rl: str, mode: str = THEN_RL, gate: float = 0.2, more: Sequence[str] = ()
+    shell: Shell, name: str, *, rl: str, mode: str = THEN_RL, gate: float = 0.2, more: Sequence[str] = (), code: int = 0
 ) -> tuple[dict[str, Any], str]:
     """Run a run; returns its status and what was printed."""
     digest = (shell.folder / "digest").read_text()
     manifest = RUN % {"name": name, "mode": mode, "digest": digest, "rl": rl, "gate": gate}
     (shell.folder / f"{name}.yaml").write_text(manifest)
-    printed = shell("run", "-f", "dataset.yaml", "-f", "policy.yaml", "-f", f"{name}.yaml", *more)
+    printed = shell("run", "-f", "dataset.yaml", "-f", "policy.yaml", "-f", f"{name}.yaml", *more, code=code)
     return shell.object("rltrainingruns", name)["status"], printed
 
 
@@ -158,7 +162,7 @@ def test_a_log_of_answers_betters_a_published_version(shell: Shell) -> None:
     (shell.folder / "log.yaml").write_text(LOG)
     version = shell.object("rltrainingruns", "broken")["status"]["version"]
     start = f"mode: rl_only\n  startFrom: {{policy: {{name: router, version: {version}}}}}"
-    rl = GOOD.replace("600", "1800").replace("}", ", datasetRef: {name: log}, rewards: [{type: feedback}]}")
+    rl = FROM_LOG.replace("NAME", "log")
     status, printed = ended(shell, "from-log", mode=start, rl=rl, more=("-f", "log.yaml"))
     assert (status["state"], gate_of(status)["status"]) == ("Complete", "True")
     assert stage(status, "evaluate")["choice"]["chosen"] == "rl"
@@ -174,8 +178,8 @@ def test_a_log_of_answers_betters_a_published_version(shell: Shell) -> None:
 def test_the_log_of_another_policy_is_refused_and_named(shell: Shell) -> None:
     (shell.folder / "log.yaml").write_text(LOG.replace("name: log}", "name: others}").replace("who", "label"))
     start = "mode: rl_only\n  startFrom: {policy: {name: router, version: 1}}"
-    rl = GOOD.replace("}", ", datasetRef: {name: others}, rewards: [{type: feedback}]}")
-    status, _ = ended(shell, "from-others", mode=start, rl=rl, more=("-f", "log.yaml"))
+    rl = FROM_LOG.replace("NAME", "others")
+    status, _ = ended(shell, "from-others", mode=start, rl=rl, more=("-f", "log.yaml"), code=1)
     failed = next(c for c in status["conditions"] if c["type"] == "Failed")
     assert failed["reason"] == "BadData"
     assert "the answer is that of policy" in failed["message"]

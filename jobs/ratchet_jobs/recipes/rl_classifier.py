@@ -67,16 +67,18 @@ from ratchet_jobs.recipes import rl_from_log
 from ratchet_jobs.recipes.rl_parts import (
     ADAM_EPS,
     CURVES,
-    LAST_ROLLOUTS,
     NOTES_FILE,
     STATE_FILE,
+    TINY,
     check_finite,
     check_probabilities,
     check_sizes,
     encode,
+    newest_of,
     open_start,
     parameter_groups,
     part_of,
+    totals_of,
 )
 from ratchet_jobs.rewards.batch import RewardBatch
 from ratchet_jobs.rl.algorithms import make_algorithm
@@ -86,9 +88,6 @@ from ratchet_jobs.rl.learner import Learner
 from ratchet_jobs.rl.rollout import Action, Rollout
 from ratchet_jobs.rl.seeds import generator_for
 from ratchet_jobs.runtime.context import StageContext
-
-TINY = 1e-30
-"""Probabilities below it are as good as this one; its logarithm is finite."""
 
 VERDICTS_KEPT = 1024
 """The newest verdicts, from which the temperature of the answers is fitted at the end."""
@@ -264,15 +263,11 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         log.warning("classes were never answered, so nothing was learned about them", classes=unanswered[:20])
     save_classifier(model.classifier, ctx.output, card=card.fitted({}), tokenizer_from=start)
     save_value_head(model, ctx.output)
-    tail = curve[-min(len(curve), LAST_ROLLOUTS) :]
     return StageResult(
         metrics={
-            "avg_return": sum(point["avg_return"] for point in tail) / len(tail),
-            "interactions": float(hyper.interactions),
-            "rollouts": float(rollouts),
-            "optimizer_steps": sum(point["optimizer_steps"] for point in curve),
+            **totals_of(curve),
             "classes_never_answered": float(len(unanswered)),
-            **{name: curve[-1][name] for name in ("best_return", *CURVES) if name in curve[-1]},
+            **newest_of(curve),
         }
     )
 

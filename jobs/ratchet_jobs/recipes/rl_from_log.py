@@ -64,16 +64,18 @@ from ratchet_jobs.models.tokenizing import TokenRows, tokenize
 from ratchet_jobs.recipes.rl_parts import (
     ADAM_EPS,
     CURVES,
-    LAST_ROLLOUTS,
     NOTES_FILE,
     STATE_FILE,
+    TINY,
     check_finite,
     check_probabilities,
     check_sizes,
     encode,
+    newest_of,
     open_start,
     parameter_groups,
     part_of,
+    totals_of,
 )
 from ratchet_jobs.rewards.batch import Logged, RewardBatch
 from ratchet_jobs.rl.algorithms import make_algorithm
@@ -96,9 +98,6 @@ HELD_OUT = -1
 """Fold of the rows that teach nothing."""
 LEAST_HELD_OUT = 2
 """Held-out rows below which no value is estimated: one has no spread."""
-TINY = 1e-30
-"""Probabilities below it are as good as this one; its logarithm is finite."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -319,18 +318,14 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         tokenizer_from=start,
     )
     save_value_head(model, ctx.output)
-    tail = curve[-min(len(curve), LAST_ROLLOUTS) :]
     return StageResult(
         metrics={
-            "avg_return": sum(point["avg_return"] for point in tail) / len(tail),
-            "interactions": float(hyper.interactions),
-            "rollouts": float(rollouts),
-            "optimizer_steps": sum(point["optimizer_steps"] for point in curve),
+            **totals_of(curve),
             "classes_never_answered": float(len(unseen)),
             "rows_left_out": float(left_out),
             "effective_sample_size": support,
             **_values(started, learned, estimates, answers, hyper),
-            **{name: curve[-1][name] for name in ("best_return", *CURVES) if name in curve[-1]},
+            **newest_of(curve),
         }
     )
 

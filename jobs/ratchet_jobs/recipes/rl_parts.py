@@ -5,7 +5,7 @@ Called by `rl_classifier`, which asks a policy, and `rl_from_log`, which reads w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,9 @@ CURVES = (
     "learning_rate",
 )
 """Of each update, live and in the result, where the algorithm has them."""
+
+TINY = 1e-30
+"""Probabilities below it are as good as this one; its logarithm is finite."""
 
 LAST_ROLLOUTS = 5
 """avg_return in the result is the mean over this many last rollouts."""
@@ -139,6 +142,22 @@ def check_probabilities(rewards: Tensor) -> None:
             f"stages.rl.rewards: from {low:g} to {high:g}, but dqn learns each class's reward as a probability; scale "
             "and clip them to 0..1, or take ppo"
         )
+
+
+def totals_of(curve: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Metrics of the whole stage from its curve, one point per rollout, at least one."""
+    tail = curve[-LAST_ROLLOUTS:]
+    return {
+        "avg_return": sum(point["avg_return"] for point in tail) / len(tail),
+        "interactions": curve[-1]["interactions"],
+        "rollouts": float(len(curve)),
+        "optimizer_steps": sum(point["optimizer_steps"] for point in curve),
+    }
+
+
+def newest_of(curve: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The last update's numbers and the best return so far, where the algorithm has them."""
+    return {name: curve[-1][name] for name in ("best_return", *CURVES) if name in curve[-1]}
 
 
 def part_of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

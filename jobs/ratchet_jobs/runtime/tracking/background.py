@@ -97,11 +97,19 @@ class BackgroundTrackers:
         try:
             self._steps.put(None, timeout=patience_seconds)
         except queue.Full:
-            log.warning("tracking is left unfinished", waiting=self._steps.qsize())
+            self._leave_unfinished()
             return
         self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
-            log.warning("tracking is left unfinished", waiting=self._steps.qsize())
+            self._leave_unfinished()
+
+    def _leave_unfinished(self) -> None:
+        """Say and count that what the trackers still hold may be lost."""
+        unfinished = tuple(self._alive)
+        for tracker in unfinished:
+            self._count_failure(tracker.name)
+        names = [tracker.name for tracker in unfinished]
+        log.warning("tracking is left unfinished", trackers=names, waiting=self._steps.qsize())
 
     def _work(self) -> None:
         for tracker in tuple(self._alive):

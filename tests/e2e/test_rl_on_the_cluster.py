@@ -16,7 +16,9 @@ from tests.e2e.platform import EXAMPLE, Platform
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
-ANSWERS = 1024
+ANSWERS = 2048
+ROLLOUT = 128
+"""Sixteen updates: the first numbers are there long enough before the last ones for several scrapes to see them."""
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,7 @@ def learned(platform: Platform, reference: dict[str, Any]) -> dict[str, Any]:
     spec["stages"]["supervised"]["learningRate"] = float(spec["stages"]["supervised"]["learningRate"])
     spec["stages"]["rl"] = {
         "interactions": ANSWERS,
+        "rolloutSize": ROLLOUT,
         "checkpointEverySteps": 1,
         "rewards": [{"type": "accuracy"}, {"type": "calibration", "weight": 0.5}],
         "resources": {"cpu": 1, "memoryGi": 3},

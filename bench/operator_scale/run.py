@@ -26,8 +26,9 @@ from bench.operator_scale.measure import Burst, Children, burst, idle_cpu_percen
 from tests.controlplane import ControlPlane
 
 ALONE = 20
-BETWEEN_SECONDS = 30.0
-"""What follows a child must not slow the next burst: here no Job gets a pod, and each is looked at again after 15 s."""
+BETWEEN_SECONDS = 75.0
+"""What follows a child must not slow the next burst. Here no Job gets a pod, so each is looked at again when it is 15,
+45 and 105 s old; looking at 200 takes half as much CPU as starting them, and this pause lies between those looks."""
 QUIET_SECONDS = 60.0
 IDLE_SECONDS = 60.0
 CHANGES_PER_SECOND = 10.0

@@ -30,7 +30,9 @@ PAUSE = 0.02
 
 SECONDS = 300
 """A mutant that runs longer hangs, which counts as noticed."""
-PRELOAD = ("numpy", "pytest", "safetensors.torch", "torch")
+PLUGINS = ("pytest_asyncio.plugin", "pytest_timeout", "_hypothesis_pytestplugin")
+"""Plugins that the configuration and the tests need; finding and importing the rest takes longer than most tests."""
+PRELOAD = ("hypothesis", "numpy", "pydantic", "pytest", "safetensors.torch", "structlog", "torch", "yaml")
 """Imported once before forking: they take longer than most tests, and hold no code of ours."""
 
 KILLED, SURVIVED, HUNG = 1, 0, -1
@@ -91,10 +93,12 @@ class Trial:
         self.mutant = mutant
         self._folder = tempfile.TemporaryDirectory(prefix="mutant-")
         copy = Path(self._folder.name) / source_root
-        shutil.copytree(root / source_root, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(root / source_root, copy)  # compiled files, too: all but the mutant's are still right
         if mutant is not None:
             target = Path(self._folder.name) / mutant.file
             target.write_text(target.read_text().replace(mutant.old, mutant.new))
+            for compiled in (target.parent / "__pycache__").glob(f"{target.stem}.*.pyc"):
+                compiled.unlink()
         self._log = Path(self._folder.name) / "log"
         self._deadline = time.monotonic() + SECONDS
         self._pid = os.fork()
@@ -131,7 +135,9 @@ def _test_in_child(root: Path, copy: Path, tests: Sequence[str], log: Path) -> N
         sys.path.insert(0, str(copy))
         sys.dont_write_bytecode = True
         pytest = importlib.import_module("pytest")
-        code = int(pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]))
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        plugins = [word for name in ("no:cacheprovider", *PLUGINS) for word in ("-p", name)]
+        code = int(pytest.main(["-x", "-q", "--no-header", *plugins, *tests]))
     finally:
         sys.stdout.flush()
         os._exit(code)

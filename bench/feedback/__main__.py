@@ -26,6 +26,7 @@ from pathlib import Path
 
 import uvloop
 
+from bench.ending import end_as_by_ctrl_c
 from bench.feedback.load import Measured, by_the_clock, closed_loop
 from bench.feedback.processes import GatewayProcess
 from bench.feedback.setcheck import credentials
@@ -114,6 +115,7 @@ def compare(folder: Path, store: Mapping[str, str], *, seconds: float) -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the bench; 1 when a target is missed."""
+    end_as_by_ctrl_c()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
     options = parser.parse_args(arguments)

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.ending import end_as_by_ctrl_c
 from bench.feedback.chaos import ChaosProxy, Odds
 from bench.feedback.processes import NAMESPACE, POLICY, TOKEN, GatewayProcess
 from ratchet_api.stage import StoreConfig
@@ -230,6 +231,7 @@ def credentials() -> Mapping[str, str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the checker against a SeaweedFS of its own; 1 when the promise did not hold."""
+    end_as_by_ctrl_c()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--replicas", type=int, default=3)

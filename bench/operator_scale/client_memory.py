@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.ending import end_as_by_ctrl_c
 from bench.operator_scale import ours
 from bench.operator_scale.measure import create_at_once
 from tests.controlplane import ControlPlane
@@ -70,6 +71,7 @@ def rss_mb(code: str, kubeconfig: Path) -> float:
 
 def main() -> None:
     """Measure each client a few times and print medians."""
+    end_as_by_ctrl_c()
     with tempfile.TemporaryDirectory(prefix="ratchet-bench-") as place, ControlPlane(Path(place)) as plane:
         ours.install(plane, NAMESPACE)
         manifests = [ours.manifest(NAMESPACE, f"r{number}") for number in range(RUNS)]

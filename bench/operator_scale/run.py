@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.ending import end_as_by_ctrl_c
 from bench.operator_scale import live as live_bench
 from bench.operator_scale import ours, peer
 from bench.operator_scale.measure import Burst, Children, burst, idle_cpu_percent, peak_rss_mb, rss_mb
@@ -186,6 +187,7 @@ async def race(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     """Parse the arguments, race, print."""
+    end_as_by_ctrl_c()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200, help="objects created at once")
     parser.add_argument("--rounds", type=int, default=3, help="bursts")

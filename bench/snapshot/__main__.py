@@ -44,6 +44,8 @@ def make_log(store: DirectoryStore, events: int) -> int:
 
 def _pair(number: int) -> list[bytes]:
     text = " ".join(WORDS[(number * step) % len(WORDS)] for step in (1, 3, 5, 7, 9, 11, 13, 17)) + f" {number:x}"
+    if number % 20 == 0:
+        text += f" write to person{number}@example.org"
     common = {"source": "bench", "received": "2026-11-21T12:00:00.000Z", "fingerprint": "0" * 16, "policy": "router"}
     about = {"version": 3, "subject": f"2026-11:{number % 50_000:032x}", "interaction": f"{number:032x}"}
     answer = {"kind": "interaction", "input": text, "label": WORDS[number % 9], "actionPropensity": 0.8}

@@ -1,13 +1,14 @@
-"""The feedback log as a table on disk: every event once, feedback beside the answer that it is about.
+"""The feedback log as tables: every event once, feedback beside the answer that it is about.
 
 Decides which of two events with one id counts (the first in reading order), what was taken back (an event of the same
-sender names it in `supersedes`), and that nothing of an erased person is read. DuckDB does the joins, so memory stays
-the same however long the log is. Nothing here depends on time or threads: whatever has an order is sorted by one.
-Called by the snapshot recipe of feedback.
+sender names it in `supersedes`), and that nothing of an erased person is read. DuckDB does the joins and moves to the
+scratch disk what does not fit, so memory stays the same however long the log is. Nothing here depends on time or
+threads: whatever has an order is sorted by one. Called by the snapshot recipe of feedback.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -16,18 +17,19 @@ from pathlib import Path
 import duckdb
 
 from ratchet_jobs.feedback_log.reader import fetch_segment
-from ratchet_jobs.feedback_log.segment import Segment, lines_of
+from ratchet_jobs.feedback_log.segment import Segment, content_of
 from ratchet_jobs.runtime.errors import StoreCorrupt
 from ratchet_jobs.runtime.store import Store
 
-MEMORY = "1GB"
+MEMORY = "512MB"
 """What DuckDB may hold before it goes to disk."""
-_CHUNK_BYTES = 64 << 20
+_CHUNK_BYTES = 32 << 20
+_LONGEST_LINE = 2 << 20
+"""Far above what the gateway takes; a chunk is parsed in pieces of twice this size, side by side."""
 _AHEAD = 16
 """Segments that are fetched at once: a store answers in milliseconds, a log has many."""
 
 _COLUMNS = {
-    "o": "BIGINT",
     "id": "VARCHAR",
     "source": "VARCHAR",
     "received": "TIMESTAMP",
@@ -51,15 +53,19 @@ _COLUMNS = {
     "tags": "JSON",
 }
 
-# Of two lines with one id the first counts. What was superseded goes, whoever's turn it was; an undo itself is no row.
-_EVENTS = """
-CREATE TABLE event AS
-WITH first AS (SELECT min(o) AS o FROM raw GROUP BY id),
-     once AS (SELECT raw.* FROM raw JOIN first USING (o) WHERE policy = $policy)
-SELECT once.*, once.id IN (
-    SELECT old.id FROM once AS old JOIN once AS new ON new.supersedes = old.id AND new.source = old.source
-) AS superseded
-FROM once
+# A row's number is its place in reading order: rows go in by one statement after the other, each in the order of its
+# file. Of two lines with one id the first counts; there are few others, so they are looked up and taken out, which
+# spares copying the log.
+_ONCE = """
+DELETE FROM event USING (SELECT id, min(rowid) AS first FROM event GROUP BY id HAVING count(*) > 1) AS twice
+WHERE event.id = twice.id AND event.rowid > twice.first
+"""
+_OTHERS = "DELETE FROM event WHERE policy IS DISTINCT FROM $policy"
+
+# What was superseded goes, whoever's turn it was; an undo itself is no row.
+_GONE = """
+CREATE TABLE gone AS SELECT DISTINCT old.id
+FROM event AS old JOIN event AS new ON new.supersedes = old.id AND new.source = old.source
 """
 
 _ERASED = """
@@ -70,7 +76,8 @@ DELETE FROM event WHERE subject IN (SELECT unnest($subjects)) OR interaction IN 
 
 # The recorded answer is the truth about what was asked and answered; what the feedback repeats fills the gaps.
 _VOTES = """
-CREATE TABLE vote AS
+CREATE VIEW vote AS
+WITH said AS NOT MATERIALIZED (SELECT *, rowid AS o, id IN (SELECT id FROM gone) AS superseded FROM event)
 SELECT f.o, f.id AS event, f.type, f.received, coalesce(f.subject, i.subject) AS subject, i.subject AS about, f.tags,
     coalesce(f.version, i.version) AS version,
     coalesce(i.input, f.prompt) AS prompt,
@@ -80,16 +87,15 @@ SELECT f.o, f.id AS event, f.type, f.received, coalesce(f.subject, i.subject) AS
     coalesce(f.score, (f.rating - 1) / 4,
         CASE f.type WHEN 'thumbs_up' THEN 1.0 WHEN 'thumbs_down' THEN 0.0 END) AS score,
     f.correction, f.chosen, f.rejected, f.superseded
-FROM event AS f LEFT JOIN (SELECT * FROM event WHERE kind <> 'feedback' AND NOT superseded) AS i USING (interaction)
+FROM said AS f LEFT JOIN (SELECT * FROM said WHERE kind <> 'feedback' AND NOT superseded) AS i USING (interaction)
 WHERE f.kind = 'feedback' AND f.type <> 'undo'
 """
 
 
 def open_tables(folder: Path, *, threads: int) -> duckdb.DuckDBPyConnection:
-    """Open an empty database in a folder of its own, which may grow as large as the log."""
+    """Open an empty database that lives in memory, and in a folder of its own as far as it does not fit."""
     folder.mkdir(parents=True, exist_ok=True)
     database = duckdb.connect(
-        folder / "events.duckdb",
         config={
             "memory_limit": MEMORY,
             "temp_directory": str(folder / "spill"),
@@ -99,7 +105,7 @@ def open_tables(folder: Path, *, threads: int) -> duckdb.DuckDBPyConnection:
         },
     )
     columns = ", ".join(f'"{name}" {kind}' for name, kind in _COLUMNS.items())
-    database.execute(f"CREATE TABLE raw ({columns})")
+    database.execute(f"CREATE TABLE event ({columns})")
     return database
 
 
@@ -112,7 +118,7 @@ def load_events(
     erased: Sequence[str],
     folder: Path,
 ) -> None:
-    """Fill the tables `event` and `vote` from segments in reading order.
+    """Fill the table `event` from segments in reading order, and lay the view `vote` over it.
 
     Args:
         database: of `open_tables`.
@@ -120,50 +126,69 @@ def load_events(
         segments: sorted.
         policy: whose events are wanted.
         erased: pseudonyms of people of whom nothing may be read.
-        folder: for one chunk of the log at a time.
+        folder: for two chunks of the log at a time.
 
     Raises:
         StoreCorrupt: names the segment that cannot be trusted.
     """
-    path = folder / "chunk.jsonl"
-    insert = f"INSERT INTO raw SELECT * FROM read_json(?, format = 'newline_delimited', columns = {_COLUMNS!r})"
+    insert = (
+        "INSERT INTO event SELECT * FROM read_json(?, format = 'newline_delimited', "
+        f"maximum_object_size = {_LONGEST_LINE}, columns = {_COLUMNS!r})"
+    )
     try:
-        for chunk in _chunks(store, segments):
-            path.write_bytes(chunk)
+        for path in _chunks(store, segments, folder):
             database.execute(insert, [str(path)])
-        path.unlink(missing_ok=True)
-        database.execute(_EVENTS, {"policy": policy})
     except duckdb.Error as error:
         raise StoreCorrupt(f"feedback log: a line is no event of ours: {str(error).splitlines()[0][:300]}") from error
-    database.execute("DROP TABLE raw")
+    _check_count(database, segments)
+    database.execute(_ONCE)
+    database.execute(_OTHERS, {"policy": policy})
+    database.execute(_GONE)
     if erased:
         database.execute(_ERASED, {"subjects": list(erased)})
     database.execute(_VOTES)
-    database.execute("DROP TABLE event")
 
 
-def _chunks(store: Store, segments: Sequence[Segment]) -> Iterator[bytes]:
-    """Yield lines, each with its place in the log in front, some tens of megabytes at a time."""
-    parts: list[bytes] = []
-    size = before = 0
-    for lines in _fetched(store, segments):
-        parts += [b'{"o":%d,%b\n' % (place, line[1:]) for place, line in enumerate(lines, before)]
-        before += len(lines)
-        size += sum(map(len, lines))
-        if size > _CHUNK_BYTES:
-            yield b"".join(parts)
-            parts, size = [], 0
-    if parts:
-        yield b"".join(parts)
+def _check_count(database: duckdb.DuckDBPyConnection, segments: Sequence[Segment]) -> None:
+    """Refuse lines that hold no event or several."""
+    found, want = database.execute("SELECT count(*) FROM event").fetchall()[0][0], sum(each.events for each in segments)
+    if found != want:
+        raise StoreCorrupt(f"feedback log: its lines hold {found} events, its segments' names say {want}")
 
 
-def _fetched(store: Store, segments: Sequence[Segment]) -> Iterator[list[bytes]]:
+def _chunks(store: Store, segments: Sequence[Segment], folder: Path) -> Iterator[Path]:
+    """Yield files of lines, some tens of megabytes each; while one is read, the next one is written."""
+    rest = _fetched(store, segments)
+    with ThreadPoolExecutor(1) as writer:
+        turn, ahead = 0, writer.submit(_fill, folder / "chunk0.jsonl", rest)
+        while ahead.result():
+            path, turn = folder / f"chunk{turn}.jsonl", 1 - turn
+            ahead = writer.submit(_fill, folder / f"chunk{turn}.jsonl", rest)
+            yield path
+            path.unlink()
+
+
+def _fill(path: Path, rest: Iterator[bytes]) -> int:
+    """Write what comes next into a file; returns its size, 0 at the end."""
+    size = 0
+    with path.open("wb") as file:
+        for content in rest:
+            size += file.write(content)
+            if size > _CHUNK_BYTES:
+                break
+    return size
+
+
+def _fetched(store: Store, segments: Sequence[Segment]) -> Iterator[bytes]:
     """Yield each segment's lines in order, fetching some ahead."""
     rest = iter(segments)
+
+    def fetch(segment: Segment) -> bytes:
+        return content_of(segment, fetch_segment(store, segment))
+
     with ThreadPoolExecutor(_AHEAD) as pool:
-        under_way = [(segment, pool.submit(fetch_segment, store, segment)) for segment in islice(rest, _AHEAD)]
+        under_way = deque(pool.submit(fetch, segment) for segment in islice(rest, _AHEAD))
         while under_way:
-            segment, answer = under_way.pop(0)
-            data = answer.result()
-            under_way += [(each, pool.submit(fetch_segment, store, each)) for each in islice(rest, 1)]
-            yield lines_of(segment, data)
+            content = under_way.popleft().result()
+            under_way.extend(pool.submit(fetch, segment) for segment in islice(rest, 1))
+            yield content

@@ -44,8 +44,8 @@ _NEEDS = {
 }
 _CANDIDATES = """
 CREATE TABLE candidate AS
-WITH made AS (SELECT *, {first} AS first, {second} AS second FROM vote)
-SELECT *, CASE
+WITH made AS NOT MATERIALIZED (SELECT *, {first} AS first, {second} AS second FROM vote)
+SELECT * EXCLUDE (type, tags, correction, chosen, rejected), {odd} AS odd, CASE
     WHEN superseded THEN 'Superseded'
     WHEN $types IS NOT NULL AND NOT list_contains($types, type) THEN 'OtherType'
     WHEN $versions IS NOT NULL AND NOT coalesce(list_contains($versions, version), false) THEN 'OtherVersion'
@@ -73,16 +73,23 @@ class FeedbackRows:
     """The rows of one data set while its rules are applied, in tables of the database.
 
     Args:
-        database: with the table `vote`.
+        database: with the view `vote` over the table `event`; both are gone afterwards.
         type: of the data set.
         source: its rules about events.
+        labels: the classes, where the data set names them.
     """
 
-    def __init__(self, database: duckdb.DuckDBPyConnection, type: DatasetType, source: FeedbackSource) -> None:
+    def __init__(
+        self,
+        database: duckdb.DuckDBPyConnection,
+        type: DatasetType,
+        source: FeedbackSource,
+        labels: tuple[str, ...] | None = None,
+    ) -> None:
         self.removed: dict[str, tuple[int, str]] = {}
         """Per rule how many, and the first event."""
         self.redacted: Counter[str] = Counter()
-        self._db, self._type, self._source = database, type, source
+        self._db, self._type, self._source, self._labels = database, type, source, labels
         paths = ((f"$.{_text(tag.name, chr(34))}", tag.value) for tag in source.tags)
         tags = " AND ".join(f"tags ->> {_text(path)} = {_text(value)}" for path, value in paths)
         less = f"$least IS NOT NULL AND NOT {_GOOD}"
@@ -91,10 +98,18 @@ class FeedbackRows:
             second=_SECOND if type == "preferences" else "NULL::VARCHAR",
             tags=f"coalesce({tags}, false)" if tags else "true",
             needs=_NEEDS.get(type, "").format(less=less),
+            odd=_ODD,
         )
-        given = {"types": source.types, "versions": source.versions, "least": source.min_rating}
+        given = {
+            "types": source.types,
+            "versions": source.versions,
+            "least": source.min_rating,
+            "labels": labels or (),
+        }
         used = {name: _list(value) for name, value in given.items() if f"${name}" in query}
         database.execute(query, used)
+        database.execute("DROP VIEW vote")
+        database.execute("DROP TABLE event")
         self.read = self._number("SELECT count(*) FROM candidate")
         self._count_removed("candidate")
 
@@ -117,7 +132,7 @@ class FeedbackRows:
         self._count_removed("candidate", rule="Quarantined")
         return people
 
-    def clean(self, filters: Filters, labels: tuple[str, ...] | None) -> None:
+    def clean(self, filters: Filters) -> None:
         """Redact and measure what is left, into the table `row`.
 
         Most texts are plain ASCII without anything that a pattern could find: those never leave the database.
@@ -127,34 +142,28 @@ class FeedbackRows:
             "propensity DOUBLE, version BIGINT, subject VARCHAR, about VARCHAR, received TIMESTAMP, text_hash UBIGINT, "
             "why VARCHAR)"
         )
-        closed = list(labels or ())
-        rest = f"{_KEPT}, NULL AS why FROM candidate WHERE why IS NULL AND"
         self._db.execute(
             f"INSERT INTO row BY NAME SELECT {_trimmed('prompt')} AS text, {_trimmed('first')} AS first, "
-            f"{_trimmed('second')} AS second, {hash_sql(_text('text'), _PLAIN)} AS text_hash, {rest} NOT {_ODD}",
-            {"labels": closed},
+            f"{_trimmed('second')} AS second, {hash_sql(_text('text'), _PLAIN)} AS text_hash, {_KEPT} "
+            "FROM candidate WHERE why IS NULL AND NOT odd"
         )
-        query = f"SELECT o, prompt, first, second, is_class FROM candidate WHERE why IS NULL AND {_ODD} ORDER BY o"
-        self._db.execute(f"CREATE TABLE odd AS {query}", {"labels": closed})
-        for batch in self.batches("SELECT * FROM odd ORDER BY o"):
-            self._db.register("cleaned", self._cleaned(batch, frozenset(closed)))
-            self._db.execute(
-                f"INSERT INTO row BY NAME SELECT c.text, c.first, c.second, c.text_hash, {_KEPT}, NULL AS why "
-                "FROM cleaned AS c JOIN (SELECT * EXCLUDE (first, second) FROM candidate) USING (o)"
-            )
+        odd = f"SELECT prompt, first, second, is_class, {_KEPT} FROM candidate WHERE why IS NULL AND odd ORDER BY o"
+        for batch in self.batches(odd):
+            self._db.register("cleaned", self._cleaned(batch))
+            self._db.execute("INSERT INTO row BY NAME SELECT * FROM cleaned")
             self._db.unregister("cleaned")
-        self._db.execute("DROP TABLE odd")
         self._db.execute("DROP TABLE candidate")
         self._mark("TextTooShort", "length(text) < $least", least=filters.min_text_chars)
         self._mark("TextTooLong", "length(text) > $most", most=filters.max_text_chars)
         most = _LONGEST_LABEL if self._type == "classification" else 1 << 30
         self._mark("InvalidLabel", "first = '' OR length(first) > $most", most=most)
-        if labels is not None:
-            self._mark("UnknownLabel", "first NOT IN (SELECT unnest($labels))", labels=closed)
+        if self._labels is not None:
+            self._mark("UnknownLabel", "first NOT IN (SELECT unnest($labels))", labels=list(self._labels))
 
-    def _cleaned(self, batch: pa.Table, labels: frozenset[str]) -> pa.Table:
+    def _cleaned(self, batch: pa.Table) -> pa.Table:
         columns = {name: batch.column(name).to_pylist() for name in ("prompt", "first", "second", "is_class")}
         made: dict[str, list[object]] = {"text": [], "first": [], "second": [], "text_hash": []}
+        labels = frozenset(self._labels or ())
         for prompt, first, second, is_class in zip(*columns.values(), strict=True):
             text = redact(prompt, self.redacted).strip()
             # a class is one of a list and says nothing of a person; what somebody typed as one may
@@ -163,13 +172,10 @@ class FeedbackRows:
             made["first"].append(first.strip() if known else redact(first, self.redacted).strip())
             made["second"].append(None if second is None else redact(second, self.redacted).strip())
             made["text_hash"].append(hash64("text", normalised(text)))
-        return pa.table(
-            {
-                "o": batch.column("o"),
-                **{name: pa.array(made[name], pa.string()) for name in ("text", "first", "second")},
-                "text_hash": pa.array(made["text_hash"], pa.uint64()),
-            }
-        )
+        table = batch.drop_columns(["prompt", "first", "second", "is_class"])
+        for name in ("text", "first", "second"):
+            table = table.append_column(name, pa.array(made[name], pa.string()))
+        return table.append_column("text_hash", pa.array(made["text_hash"], pa.uint64()))
 
     def dedupe(self) -> None:
         """Keep the first of equal rows. Ratings are votes, of which each one counts."""
@@ -221,14 +227,15 @@ class FeedbackRows:
             self._db.register("members", members)
             self._db.execute("CREATE TABLE part AS SELECT * FROM members")
             self._db.unregister("members")
+            whole = "row JOIN part USING (text_hash)"
         else:
-            self._db.execute("CREATE TABLE part AS SELECT DISTINCT text_hash, text_hash AS component FROM row")
+            whole = "(SELECT *, text_hash AS component FROM row)"
         # the same point as splitting.split_of
         point = f"{hash_sql(_text(split.salt), 'component::VARCHAR')}::DOUBLE / 18446744073709551616.0 * 100"
         until = split.train_percent + split.validation_percent
         self._db.execute(
             f"CREATE TABLE placed AS SELECT *, CASE WHEN {point} < {split.train_percent} THEN 'train' "
-            f"WHEN {point} < {until} THEN 'validation' ELSE 'test' END AS split FROM row JOIN part USING (text_hash)"
+            f"WHEN {point} < {until} THEN 'validation' ELSE 'test' END AS split FROM {whole}"
         )
         self._db.execute("DROP TABLE row")
 
@@ -271,8 +278,14 @@ class FeedbackRows:
 
 def hash_sql(*parts: str) -> str:
     """Return SQL for `splitting.hash64` of SQL expressions."""
-    blob = " || ".join(f"unhex(printf('%016x', strlen({part}))) || encode({part})" for part in parts)
+    blob = " || ".join(f"{_length(part)} || encode({part})" for part in parts)
     return f"('0x' || left(sha256({blob}), 16))::UBIGINT"
+
+
+def _length(part: str) -> str:
+    """Return SQL for a text's number of bytes in eight bytes, cheaply for a short one."""
+    short = f"unhex('00000000000000') || encode(chr(strlen({part})::INTEGER))"
+    return f"CASE WHEN strlen({part}) < 128 THEN {short} ELSE unhex(printf('%016x', strlen({part}))) END"
 
 
 def _list(value: object) -> object:
@@ -284,13 +297,21 @@ def _text(value: str, quote: str = "'") -> str:
     return quote + value.replace(quote, quote * 2) + quote
 
 
+def _tight(column: str) -> str:
+    """Return SQL that tells that there is nothing to strip: much cheaper than to strip, which few texts need."""
+    return f"ascii({column}) > 32 AND ascii(right({column}, 1)) > 32"
+
+
 def _trimmed(column: str) -> str:
     """Return SQL for an ASCII text's `strip()`; other controls than these are in no stored text."""
-    return f"trim({column}, E' \\t\\n\\r')"
+    return f"CASE WHEN {_tight(column)} THEN {column} ELSE trim({column}, E' \\t\\n\\r') END"
 
 
-_BLANKS_JOINED = r"regexp_replace(prompt, '\s+', ' ', 'g')"
-_PLAIN = f"lower({_trimmed(_BLANKS_JOINED)})"
+_BLANKS = " OR ".join(f"contains(prompt, {blank})" for blank in ("'  '", "chr(9)", "chr(10)", "chr(12)", "chr(13)"))
+_PLAIN = (
+    f"lower(CASE WHEN {_tight('prompt')} AND NOT ({_BLANKS}) THEN prompt "
+    r"ELSE trim(regexp_replace(prompt, '\s+', ' ', 'g'), ' ') END)"
+)
 """SQL for `splitting.normalised` of an ASCII text."""
 _READ = (
     "concat_ws(chr(10), prompt, CASE WHEN is_class AND list_contains($labels, first) THEN '' ELSE first END, second)"

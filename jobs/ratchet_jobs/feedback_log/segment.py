@@ -82,8 +82,8 @@ def is_whole(segment: Segment, data: bytes) -> bool:
     return hashlib.sha256(data).hexdigest()[:32] == segment.sha
 
 
-def lines_of(segment: Segment, data: bytes) -> list[bytes]:
-    """Return a segment's events as the JSON lines that they are.
+def content_of(segment: Segment, data: bytes) -> bytes:
+    """Return a segment's events as JSON lines in one piece.
 
     Raises:
         StoreCorrupt: the bytes are not those that were written, or hold another number of events than the key says.
@@ -96,15 +96,25 @@ def lines_of(segment: Segment, data: bytes) -> list[bytes]:
     try:
         if zstandard.frame_content_size(data) > MAX_SEGMENT_BYTES:  # a frame that tells its size gets all it asks for
             raise ValueError(f"unpacks to more than {MAX_SEGMENT_BYTES} bytes")
-        lines = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_SEGMENT_BYTES).splitlines()
+        content = zstandard.ZstdDecompressor().decompress(data, max_output_size=MAX_SEGMENT_BYTES)
     except (zstandard.ZstdError, ValueError) as error:
         raise StoreCorrupt(f"log segment {segment.key}: cannot be read ({error}); no writer of ours made it") from error
-    if len(lines) != segment.events:
+    lines = content.count(b"\n")
+    if lines != segment.events or (content and not content.endswith(b"\n")):
         raise StoreCorrupt(
-            f"log segment {segment.key}: holds {len(lines)} events, its name says {segment.events}; "
+            f"log segment {segment.key}: holds {lines} events, its name says {segment.events}; "
             "no writer of ours made it"
         )
-    return lines
+    return content
+
+
+def lines_of(segment: Segment, data: bytes) -> list[bytes]:
+    """Return a segment's events as the JSON lines that they are.
+
+    Raises:
+        StoreCorrupt: as for `content_of`.
+    """
+    return content_of(segment, data).split(b"\n")[:-1]
 
 
 def unpack(segment: Segment, data: bytes) -> list[dict[str, Any]]:

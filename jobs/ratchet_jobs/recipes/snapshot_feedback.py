@@ -9,7 +9,7 @@
     7 check     enough train rows, no split empty, and for classification what every snapshot of classes must hold
     8 write     Parquet per split in hash order, MANIFEST.json last, below the digest of the content
 
-The log never passes through memory as a whole: DuckDB keeps it on the scratch disk. Torch-free.
+The log never passes through memory as a whole: DuckDB keeps on the scratch disk what does not fit. Torch-free.
 """
 
 from __future__ import annotations
@@ -99,11 +99,11 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
     ctx.progress.report(2, steps)
 
     # 3 take
-    rows = FeedbackRows(database, config.type, source)
+    rows = FeedbackRows(database, config.type, source, config.labels)
     outliers = rows.outliers(source.quarantine) if source.quarantine is not None else []
 
     # 4 clean
-    rows.clean(config.filters, config.labels)
+    rows.clean(config.filters)
     ctx.progress.report(3, steps)
 
     # 5 filter

@@ -1,14 +1,13 @@
 """`ratchet feedback erase`: a person out of log, snapshots and future training, with a proof.
 
-Decides where the person's pseudonyms come from (the signing keys here, else the gateway) and marks what had learned
-from them: runs, versions and data sets. The removal itself is `ratchet_jobs.data.erasure`.
+Decides where the person's pseudonyms come from (the signing keys here, else the gateway) and how the proof is shown.
+The removal and the marks are those of `erasing`.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -17,12 +16,7 @@ import typer
 
 from ratchet_api.base import format_time
 from ratchet_api.erasure import ErasureReport
-from ratchet_api.feedback_dataset import FeedbackDatasetStatus
-from ratchet_api.kinds import FEEDBACK_DATASET, RL_POLICY, RL_TRAINING_RUN
-from ratchet_api.names import ANNOTATION_ERASED, ANNOTATION_REFRESH
-from ratchet_api.policy import RLPolicyStatus
 from ratchet_api.signing import BadKey, KeyRing, pseudonym
-from ratchet_api.training_run import RLTrainingRunStatus
 from ratchet_cli.backend import Backend
 from ratchet_cli.errors import CliError, UsageProblem
 from ratchet_cli.feedback_verbs import Gateway, TokenFile, opened
@@ -30,7 +24,7 @@ from ratchet_cli.home import find_home
 from ratchet_cli.options import Context, HomeDir, Namespace, Store, open_backend
 from ratchet_cli.screen import out, say
 from ratchet_cli.storage import PATIENCE_SECONDS, Endpoint, InCluster, store_config
-from ratchet_jobs.feedback_log.erasures import ErasureRecord, find_record, request_erasure, write_report
+from ratchet_jobs.feedback_log.erasures import ErasureRecord, find_record, report_key, request_erasure
 from ratchet_jobs.runtime.errors import StageError
 from ratchet_jobs.runtime.store import Store as ObjectStore
 from ratchet_jobs.runtime.store import open_store
@@ -92,13 +86,11 @@ def erase(
 def _carry_out(
     store: ObjectStore, namespace: str, record: ErasureRecord, backend: Backend | None, now: datetime, *, as_json: bool
 ) -> None:
-    """Erase one person, mark what had learned from them, and keep and print the proof."""
-    from ratchet_jobs.data import erasure
+    """Erase one person and print the proof."""
+    from ratchet_cli.erasing import finish
 
-    with tempfile.TemporaryDirectory() as scratch:
-        report = erasure.erase(store, namespace, record, folder=Path(scratch), now=now)
-    report = mark(backend, report) if backend is not None else report
-    _show(report, store, write_report(store, namespace, report), marked=backend is not None, as_json=as_json)
+    report = finish(store, namespace, record, backend, now=now)
+    _show(report, store, report_key(namespace, report.id), marked=backend is not None, as_json=as_json)
 
 
 def _options(subject: str | None, pending: bool) -> None:
@@ -137,71 +129,6 @@ def _ask(
             "by --store or --cluster, and its namespace by -n"
         )
     return found
-
-
-def mark(backend: Backend, report: ErasureReport) -> ErasureReport:
-    """Mark runs and policies that had learned from the person, ask data sets for new snapshots, and list all three.
-
-    A run that started from such a run's policy had learned from the person, too.
-    """
-    digests = {each.digest for each in report.snapshots}
-    runs = {
-        body["metadata"]["name"]: RLTrainingRunStatus.model_validate(body.get("status", {}))
-        for body in backend.list(RL_TRAINING_RUN)
-    }
-    touched: set[str] = set()
-    made: set[str] = set()
-    while True:
-        more = {
-            name
-            for name, status in runs.items()
-            if status.resolved is not None
-            and (
-                status.resolved.dataset_digest in digests
-                or (status.resolved.start is not None and status.resolved.start.digest in made)
-            )
-        } - touched
-        if not more:
-            break
-        touched |= more
-        made |= {found.digest for name in more if (found := runs[name].artifact) is not None}
-    for name in sorted(touched):
-        backend.patch(RL_TRAINING_RUN, name, {"metadata": {"annotations": {ANNOTATION_ERASED: report.id}}})
-    return report.model_copy(
-        update={
-            "runs": tuple(sorted(touched)),
-            "versions": _mark_versions(backend, digests, made),
-            "datasets": _refresh(backend, digests, report.id),
-        }
-    )
-
-
-def _mark_versions(backend: Backend, digests: Collection[str], made: Collection[str]) -> Sequence[str]:
-    found = []
-    for body in backend.list(RL_POLICY):
-        name = body["metadata"]["name"]
-        status = RLPolicyStatus.model_validate(body.get("status", {}))
-        theirs = [each.version for each in status.versions if each.dataset_digest in digests or each.digest in made]
-        if theirs:
-            before = body["metadata"].get("annotations", {}).get(ANNOTATION_ERASED, "")
-            known = {int(part) for part in before.split(",") if part.isdecimal()}
-            text = ",".join(map(str, sorted(known | set(theirs))))
-            backend.patch(RL_POLICY, name, {"metadata": {"annotations": {ANNOTATION_ERASED: text}}})
-        found += [f"{name}@{version}" for version in theirs]
-    return tuple(found)
-
-
-def _refresh(backend: Backend, digests: Collection[str], erasure: str) -> Sequence[str]:
-    found = []
-    for body in backend.list(FEEDBACK_DATASET):
-        snapshot = FeedbackDatasetStatus.model_validate(body.get("status", {})).snapshot
-        asked = body["metadata"].get("annotations", {}).get(ANNOTATION_REFRESH) == f"erasure-{erasure}"
-        if asked or (snapshot is not None and snapshot.digest in digests):
-            name = body["metadata"]["name"]
-            patch = {"metadata": {"annotations": {ANNOTATION_REFRESH: f"erasure-{erasure}"}}}
-            backend.patch(FEEDBACK_DATASET, name, patch)
-            found.append(name)
-    return tuple(found)
 
 
 def _backend(cluster: bool, context: str | None, namespace: str | None, home: str | None) -> Backend | None:

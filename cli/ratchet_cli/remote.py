@@ -31,12 +31,18 @@ class RemoteBackend:
     Args:
         context: kubeconfig context; None = the current one.
         namespace: None = the context's.
+        api: a client that is logged in; None = by the kubeconfig.
 
     Raises:
         CliError: no kubeconfig, or it names no such context.
     """
 
-    def __init__(self, *, context: str | None = None, namespace: str | None = None) -> None:
+    def __init__(
+        self, *, context: str | None = None, namespace: str | None = None, api: client.ApiClient | None = None
+    ) -> None:
+        if api is not None:
+            self.namespace, self.where, self._api = namespace or "default", "the cluster", api
+            return
         try:
             file = os.environ.get("KUBECONFIG") or "~/.kube/config"  # the client itself looks only when it is imported
             contexts, active = config.list_kube_config_contexts(config_file=file)

@@ -1,14 +1,15 @@
 """The feedback gateway inside `ratchet up`: the cluster's own application, put together for one machine.
 
 Decides where its signing key is kept (made at the first start, in the state directory), that policies are those of the
-directory, and how it is ended. Never decides about feedback. Imported by `up_verb` alone, since it needs the gateway's
-packages.
+directory, that erasures which were asked for are carried out here, and how it is ended. Never decides about feedback.
+Imported by `up_verb` alone, since it needs the gateway's packages.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import socket
@@ -23,14 +24,16 @@ import uvicorn
 
 from ratchet_api.signing import BadKey, KeyRing
 from ratchet_api.stage import StoreConfig
+from ratchet_cli.erasing import finish_pending
 from ratchet_cli.errors import CliError, UsageProblem
 from ratchet_cli.home import Home
+from ratchet_cli.local import LocalBackend
 from ratchet_gateway.app import Parts, create_app
 from ratchet_gateway.auth import Anyone, ApiKeys, Authenticator, BadKeyFile
 from ratchet_gateway.policies import LocalPolicies
 from ratchet_gateway.settings import Settings, is_loopback
 from ratchet_gateway.training import LocalTraining
-from ratchet_jobs.runtime.errors import BadConfigError
+from ratchet_jobs.runtime.errors import BadConfigError, StageError
 from ratchet_jobs.runtime.store import open_store
 from ratchet_operator.cluster.local import LocalCluster
 from ratchet_operator.cluster.protocol import Denied
@@ -38,6 +41,10 @@ from ratchet_operator.wakes import OUR_RESOURCES
 
 DRAIN_SECONDS = 10.0
 """How long the end waits for a store that does not confirm; what was acknowledged is stored already."""
+ERASE_SECONDS = 2.0
+"""How often it is looked whether somebody is to be erased: one small listing."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,7 @@ class LocalGateway:
             )
         except (BadConfigError, BadKey) as error:
             raise CliError(str(error)) from error
+        self._store, self._namespace, self._place = parts.store, namespace, place
         self._server = _Server(
             uvicorn.Config(
                 create_app(settings, parts),
@@ -133,17 +141,34 @@ class LocalGateway:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Answer until `stop` is set, then finish what was accepted; or end with `failure` set."""
-        ending = asyncio.create_task(self._end(stop))
+        beside = [asyncio.create_task(self._end(stop)), asyncio.create_task(self._erase())]
         try:
             await self._server.serve(sockets=[self._door])
         finally:
-            ending.cancel()
+            for task in beside:
+                task.cancel()
         if not stop.is_set():
             self.failure = "it could not start" if not self._server.started else "its server stopped"
 
     async def _end(self, stop: asyncio.Event) -> None:
         await stop.wait()
         self._server.should_exit = True
+
+    async def _erase(self) -> None:
+        """Carry out what was asked of the gateway; in a cluster a program of its own does."""
+        while True:
+            await asyncio.sleep(ERASE_SECONDS)
+            try:
+                # before anything was submitted here, nothing can have learned from anybody
+                backend = LocalBackend(self._place, self._namespace) if self._place.exists else None
+                done = await asyncio.to_thread(
+                    finish_pending, self._store, self._namespace, backend, now=lambda: datetime.now(UTC)
+                )
+            except (StageError, CliError, OSError) as error:  # whatever was cut short is done again
+                log.warning("erasing failed", extra={"error": str(error)})
+                continue
+            for report in done:
+                log.info("erased", extra={"id": report.id, "events": report.events, "segments": report.segments})
 
 
 class _Server(uvicorn.Server):

@@ -14,6 +14,7 @@ import pytest
 import ratchet_api
 from ratchet_gateway.settings import Settings
 from tests.contract.chart import NAMESPACE, ROOT, HelmError, Object, Rendered, grants, helm, render, render_text
+from tests.contract.test_eraser import ERASER_RULES
 from tests.contract.test_gateway_cluster import GATEWAY_RULES, REVIEW_RULES, TRAINING_RULES
 
 GOLDEN = Path(__file__).parent / "goldens" / "chart-gateway.yaml"
@@ -24,6 +25,8 @@ ALL = (
     "gateway.auth={kubernetes,keys}",
     "gateway.keysSecretName=api-keys",
     "gateway.storeSecretName=gateway-store",
+    "gateway.erasures.storeSecretName=eraser-store",
+    "gateway.erasures.serviceAccount.annotations.example\\.com/role=log-eraser",
     "gateway.serviceAccount.annotations.example\\.com/role=log-writer",
     "gateway.nodeSelector.pool=web",
     "gateway.tolerations[0].operator=Exists",
@@ -68,7 +71,7 @@ def pod(rendered: Rendered, namespace: str = NAMESPACE) -> Object:
 def test_the_gateway_renders_as_it_was_reviewed() -> None:
     """RATCHET_WRITE_GOLDENS=1 accepts a change; review it in the diff."""
     documents = re.split(r"(?m)^---$", render_text(*ALL))
-    text = "---".join(each for each in documents if "component: gateway" in each)
+    text = "---".join(each for each in documents if re.search("component: (gateway|eraser)", each))
     if os.environ.get("RATCHET_WRITE_GOLDENS") == "1":
         GOLDEN.write_text(text)
     assert text == GOLDEN.read_text()
@@ -267,6 +270,61 @@ def test_every_binding_binds_the_gateways_own_account(full: Rendered) -> None:
         assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "ratchet-gateway", "namespace": team}]
     subjects = full.one("ClusterRoleBinding", "ratchet-gateway")["subjects"]
     assert [(each["name"], each["namespace"]) for each in subjects] == [("ratchet-gateway", team) for team in TEAMS]
+
+
+def eraser(rendered: Rendered, namespace: str = NAMESPACE) -> Object:
+    found: Object = rendered.one("CronJob", "ratchet-eraser", namespace)["spec"]
+    return found
+
+
+def test_who_erases_has_an_account_and_credentials_that_the_gateway_has_not(full: Rendered) -> None:
+    """P19 and P30: the program that may delete takes no request, and the one that takes them may not delete."""
+    for team in TEAMS:
+        assert grants(full.one("Role", "ratchet-eraser", team)["rules"]) == grants(ERASER_RULES)
+        binding = full.one("RoleBinding", "ratchet-eraser", team)
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "ratchet-eraser", "namespace": team}]
+        account = full.one("ServiceAccount", "ratchet-eraser", team)
+        assert account["metadata"]["annotations"] == {"example.com/role": "log-eraser"}
+        spec = eraser(full, team)["jobTemplate"]["spec"]["template"]["spec"]
+        secrets = {
+            entry["valueFrom"]["secretKeyRef"]["name"] for entry in spec["containers"][0]["env"] if "valueFrom" in entry
+        }
+        assert (secrets, spec["serviceAccountName"]) == ({"eraser-store"}, "ratchet-eraser")
+        policy = full.one("NetworkPolicy", "ratchet-eraser", team)["spec"]
+        assert ("ingress" in policy, policy["policyTypes"]) == (False, ["Ingress", "Egress"])
+
+
+def test_the_erasers_pod_is_restricted_and_starts_one_at_a_time(full: Rendered) -> None:
+    """P20's like."""
+    job = eraser(full, "team-a")
+    spec = job["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    gateway = pod(full, "team-a")["spec"]
+    assert (spec["securityContext"], container["securityContext"]) == (
+        gateway["securityContext"],
+        gateway["containers"][0]["securityContext"],
+    )
+    assert (job["concurrencyPolicy"], spec["restartPolicy"]) == ("Forbid", "Never")
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert environment["RATCHET_ERASER_NAMESPACE"] == "team-a"
+
+
+def test_without_a_secret_of_its_own_the_eraser_uses_the_stages(plain: Rendered) -> None:
+    rendered = render(*ON, "store.secretName=stages")
+    env = eraser(rendered)["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {each["valueFrom"]["secretKeyRef"]["name"] for each in env if "valueFrom" in each} == {"stages"}
+    assert not any("valueFrom" in each for each in pod(rendered)["spec"]["containers"][0]["env"])
+
+
+def test_erasing_can_be_left_to_an_administrator() -> None:
+    rendered = render(*ON, "gateway.erasures.enabled=false")
+    assert "ratchet-eraser" not in {obj["metadata"]["name"] for obj in rendered.objects}
+
+
+@pytest.mark.parametrize("schedule", ["often", "* * * *", "@hourly", ""])
+def test_a_schedule_that_is_none_is_refused_by_the_charts_schema(schedule: str) -> None:
+    with pytest.raises(HelmError, match="schedule"):
+        render(*ON, f"gateway.erasures.schedule={schedule}")
 
 
 def test_with_api_keys_alone_it_needs_no_right_in_the_cluster() -> None:

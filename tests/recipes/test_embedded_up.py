@@ -120,6 +120,27 @@ async def test_a_run_that_is_asked_for_over_http_is_trained_and_published_here(h
         assert (said.status, said.version) == ("trained", 1)
 
 
+async def test_a_person_whose_erasure_is_asked_for_over_http_is_erased_here(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P30: the request alone does it; nobody has to run a command."""
+    monkeypatch.setattr("ratchet_cli.up_gateway.ERASE_SECONDS", 0.05)
+    host.plan()
+    async with up(host) as running:
+        await running.submit(POLICY)
+
+        def ask() -> str:
+            with GatewayClient(running.url) as client:
+                for who in ("anna", "bert"):
+                    client.send({"type": "comment", "comment": f"{who} was here", "policy": "router", "subject": who})
+                return client.erase("anna").id
+
+        name = await asyncio.to_thread(ask)
+        proof = host.home / "store" / "default" / "erasures" / name / "report.json"
+        await until(proof.exists)
+    assert [event["comment"] for event in read_log(DirectoryStore(host.home / "store"), "default")] == ["bert was here"]
+
+
 async def test_one_end_lets_stages_checkpoint_and_keeps_every_event_and_the_next_start_goes_on(host: Host) -> None:
     """P12 and P24 on a laptop."""
     host.plan(supervised=["wait", "commit"])

@@ -36,8 +36,9 @@ COMES_WITH = {
     "urllib3": "kubernetes",
 }
 # What an extra needs and its package does not import itself: the server's loop and parser, named to uvicorn; the store
-# and the segments of the log that the gateway shares with the stages; the transport of ratchet_api.client.
-INDIRECT = {"gateway": {"uvloop", "httptools", "boto3", "zstandard"}, "cli": {"httpx2"}}
+# and the segments of the log that the gateway shares with the stages; the Parquet of the eraser, which runs in its
+# image; the transport of ratchet_api.client.
+INDIRECT = {"gateway": {"uvloop", "httptools", "boto3", "zstandard", "pyarrow"}, "cli": {"httpx2"}}
 # The generator of `make generate` is run by developers only, with the extra `dev`.
 DEVELOPER_FILES = ("api/ratchet_api/crdgen", "api/ratchet_api/apidocs")
 
@@ -126,4 +127,22 @@ def test_a_laptop_run_needs_neither_kopf_nor_aiohttp() -> None:
         ["kopf", "aiohttp"],
         "import ratchet_cli.main\nimport ratchet_operator.reconcile\nimport ratchet_operator.cluster.local\n",
     )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_eraser_loads_with_what_the_gateways_image_has() -> None:
+    """`ratchet-erase` is a program of the CLI's package, and runs where the extra `gateway` alone is installed."""
+    missing = [
+        "typer",
+        "rich",
+        "httpx2",
+        "ruamel",
+        "sklearn",
+        "torch",
+        "transformers",
+        "duckdb",
+        "phonenumbers",
+        "numpy",
+    ]
+    done = blocked_import(missing, "import ratchet_cli.eraser\n")
     assert done.returncode == 0, done.stderr

@@ -100,6 +100,21 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: gateway
 {{- end -}}
 
+{{/* The eraser of each gateway's namespace. */}}
+{{- define "ratchet.eraserName" -}}
+{{- printf "%s-eraser" (include "ratchet.fullname" .) -}}
+{{- end -}}
+
+{{- define "ratchet.eraserSelector" -}}
+app.kubernetes.io/name: {{ include "ratchet.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: eraser
+{{- end -}}
+
+{{- define "ratchet.eraserLabels" -}}
+{{ include "ratchet.gatewayLabels" . | replace "app.kubernetes.io/component: gateway" "app.kubernetes.io/component: eraser" }}
+{{- end -}}
+
 {{- define "ratchet.gatewayImage" -}}
 {{- default (printf "ghcr.io/ratchet/gateway:%s" .Chart.AppVersion) .Values.images.gateway -}}
 {{- end -}}

@@ -52,3 +52,11 @@ looking: what runs in a namespace is decided by Jobs alone.
   verbs: [create, get]
 {{- end }}
 {{- end -}}
+
+{{/* What a gateway namespace's eraser may do there. It may change no status, no Job, no Secret, and delete nothing. */}}
+{{- define "ratchet.eraserRules" -}}
+# What had learned from the person: found by its data's digest, then marked by an annotation, a data set asked anew.
+- apiGroups: [ratchet.dev]
+  resources: [feedbackdatasets, rlpolicies, rltrainingruns]
+  verbs: [list, patch]
+{{- end -}}

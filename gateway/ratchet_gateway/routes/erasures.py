@@ -1,4 +1,4 @@
-"""Erasing a person over HTTP: the request is recorded here, and `ratchet feedback erase` carries it out.
+"""Erasing a person over HTTP: the request is recorded here, and the eraser beside the gateways carries it out.
 
 Decides that from the recording on nothing of the person is read, by any reader of the log. Never rewrites anything:
 the gateway's credentials may only add to the log, and shall not be able to take from it.
@@ -28,8 +28,8 @@ ErasureName = Annotated[str, Path(pattern=ERASURE_ID, description="erasure: id, 
 async def request(body: ErasureRequest, call: Calling) -> ErasureAnswer:
     """Record that a person is to be erased. At once, nothing more of them is read: no statistic, no new data set.
 
-    The person is found under every signing key that is still kept. What is stored already is removed by
-    `ratchet feedback erase --pending`, run with credentials that may delete. Asking again is the same erasure.
+    The person is found under every signing key that is still kept. What is stored already is removed within minutes
+    by a program of its own (`ratchet-erase`; `ratchet up` does it itself). Asking again is the same erasure.
     """
     services, caller = call
     caller.need(Role.ERASE)

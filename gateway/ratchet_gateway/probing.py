@@ -1,7 +1,8 @@
 """What the store promises, found out in the background while the gateway serves: /readyz and the log say the result.
 
 Decides two questions: does a conditional PUT let one writer win, and do the gateway's own credentials let it delete
-from the log, which a bucket policy should deny. Never stops the gateway: its log needs neither. Started by `app`.
+from the log or overwrite in it, which a bucket policy should deny. Never stops the gateway: its log needs neither.
+Started by `app`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
 
 from starlette.datastructures import State
 
@@ -23,7 +25,8 @@ _PENDING = "conditional PUT is being probed"
 _ATOMIC = "conditional PUT is atomic"
 _NOT_ATOMIC = "conditional PUT is NOT atomic: the log does not need it, training runs do"
 _UNKNOWN = "conditional PUT was not probed, the credentials may not delete"
-_ADD_ONLY = "log: add only, the store denies deleting from it"
+_ADD_ONLY = "log: add only, the store denies deleting from it and overwriting in it"
+_NO_DELETING = "log: no deleting, but the store lets these credentials overwrite in it"
 _PREFIX_ONLY = "log: prefix only, the store lets these credentials delete from it"
 
 
@@ -63,12 +66,21 @@ async def probe(state: State, store: Store, namespace: str) -> None:
 def log_protection(store: Store, namespace: str) -> str:
     """Return whether segments are safe from the gateway's own credentials.
 
-    Asks to delete an object that was never there: a store that would have done it answers with success.
+    Asks to delete an object that was never there: a store that would have done it answers with success. Where that is
+    denied, asks to write one without the condition that every segment is written with; a store that lets it be keeps
+    an empty object `overwrite-probe`, which no reader takes for a segment.
     """
     if store.uri.startswith("file:"):
         return "log: a directory, protected by its owner alone"
+    folder = log_prefix(namespace)
+    if not _denied(store.delete, [f"{folder}/probe-{secrets.token_hex(8)}"]):
+        return _PREFIX_ONLY
+    return _ADD_ONLY if _denied(store.write, f"{folder}/overwrite-probe", b"") else _NO_DELETING
+
+
+def _denied(call: Callable[..., None], *arguments: object) -> bool:
     try:
-        store.delete([f"{log_prefix(namespace)}/probe-{secrets.token_hex(8)}"])
+        call(*arguments)
     except StoreAccessDenied:
-        return _ADD_ONLY
-    return _PREFIX_ONLY
+        return True
+    return False

@@ -11,13 +11,19 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import boto3
 
 from tests.lab import binaries
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 BUCKET = "ratchet-tests"
 ACCESS_KEY, SECRET_KEY = "seaweed-tester", "seaweed-tester-secret"
+ADDER_KEY, ADDER_SECRET = "seaweed-adder", "seaweed-adder-secret"
+"""Of somebody who is no administrator: SeaweedFS lets those past a bucket's policy in a bulk deletion."""
 _FIRST_PORT = 20_100
 _START_SECONDS = 120.0  # seconds on an idle machine; CI builds beside it
 
@@ -32,7 +38,12 @@ class SeaweedServer:
         self.endpoint = f"http://127.0.0.1:{self._ports['s3']}"
         keys = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
         identity = {"name": "tester", "credentials": keys, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
-        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        adder = {
+            "name": "adder",
+            "credentials": [{"accessKey": ADDER_KEY, "secretKey": ADDER_SECRET}],
+            "actions": [f"{action}:{BUCKET}" for action in ("Read", "Write", "List")],
+        }
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity, adder]}))
         (folder / "data").mkdir()
 
     def start(self) -> None:
@@ -54,6 +65,9 @@ class SeaweedServer:
                 "-filer",
                 "-s3",
                 f"-s3.config={self._folder / 's3.json'}",
+                # services of fixed ports that nobody here asks: a second server would end over them
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
                 *ports,
             ],
             stdout=log,
@@ -68,16 +82,19 @@ class SeaweedServer:
         self._process.kill()
         self._process.wait()
 
-    def make_bucket(self) -> None:
-        """Make the bucket; the volumes behind it may need a moment longer than the S3 port."""
-        client = boto3.client(
+    def client(self, key: str = ACCESS_KEY, secret: str = SECRET_KEY) -> S3Client:
+        """Return a client, the administrator's unless said otherwise."""
+        return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
             region_name="us-east-1",
-            aws_access_key_id=ACCESS_KEY,
-            aws_secret_access_key=SECRET_KEY,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
         )
-        client.create_bucket(Bucket=BUCKET)
+
+    def make_bucket(self) -> None:
+        """Make the bucket; the volumes behind it may need a moment longer than the S3 port."""
+        self.client().create_bucket(Bucket=BUCKET)
 
     def _wait(self) -> None:
         assert self._process is not None

@@ -14,6 +14,7 @@ from ratchet_api.policy import PolicyVersion
 from ratchet_gateway.log.writer import LogSettings
 from ratchet_gateway.policies import FixedPolicies, PolicyView
 from ratchet_gateway.tally import Scores
+from ratchet_jobs.feedback_log.reader import list_segments
 from ratchet_jobs.runtime.errors import StoreAccessDenied
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 from tests.gateway_app import TEMPLATE, running
@@ -242,7 +243,7 @@ class Bucket(DirectoryStore):
         return "s3://bucket"
 
 
-class AddOnlyBucket(Bucket):
+class NoDeletingBucket(Bucket):
     """A bucket policy denies deleting from the log."""
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -250,18 +251,34 @@ class AddOnlyBucket(Bucket):
             raise StoreAccessDenied("AccessDenied")
 
 
+class AddOnlyBucket(NoDeletingBucket):
+    """And it denies writing there without the condition that the key is new."""
+
+    def write(self, key: str, data: bytes) -> None:
+        if "/log/" in key:
+            raise StoreAccessDenied("AccessDenied")
+        super().write(key, data)
+
+
 @pytest.mark.parametrize(
-    ("store", "want"),
-    [(DirectoryStore, "log: a directory"), (Bucket, "log: prefix only"), (AddOnlyBucket, "log: add only")],
+    ("store", "want", "left"),
+    [
+        (DirectoryStore, "log: a directory", []),
+        (Bucket, "log: prefix only", []),
+        (NoDeletingBucket, "log: no deleting", ["overwrite-probe"]),
+        (AddOnlyBucket, "log: add only", []),
+    ],
 )
 def test_readiness_says_whether_the_log_is_safe_from_the_gateways_own_credentials(
-    tmp_path: Path, store: type[DirectoryStore], want: str
+    tmp_path: Path, store: type[DirectoryStore], want: str, left: list[str]
 ) -> None:
+    """P23: what cannot be kept from overwriting keeps one empty object, which is no segment."""
     with running(tmp_path, store=store(tmp_path / "store")) as gateway:
         end = time.monotonic() + 20
         while want not in (answer := gateway.get("/readyz", token=None)).text or "atomic" not in answer.text:
             assert time.monotonic() < end, answer.text
-        assert not list((tmp_path / "store").glob("ns/log/*")), "asking leaves nothing behind"
+        assert [path.name for path in (tmp_path / "store").glob("ns/log/*")] == left
+        assert list_segments(gateway.store, "ns")[0] == []
 
 
 def test_a_writer_that_ended_by_a_defect_turns_the_liveness_probe_red(tmp_path: Path) -> None:

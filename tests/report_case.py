@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ratchet_api.feedback_dataset import LabelCount, Removed, SnapshotCounts
+from ratchet_api.snapshot_summary import LabelCount, Removed, SnapshotCounts
 from ratchet_api.stage import DatasetRef, EvaluateConfig, Stage, StageRef
 from ratchet_api.training_run import BaseModelRef, EvaluateStage, Evaluation
 from ratchet_jobs.data.snapshots import Manifest

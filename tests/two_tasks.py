@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ratchet_api.feedback_dataset import LabelCount, SnapshotCounts
 from ratchet_api.names import snapshot_prefix
+from ratchet_api.snapshot_summary import LabelCount, SnapshotCounts
 from ratchet_api.stage import DatasetRef
 from ratchet_jobs.data.snapshots import SPLITS, Manifest, content_digest, store_snapshot, write_split
 from tests.tiny_bert import THEMES, reviews

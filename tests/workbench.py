@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from ratchet_api.attempts import Artifact
-from ratchet_api.feedback_dataset import LabelCount, SnapshotCounts
 from ratchet_api.names import snapshot_prefix
 from ratchet_api.rl import RlStage
+from ratchet_api.snapshot_summary import LabelCount, SnapshotCounts
 from ratchet_api.stage import (
     Commit,
     DatasetRef,

@@ -15,6 +15,7 @@ from ratchet_api.base import ApiModel, ColumnPath, LabelName, NullsAreAbsent, Sh
 from ratchet_api.conditions import Condition
 from ratchet_api.feedback_source import FeedbackSource
 from ratchet_api.placement import Placement, Resources
+from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.tasks import MAX_TASKS, TaskName
 
 SplitName = Literal["train", "validation", "test"]
@@ -431,118 +432,6 @@ class FeedbackDatasetSpec(ApiModel):
                         f"source.inline[{number}].labels must name tasks of columns.labels, and {name!r} is none; correct it"
                     )
         return self
-
-
-class LabelCount(StatusModel):
-    """Rows of one class per split."""
-
-    label: Annotated[str, Field(max_length=128, description="label: the class.")]
-    train: Annotated[int, Field(default=0, ge=0, le=2**53, description="train: rows in the train split.")]
-    validation: Annotated[
-        int, Field(default=0, ge=0, le=2**53, description="validation: rows in the validation split.")
-    ]
-    test: Annotated[int, Field(default=0, ge=0, le=2**53, description="test: rows in the test split.")]
-
-
-class Removed(StatusModel):
-    """Rows that one rule removed."""
-
-    rule: Annotated[str, Field(max_length=64, description="rule: which check or filter removed them.")]
-    count: Annotated[int, Field(ge=0, le=2**53, description="count: how many.")]
-    example: Annotated[
-        str,
-        Field(
-            default="",
-            max_length=200,
-            description="example: where the first one stands (file and row), never its text.",
-        ),
-    ]
-
-
-class SnapshotCounts(StatusModel):
-    """Rows in all and per split."""
-
-    read: Annotated[int, Field(default=0, ge=0, le=2**53, description="read: rows read from the sources.")]
-    kept: Annotated[int, Field(default=0, ge=0, le=2**53, description="kept: rows in the snapshot.")]
-    train: Annotated[int, Field(default=0, ge=0, le=2**53, description="train: rows in the train split.")]
-    validation: Annotated[
-        int, Field(default=0, ge=0, le=2**53, description="validation: rows in the validation split.")
-    ]
-    test: Annotated[int, Field(default=0, ge=0, le=2**53, description="test: rows in the test split.")]
-
-
-class TaskCount(StatusModel):
-    """Labelled rows of one task per split."""
-
-    task: Annotated[str, Field(max_length=32, description="task: its name.")]
-    classes: Annotated[int, Field(default=0, ge=0, le=100_000, description="classes: number of its classes.")]
-    train: Annotated[int, Field(default=0, ge=0, le=2**53, description="train: labelled rows in the train split.")]
-    validation: Annotated[
-        int, Field(default=0, ge=0, le=2**53, description="validation: labelled rows in the validation split.")
-    ]
-    test: Annotated[int, Field(default=0, ge=0, le=2**53, description="test: labelled rows in the test split.")]
-
-
-class SnapshotSummary(StatusModel):
-    """What a snapshot holds; also the snapshot stage's result in its termination message."""
-
-    digest: Annotated[
-        str,
-        Field(
-            min_length=64,
-            max_length=64,
-            description="digest: SHA-256 of the snapshot's content; its name in the store.",
-        ),
-    ]
-    uri: Annotated[str, Field(max_length=2048, description="uri: where the snapshot's MANIFEST.json stands.")]
-    counts: Annotated[SnapshotCounts, Field(description="counts: rows read, kept and per split.")]
-    classes: Annotated[int, Field(default=0, ge=0, le=100_000, description="classes: number of classes.")]
-    tasks: Annotated[
-        tuple[TaskCount, ...] | None,
-        Field(
-            default=None,
-            strict=False,
-            max_length=MAX_TASKS,
-            description="tasks: labelled rows per task, if columns.labels names tasks; classes are then called TASK/LABEL.",
-        ),
-    ]
-    smallest_labels: Annotated[
-        tuple[LabelCount, ...],
-        Field(
-            default=(),
-            strict=False,
-            max_length=10,
-            description="smallestLabels: the ten classes with the fewest train rows; all are in the manifest.",
-        ),
-    ]
-    removed: Annotated[
-        tuple[Removed, ...],
-        Field(default=(), strict=False, max_length=16, description="removed: rows removed, by rule."),
-    ]
-    score_mean: Annotated[
-        float | None,
-        Field(default=None, ge=0, le=1, description="scoreMean: of the rated rows."),
-    ]
-    score_std: Annotated[
-        float | None,
-        Field(default=None, ge=0, le=1, description="scoreStd: of the rated rows."),
-    ]
-    log_position: Annotated[
-        str,
-        Field(
-            default="",
-            max_length=64,
-            description="logPosition: digest of the log's segments that were read, with source.feedback; the manifest lists them.",
-        ),
-    ]
-    oldest: Annotated[
-        Timestamp | None,
-        Field(default=None, description="oldest: time of the oldest row, if columns.timestamp is set."),
-    ]
-    newest: Annotated[
-        Timestamp | None,
-        Field(default=None, description="newest: time of the newest row, if columns.timestamp is set."),
-    ]
 
 
 class FeedbackDatasetStatus(StatusModel):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from bench.classifier_rl.task import Row, Task
-from ratchet_api.feedback_dataset import LabelCount, SnapshotCounts
 from ratchet_api.names import snapshot_prefix
 from ratchet_api.rl import RlStage
+from ratchet_api.snapshot_summary import LabelCount, SnapshotCounts
 from ratchet_api.stage import DatasetRef, Owner, RlConfig, Stage, StageInput, StageRef, StoreConfig, SupervisedConfig
 from ratchet_api.training_run import BaseModelRef, Lora, SupervisedStage
 from ratchet_jobs.data.base_model import local_digest

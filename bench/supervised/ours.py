@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.supervised.task import Hyper
-from ratchet_api.feedback_dataset import LabelCount, SnapshotCounts
 from ratchet_api.names import snapshot_prefix
+from ratchet_api.snapshot_summary import LabelCount, SnapshotCounts
 from ratchet_api.stage import DatasetRef, Owner, StageInput, StoreConfig, SupervisedConfig
 from ratchet_api.training_run import BaseModelRef, Lora, SupervisedStage
 from ratchet_jobs.data.base_model import local_digest

@@ -13,7 +13,7 @@ from ratchet_api.attempts import Artifact
 from ratchet_api.base import METRICS_LIMIT, canonical_json, digest_of, format_time, parse_time
 from ratchet_api.comparison import Choice
 from ratchet_api.conditions import REASONS, Reason
-from ratchet_api.feedback_dataset import LabelCount, Removed, SnapshotCounts, SnapshotSummary
+from ratchet_api.snapshot_summary import LabelCount, Removed, SnapshotCounts, SnapshotSummary
 from ratchet_api.stage import (
     STAGE_REVISION,
     TERMINATION_LIMIT,

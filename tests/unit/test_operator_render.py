@@ -177,7 +177,7 @@ def names_fit(job: dict[str, Any]) -> None:
 
 
 def _snapshot(wire: dict[str, Any]) -> Any:
-    from ratchet_api.feedback_dataset import SnapshotSummary
+    from ratchet_api.snapshot_summary import SnapshotSummary
 
     return SnapshotSummary.model_validate(wire)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ratchet_api.feedback_dataset import LabelCount, Removed, SnapshotCounts
+from ratchet_api.snapshot_summary import LabelCount, Removed, SnapshotCounts
 from ratchet_jobs.data.snapshots import (
     ERASED,
     MANIFEST,

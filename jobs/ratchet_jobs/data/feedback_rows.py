@@ -20,8 +20,9 @@ from datetime import timedelta
 import duckdb
 import pyarrow as pa
 
-from ratchet_api.feedback_dataset import DatasetType, Filters, Removed, Split
+from ratchet_api.feedback_dataset import DatasetType, Filters, Split
 from ratchet_api.feedback_source import FeedbackSource, Quarantine
+from ratchet_api.snapshot_summary import Removed
 from ratchet_jobs.data.redaction import SUSPECT, redact
 from ratchet_jobs.data.splitting import cap_of, components, hash64, normalised
 from ratchet_jobs.runtime.errors import BadDataError

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from ratchet_api.feedback_dataset import RATINGS, LabelCount, SplitName, TaskCount
+from ratchet_api.feedback_dataset import RATINGS, SplitName
+from ratchet_api.snapshot_summary import LabelCount, TaskCount
 from ratchet_api.stage import SnapshotConfig
 from ratchet_api.tasks import Task, class_name
 from ratchet_jobs.data.snapshots import SPLITS

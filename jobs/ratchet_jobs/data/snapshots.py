@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from ratchet_api.base import StatusModel, digest_of
-from ratchet_api.feedback_dataset import LabelCount, Removed, SnapshotCounts, SplitName
+from ratchet_api.feedback_dataset import SplitName
 from ratchet_api.names import snapshot_prefix
+from ratchet_api.snapshot_summary import LabelCount, Removed, SnapshotCounts
 from ratchet_api.stage import DatasetRef
 from ratchet_api.tasks import Task, tasks_of
 from ratchet_jobs.runtime.errors import BadDataError, StoreCorrupt

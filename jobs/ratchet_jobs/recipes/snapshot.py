@@ -21,7 +21,8 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from ratchet_api.base import digest_of
-from ratchet_api.feedback_dataset import RATINGS, Filters, Removed, SnapshotCounts, SnapshotSummary, SplitName
+from ratchet_api.feedback_dataset import RATINGS, Filters, SplitName
+from ratchet_api.snapshot_summary import Removed, SnapshotCounts, SnapshotSummary
 from ratchet_api.stage import SnapshotConfig, StageResult
 from ratchet_jobs.data.label_counts import count_labels, count_tasks
 from ratchet_jobs.data.ratings import RATINGS_SCHEMA, Rating, checked_rating, to_rating, with_names

@@ -21,9 +21,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ratchet_api.feedback_dataset import DatasetType, LabelCount, SnapshotCounts, SnapshotSummary, SplitName
+from ratchet_api.feedback_dataset import DatasetType, SplitName
 from ratchet_api.feedback_source import FeedbackSource
 from ratchet_api.names import snapshot_prefix
+from ratchet_api.snapshot_summary import LabelCount, SnapshotCounts, SnapshotSummary
 from ratchet_api.stage import DatasetRef, SnapshotConfig, StageResult
 from ratchet_jobs.data.feedback_events import load_events, open_tables
 from ratchet_jobs.data.feedback_rows import FeedbackRows

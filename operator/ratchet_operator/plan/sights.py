@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from ratchet_api.attempts import Artifact
 from ratchet_api.base import parse_time
 from ratchet_api.conditions import ConditionType
-from ratchet_api.feedback_dataset import SnapshotSummary
 from ratchet_api.names import STAGE_CONTAINER
+from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.stage import TerminationMessage
 from ratchet_api.training_run import RLTrainingRunStatus
 from ratchet_operator.cluster.protocol import KubeObject, Resource

@@ -14,8 +14,9 @@ from typing import Any, Generic, Literal, TypeVar
 from ratchet_api.attempts import Artifact
 from ratchet_api.base import StatusModel
 from ratchet_api.conditions import Reason
-from ratchet_api.feedback_dataset import FeedbackDatasetSpec, FeedbackDatasetStatus, SnapshotSummary
+from ratchet_api.feedback_dataset import FeedbackDatasetSpec, FeedbackDatasetStatus
 from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
+from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.stage import Progress, TerminationMessage
 from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus
 from ratchet_operator.cluster.protocol import KubeObject, Resource

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ratchet_api.conditions import ConditionType, Reason
-from ratchet_api.feedback_dataset import RATINGS, SnapshotSummary
+from ratchet_api.feedback_dataset import RATINGS
+from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.stage import Stage
 from ratchet_api.training_run import Estimate, ResolvedLog, ResolvedRun, RLTrainingRunStatus, StageStatus
 from ratchet_operator.plan.attempts import first_attempt

@@ -37,7 +37,9 @@ class StageExit(StatusModel):
 class StageAttempt(StatusModel):
     """One try at a stage: one Job."""
 
-    number: Annotated[int, Field(ge=1, le=10_000, description="number: attempts count from 1; part of the Job's name.")]
+    number: Annotated[
+        int, Field(ge=1, le=10_000_000, description="number: attempts count from 1; part of the Job's name.")
+    ]
     job: Annotated[str, Field(max_length=63, description="job: name of the Job.")]
     started: Annotated[
         Timestamp | None, Field(default=None, description="started: when the Job was admitted (its startTime).")

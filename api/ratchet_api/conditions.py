@@ -65,6 +65,9 @@ class Reason(StrEnum):
     DRY_RUN = "DryRun"
     SUCCEEDED = "Succeeded"
     SNAPSHOT_READY = "SnapshotReady"
+    WAITING_FOR_SCHEDULE = "WaitingForSchedule"
+    WAITING_FOR_EVENTS = "WaitingForEvents"
+    REFRESH_DUE = "RefreshDue"
     GATE_PASSED = "GatePassed"
     NO_GATES = "NoGates"
     GATE_FAILED = "GateFailed"
@@ -86,6 +89,7 @@ class Reason(StrEnum):
     POLICY_TYPE_MISMATCH = "PolicyTypeMismatch"
     VERSION_NOT_FOUND = "VersionNotFound"
     START_NOT_FOUND = "StartNotFound"
+    LOG_NOT_COUNTED = "LogNotCounted"
     STORE_NOT_CONFIGURED = "StoreNotConfigured"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     PRIORITY_CLASS_NOT_ALLOWED = "PriorityClassNotAllowed"
@@ -161,6 +165,13 @@ REASONS: dict[Reason, ReasonInfo] = {
     ),
     Reason.SUCCEEDED: ReasonInfo("Every stage is committed.", "Nothing to do."),
     Reason.SNAPSHOT_READY: ReasonInfo("An immutable snapshot of the dataset is in the store.", "Nothing to do."),
+    Reason.WAITING_FOR_SCHEDULE: ReasonInfo(
+        "The next snapshot is due at the time in status.refresh.nextRefresh.", "Nothing to do."
+    ),
+    Reason.WAITING_FOR_EVENTS: ReasonInfo(
+        "The next snapshot is due when spec.refresh.everyEvents new events are in the log.", "Nothing to do."
+    ),
+    Reason.REFRESH_DUE: ReasonInfo("spec.refresh asks for a new snapshot, which is being made.", "Nothing to do."),
     Reason.GATE_PASSED: ReasonInfo("Every gate of spec.evaluation.gates holds.", "Nothing to do."),
     Reason.NO_GATES: ReasonInfo(
         "The run names no gate, so none can fail.", "Add spec.evaluation.gates to protect the policy."
@@ -222,6 +233,10 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.START_NOT_FOUND: ReasonInfo(
         "The version that spec.startFrom.policy names does not exist.",
         "Correct the name or number (`kubectl get rlp NAME -o yaml` lists the versions) in a new run, or publish it; the run goes on by itself as soon as it exists.",
+    ),
+    Reason.LOG_NOT_COUNTED: ReasonInfo(
+        "Nobody could say how many new events are in the log; the last snapshot stays, and the question is repeated.",
+        "Run the feedback gateway in this namespace with `kubernetes` among gateway.auth, or set spec.refresh.schedule.",
     ),
     Reason.STORE_NOT_CONFIGURED: ReasonInfo(
         "Neither the chart nor the namespace names a store.",

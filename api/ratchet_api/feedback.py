@@ -402,6 +402,16 @@ class FeedbackStats(StatusModel):
     newest: Annotated[str | None, Field(default=None, max_length=32, description="newest: last event's arrival.")]
 
 
+class FeedbackCount(StatusModel):
+    """Answer to GET /api/policies/{policy}/feedback/count: how much is new."""
+
+    policy: ObjectName
+    since: Annotated[Timestamp, Field(description="since: as asked.")]
+    events: Annotated[
+        int, Field(ge=0, le=2**53, description="events: of feedback that arrived later, stored retries included.")
+    ]
+
+
 class Problem(StatusModel):
     """Answer to a request that was refused."""
 

@@ -15,6 +15,7 @@ from ratchet_api.base import ApiModel, ColumnPath, LabelName, NullsAreAbsent, Sh
 from ratchet_api.conditions import Condition
 from ratchet_api.feedback_source import FeedbackSource
 from ratchet_api.placement import Placement, Resources
+from ratchet_api.refresh import Refresh, RefreshStatus
 from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.tasks import MAX_TASKS, TaskName
 
@@ -340,6 +341,13 @@ class FeedbackDatasetSpec(ApiModel):
     split: Annotated[
         Split, Field(default=Split(), description="split: shares of the train, validation and test splits.")
     ]
+    refresh: Annotated[
+        Refresh | None,
+        Field(
+            default=None,
+            description="refresh: when a new snapshot is taken by itself, with source.feedback. If omitted, only for another spec or a new value of the annotation ratchet.dev/refresh.",
+        ),
+    ]
     resources: Annotated[Resources, Field(default=Resources(), description="resources: of the snapshot pod.")]
     placement: Annotated[
         Placement, Field(default=Placement(), description="placement: where the snapshot pod may run.")
@@ -382,6 +390,18 @@ class FeedbackDatasetSpec(ApiModel):
             raise ValueError("columns is not for source.feedback, whose fields are known; remove it")
         if feedback.min_rating is not None and self.type == "preferences":
             raise ValueError("source.feedback.minRating is not for type preferences; remove it or change type")
+        return self
+
+    @model_validator(mode="after")
+    def _refresh_reads_a_log(self) -> Self:
+        if self.refresh is None:
+            return self
+        if self.source.feedback is None:
+            raise ValueError("refresh needs source.feedback, the only source that grows by itself; remove refresh")
+        if self.source.feedback.as_of is not None:
+            raise ValueError(
+                "refresh is not for source.feedback.asOf, which reads the same events for ever; remove one"
+            )
         return self
 
     @model_validator(mode="after")
@@ -456,6 +476,9 @@ class FeedbackDatasetStatus(StatusModel):
     ]
     snapshot_time: Annotated[
         Timestamp | None, Field(default=None, description="snapshotTime: when the newest snapshot was recorded.")
+    ]
+    refresh: Annotated[
+        RefreshStatus | None, Field(default=None, description="refresh: what became of spec.refresh, once it was set.")
     ]
     observed_refresh: Annotated[
         str,

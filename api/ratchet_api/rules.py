@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from ratchet_api.comparison import Comparison
 from ratchet_api.feedback_dataset import LABEL_COLUMN, Columns, FeedbackDatasetSpec, Filters, InlineRow, Source, Split
 from ratchet_api.placement import Toleration
+from ratchet_api.refresh import Refresh
 from ratchet_api.rl import (
     ALGORITHM_FIELDS,
     LOG_REWARDS,
@@ -218,7 +219,23 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "trainPercent, validationPercent and testPercent must add up to 100",
         ),
     ),
+    Refresh: (
+        Rule(
+            "has(self.schedule) || has(self.everyEvents)",
+            "schedule or everyEvents must be set, or both; add one, or remove refresh",
+        ),
+    ),
     FeedbackDatasetSpec: (
+        Rule(
+            "!has(self.refresh) || has(self.source.feedback)",
+            "refresh needs source.feedback, the only source that grows by itself; remove refresh",
+            field_path=".refresh",
+        ),
+        Rule(
+            "!has(self.refresh) || !has(self.source.feedback) || !has(self.source.feedback.asOf)",
+            "refresh is not for source.feedback.asOf, which reads the same events for ever; remove one",
+            field_path=".refresh",
+        ),
         Rule(
             "self.type in ['classification', 'ratings'] || has(self.source.feedback)",
             "this type needs source.feedback; name the policy, or set type: classification",

@@ -115,6 +115,13 @@ class SnapshotSummary(StatusModel):
             description="logPosition: digest of the log's segments that were read, with source.feedback; the manifest lists them.",
         ),
     ]
+    log_newest: Annotated[
+        Timestamp | None,
+        Field(
+            default=None,
+            description="logNewest: arrival of the newest event of feedback about the policy that was read, up to the next whole second, with source.feedback; later ones are new.",
+        ),
+    ]
     oldest: Annotated[
         Timestamp | None,
         Field(default=None, description="oldest: time of the oldest row, if columns.timestamp is set."),

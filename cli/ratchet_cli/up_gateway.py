@@ -33,9 +33,10 @@ from ratchet_gateway.auth import Anyone, ApiKeys, Authenticator, BadKeyFile
 from ratchet_gateway.policies import LocalPolicies
 from ratchet_gateway.settings import Settings, is_loopback
 from ratchet_gateway.training import LocalTraining
-from ratchet_jobs.runtime.errors import BadConfigError, StageError
-from ratchet_jobs.runtime.store import open_store
-from ratchet_operator.cluster.local import LocalCluster
+from ratchet_jobs.feedback_log.newer import NewerEvents
+from ratchet_jobs.runtime.errors import BadConfigError, StageError, StoreError
+from ratchet_jobs.runtime.store import Store, open_store
+from ratchet_operator.cluster.local import CountFeedback, LocalCluster
 from ratchet_operator.cluster.protocol import Denied
 from ratchet_operator.wakes import OUR_RESOURCES
 
@@ -128,6 +129,7 @@ class LocalGateway:
             )
         except (BadConfigError, BadKey) as error:
             raise CliError(str(error)) from error
+        cluster.count_feedback = counts_of(parts.store, namespace)
         self._store, self._namespace, self._place = parts.store, namespace, place
         self._server = _Server(
             uvicorn.Config(
@@ -194,6 +196,21 @@ def signing_keys(home: Path) -> Path:
             file.write(secrets.token_hex(32))
         new.replace(folder / name)
     return folder
+
+
+def counts_of(store: Store, namespace: str) -> CountFeedback:
+    """Return what tells the operator of this process how many events are new, without asking over HTTP."""
+    newer = NewerEvents(store, namespace)
+
+    def count(asked: str, policy: str, since: datetime) -> int | str:
+        if asked != namespace:
+            return f"the gateway of this process is for namespace {namespace!r}"
+        try:
+            return newer.count(policy, since, now=datetime.now(UTC))
+        except StoreError as error:
+            return f"the log cannot be read: {error}"
+
+    return count
 
 
 def _training(cluster: LocalCluster, namespace: str) -> LocalTraining:

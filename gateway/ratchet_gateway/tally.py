@@ -1,7 +1,8 @@
 """What the log holds about a policy, counted: events by type, scores, subjects.
 
 Decides what is counted. Reads the whole log once per question, in a thread and one question at a time; nothing is kept
-between questions, so memory is what one reading needs. Called by the policy routes.
+between questions, so memory is what one reading needs. Only what is newer than a time is counted cheaply. Called by the
+policy routes.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from ratchet_api.feedback import FeedbackStats, score_of
 from ratchet_jobs.feedback_log.erasures import erased_subjects
+from ratchet_jobs.feedback_log.newer import NewerEvents
 from ratchet_jobs.feedback_log.reader import LogReader
 from ratchet_jobs.runtime.store import Store
 
@@ -131,6 +134,7 @@ class Tally:
         """Name the log."""
         self._store, self._namespace = store, namespace
         self._one = asyncio.Lock()
+        self._newer = NewerEvents(store, namespace)
 
     async def of(self, policy: str) -> PolicyTally:
         """Count what the log holds about a policy, each event once.
@@ -140,6 +144,14 @@ class Tally:
         """
         async with self._one:
             return await asyncio.to_thread(self._read, policy)
+
+    async def newer(self, policy: str, since: datetime, *, now: datetime) -> int:
+        """Count the events of feedback about a policy that arrived after a time; stored retries count twice.
+
+        Raises:
+            StoreError: the log cannot be read.
+        """
+        return await asyncio.to_thread(self._newer.count, policy, since, now=now)
 
     def _read(self, policy: str) -> PolicyTally:
         tally = PolicyTally(policy, erased_subjects(self._store, self._namespace))

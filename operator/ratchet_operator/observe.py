@@ -23,6 +23,7 @@ from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
 from ratchet_api.stage import Progress, Stage
 from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus, StageStatus
 from ratchet_operator.cluster.protocol import Cluster, KubeObject
+from ratchet_operator.plan.datasets.refresh import counted_since
 from ratchet_operator.plan.datasets.state import settled
 from ratchet_operator.plan.runs.finished import ended
 from ratchet_operator.plan.runs.progress import progress_due
@@ -132,7 +133,13 @@ class Observer:
         """Read what a FeedbackDataset's decision needs; all of it, whatever the step before saw: datasets are few."""
         world = self.bare_dataset(obj)
         meta, attempt = world.meta, world.status.attempt
-        if meta.deleting or world.spec is None or settled(world):
+        if meta.deleting or world.spec is None:
+            return world
+        since, feedback = counted_since(world), world.spec.source.feedback
+        if since is not None and feedback is not None:
+            policy = feedback.policy_ref.name
+            world = replace(world, new_events=await self._cluster.new_feedback(meta.namespace, policy, since))
+        if settled(world):
             return world
         sight = StageSight()
         if attempt is not None:

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from ratchet_api import __version__
 from ratchet_operator.cluster.connect import Connection
+from ratchet_operator.cluster.gateway import GatewayAccess
 from ratchet_operator.cluster.http import HttpCluster
 from ratchet_operator.cluster.protocol import Cluster, ClusterError
 from ratchet_operator.controllers.heartbeat import EVERY_SECONDS, LIMIT_SECONDS, Heartbeat
@@ -89,7 +90,11 @@ class Service:
         self.health = Health(now=time.monotonic, limit_seconds=LIMIT_SECONDS * settings.time_scale)
         self.server = HealthServer(self.health, self.registry, before_scrape=self._refresh_gauges)
         self.cluster = HttpCluster(
-            first, namespaces=settings.namespaces, on_call=self.metrics.api_call, instance=self._name
+            first,
+            namespaces=settings.namespaces,
+            on_call=self.metrics.api_call,
+            instance=self._name,
+            gateways=GatewayAccess(settings.gateway_url, settings.gateway_token_file),
         )
         self._sightings = Sightings()
         make = make_reconciler or self._real_reconciler

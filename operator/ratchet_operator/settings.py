@@ -6,10 +6,12 @@ Decides names, defaults and bounds of every RATCHET_* variable of the operator. 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from ratchet_api import __version__
 from ratchet_api.names import short_hash
@@ -57,6 +59,8 @@ class Settings:
         image_pull_secrets: names of pull Secrets, expected in each run's namespace.
         image_pull_policy: of stage pods.
         stage_uid: user and group id that stage pods run as.
+        gateway_url: of a namespace's feedback gateway, `{namespace}` in its place; empty = there is none.
+        gateway_token_file: file with the token that is sent there; None = none.
     """
 
     stage_image: str = f"ghcr.io/ratchet/jobs:{__version__}"
@@ -73,6 +77,8 @@ class Settings:
     image_pull_secrets: tuple[str, ...] = field(default=())
     image_pull_policy: str = "IfNotPresent"
     stage_uid: int = 65532
+    gateway_url: str = ""
+    gateway_token_file: Path | None = None
 
     def pause(self, seconds: float) -> timedelta:
         """Return one of the operator's own pauses, scaled by `time_scale`."""
@@ -123,6 +129,8 @@ class Settings:
                 "RATCHET_IMAGE_PULL_POLICY", "IfNotPresent", ("Always", "IfNotPresent", "Never")
             ),
             stage_uid=int(read.number("RATCHET_STAGE_UID", 65532, 1, 2**31 - 1)),
+            gateway_url=read.url("RATCHET_GATEWAY_URL"),
+            gateway_token_file=read.file("RATCHET_GATEWAY_TOKEN_FILE"),
         )
 
 
@@ -146,6 +154,16 @@ class _Reader:
         if not low <= value <= high:
             raise SettingsError(f"{name}={text!r} is out of bounds; set a number between {low:g} and {high:g}")
         return value
+
+    def url(self, name: str) -> str:
+        text = self.text(name, "").rstrip("/")
+        if text and not re.fullmatch(r"https?://[A-Za-z0-9.:{}-]+", text):
+            raise SettingsError(f"{name}={text!r} is no URL; set one such as http://ratchet-gateway.{{namespace}}:8000")
+        return text
+
+    def file(self, name: str) -> Path | None:
+        text = self.text(name, "")
+        return Path(text) if text else None
 
     def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
         text = self.text(name, default)

@@ -13,6 +13,7 @@ import pytest
 
 import ratchet_api
 from ratchet_gateway.settings import Settings
+from ratchet_gateway.tokenreview import AUDIENCE
 from tests.contract.chart import NAMESPACE, ROOT, HelmError, Object, Rendered, grants, helm, render, render_text
 from tests.contract.test_eraser import ERASER_RULES
 from tests.contract.test_gateway_cluster import GATEWAY_RULES, REVIEW_RULES, TRAINING_RULES
@@ -71,7 +72,9 @@ def pod(rendered: Rendered, namespace: str = NAMESPACE) -> Object:
 def test_the_gateway_renders_as_it_was_reviewed() -> None:
     """RATCHET_WRITE_GOLDENS=1 accepts a change; review it in the diff."""
     documents = re.split(r"(?m)^---$", render_text(*ALL))
-    text = "---".join(each for each in documents if re.search("component: (gateway|eraser)", each))
+    text = "---".join(
+        each for each in documents if re.search(r"(?m)^    app\.kubernetes\.io/component: (gateway|eraser)$", each)
+    )
     if os.environ.get("RATCHET_WRITE_GOLDENS") == "1":
         GOLDEN.write_text(text)
     assert text == GOLDEN.read_text()
@@ -336,11 +339,33 @@ def test_with_api_keys_alone_it_needs_no_right_in_the_cluster() -> None:
 # traffic
 
 
-def test_its_network_policy_lets_in_callers_and_prometheus_and_out_what_it_needs(full: Rendered) -> None:
+def test_the_operator_may_ask_it_with_a_token_that_opens_nothing_else(full: Rendered) -> None:
+    spec = full.one("Deployment", "ratchet-operator", NAMESPACE)["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    told = {each["name"]: each.get("value") for each in container["env"]}
+    assert told["RATCHET_GATEWAY_URL"] == "http://ratchet-gateway.{namespace}:8000"
+    mount = next(each for each in container["volumeMounts"] if each["name"] == "gateway-token")
+    assert told["RATCHET_GATEWAY_TOKEN_FILE"] == f"{mount['mountPath']}/token"
+    (volume,) = [each for each in spec["volumes"] if each["name"] == "gateway-token"]
+    (source,) = volume["projected"]["sources"]
+    assert source["serviceAccountToken"]["audience"] == AUDIENCE
+    policy = full.one("NetworkPolicy", "ratchet-operator", NAMESPACE)
+    out = [rule for rule in policy["spec"]["egress"] if {"port": 8000, "protocol": "TCP"} in rule["ports"]]
+    assert [rule["to"][0]["podSelector"]["matchLabels"] for rule in out] == [
+        {
+            "app.kubernetes.io/name": "ratchet",
+            "app.kubernetes.io/instance": "ratchet",
+            "app.kubernetes.io/component": "gateway",
+        }
+    ]
+
+
+def test_its_network_policy_lets_in_callers_operator_and_prometheus_and_out_what_it_needs(full: Rendered) -> None:
     policy = full.one("NetworkPolicy", "ratchet-gateway", "team-a")["spec"]
     assert policy["podSelector"]["matchLabels"].items() <= pod(full, "team-a")["metadata"]["labels"].items()
     sources = [rule["from"][0]["namespaceSelector"]["matchLabels"] for rule in policy["ingress"]]
-    assert sources == [{"team": "applications"}, {"team": "observability"}]
+    operator = {"kubernetes.io/metadata.name": NAMESPACE}
+    assert sources == [{"team": "applications"}, operator, {"team": "observability"}]
     assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == {8000}
     assert [[port["port"] for port in rule["ports"]] for rule in policy["egress"]] == [[443, 6443], [53, 53], [443]]
 

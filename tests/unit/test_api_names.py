@@ -27,7 +27,7 @@ POD_SUFFIX = 6  # "-" and five characters, which the Job controller adds
 
 labels = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)
 owners = st.lists(labels, min_size=1, max_size=12).map(".".join).filter(lambda name: len(name) <= 253)
-attempts = st.integers(1, 10_000)
+attempts = st.integers(1, 10_000_000)
 stages = st.sampled_from([stage.value for stage in Stage])
 
 

@@ -37,8 +37,8 @@ COMES_WITH = {
 }
 # What an extra needs and its package does not import itself: the server's loop and parser, named to uvicorn; the store
 # and the segments of the log that the gateway shares with the stages; the Parquet of the eraser, which runs in its
-# image; the transport of ratchet_api.client.
-INDIRECT = {"gateway": {"uvloop", "httptools", "boto3", "zstandard", "pyarrow"}, "cli": {"httpx2"}}
+# image; the transport of ratchet_api.client; what the operator's rules need where `ratchet run` hosts them.
+INDIRECT = {"gateway": {"uvloop", "httptools", "boto3", "zstandard", "pyarrow"}, "cli": {"httpx2", "cronsim"}}
 # The generator of `make generate` is run by developers only, with the extra `dev`.
 DEVELOPER_FILES = ("api/ratchet_api/crdgen", "api/ratchet_api/apidocs")
 

@@ -33,6 +33,40 @@ def version(number: int, **metrics: float) -> PolicyVersion:
     )
 
 
+def test_what_is_newer_than_a_time_is_counted_by_policy_and_without_undone_votes_or_answers(tmp_path: Path) -> None:
+    with running(tmp_path) as gateway:
+
+        def newer(policy: str, since: str) -> int:
+            answer = gateway.get(f"/api/policies/{policy}/feedback/count?since={since}")
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["policy"] == policy
+            return int(answer.json()["events"])
+
+        gateway.post("/v1/feedback", {"type": "thumbs_up", "policy": "router"})
+        said = gateway.post("/v1/feedback", {"type": "thumbs_up", "policy": "bare"}).json()["events"][0]
+        gateway.clock.pass_(days=2, seconds=30)
+        later = [{"type": "thumbs_down", "policy": "router", "runId": f"r{n}"} for n in range(3)]
+        gateway.post("/v1/feedback", {"events": later})
+        gateway.post("/v1/feedback", {"type": "undo", "policy": "bare", "supersedes": said["id"]})
+        gateway.post("/v1/interactions", {"policy": "router", "input": "q", "label": "a"})
+        assert newer("router", "2026-11-21T11:59:00Z") == 4
+        assert newer("router", "2026-11-21T12:00:00Z") == newer("router", "2026-11-23T13:00:29%2B01:00") == 3
+        assert newer("router", "2026-11-23T12:00:30Z") == newer("router", "9999-12-31T23:59:59Z") == 0
+        assert newer("bare", "0001-01-01T00:00:00Z") == 1
+        wrong = [
+            gateway.get(f"/api/policies/{path}").status_code
+            for path in (
+                "router/feedback/count",
+                "router/feedback/count?since=yesterday",
+                "router/feedback/count?since=2026-11-21T12:00:00",
+                "nope/feedback/count?since=2026-11-21T12:00:00Z",
+            )
+        ]
+        assert wrong == [422, 422, 422, 404]
+        told = gateway.get("/api/policies/router/feedback/count?since=2026-11-21T12:00:00Z", token="app")
+        assert told.status_code == 403
+
+
 def test_versions_are_a_bare_list_with_metrics_in_camel_case(tmp_path: Path) -> None:
     versions = (version(1, macro_f1=0.8), version(2, reward_mean=0.7, reward_std=0.1))
     with running(tmp_path, policies=FixedPolicies({"p": PolicyView("p", versions)})) as gateway:

@@ -51,6 +51,8 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "RATCHET_IMAGE_PULL_SECRETS": "pull",
         "RATCHET_IMAGE_PULL_POLICY": "Never",
         "RATCHET_STAGE_UID": "1000",
+        "RATCHET_GATEWAY_URL": "http://gw.{namespace}:8000/",
+        "RATCHET_GATEWAY_TOKEN_FILE": "/var/run/token",
     }
     read, default = Settings.from_env(environ), Settings()
     assert all(getattr(read, name) != getattr(default, name) for name in Settings.__dataclass_fields__)
@@ -73,6 +75,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("RATCHET_LOG_LEVEL", "loud"),
         ("RATCHET_IMAGE_PULL_POLICY", "Sometimes"),
         ("RATCHET_STAGE_UID", "0"),
+        ("RATCHET_GATEWAY_URL", "gateway:8000"),
     ],
 )
 def test_an_unusable_setting_is_named_with_its_value_and_what_is_wanted(name: str, value: str) -> None:

@@ -138,6 +138,8 @@ FEEDBACK: dict[str, Any] = {
     "source.feedback.quarantine.minComparisons": 7,
     "source.feedback.quarantine.release": PEOPLE,
     "source.feedback.asOf": "a" * 64,
+    "refresh.schedule": "0 5 * * *",
+    "refresh.everyEvents": 100,
 }
 DATASET: dict[str, Any] = {
     **FEEDBACK,

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic.alias_generators import to_camel
 
-from ratchet_api.base import ObjectName
-from ratchet_api.feedback import FeedbackStats, TrainEstimate, TrainRequest, VersionView
+from ratchet_api.base import ObjectName, Timestamp
+from ratchet_api.feedback import FeedbackCount, FeedbackStats, TrainEstimate, TrainRequest, VersionView
 from ratchet_api.train_answers import TrainAnswer, TrainStarted
 from ratchet_gateway import training
 from ratchet_gateway.auth import Role
@@ -21,6 +21,7 @@ from ratchet_gateway.services import Calling, Services
 router = APIRouter(prefix="/api/policies", tags=["policies"])
 
 Wait = Annotated[bool, Query(description="wait: true answers when the run is over, however long that takes.")]
+Since = Annotated[Timestamp, Query(description="since: a time with its zone, such as 2026-01-31T12:00:00Z.")]
 RunName = Annotated[ObjectName, Path(description="run: name of the RLTrainingRun, as the start answered it.")]
 
 
@@ -101,6 +102,18 @@ async def _waited(port: training.Training, policy: str, run: str, call: Calling,
     """Return what became of a run; whoever deletes it meanwhile ends the waiting."""
     gone, pause = request.is_disconnected, call.services.ask_seconds
     return _known(await training.wait(port, policy, run, every_seconds=pause, gone=gone), policy, run)
+
+
+@router.get(
+    "/{policy}/feedback/count", responses={**KNOWN_CALLER, **UNKNOWN}, summary="How much of a policy's feedback is new"
+)
+async def feedback_count(policy: PolicyName, since: Since, call: Calling) -> FeedbackCount:
+    """Count the policy's feedback that arrived after a time; of the log only what is newer is read, and only once."""
+    services, caller = call
+    caller.need(Role.READ)
+    await services.policy(policy)
+    events = await services.tally.newer(policy, since, now=services.now())
+    return FeedbackCount(policy=policy, since=since, events=events)
 
 
 def _known(said: TrainAnswer | None, policy: str, run: str) -> TrainAnswer:

@@ -12,6 +12,7 @@ import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -21,6 +22,7 @@ from ratchet_api.base import GROUP, VERSION
 from ratchet_api.names import FIELD_MANAGER, PROGRESS_PORT
 from ratchet_operator.cluster.connect import Connection
 from ratchet_operator.cluster.events import EventSink
+from ratchet_operator.cluster.gateway import GatewayAccess
 from ratchet_operator.cluster.protocol import (
     Conflict,
     Denied,
@@ -65,6 +67,7 @@ class HttpCluster:
         request_seconds: limit of one request, connecting included.
         on_call: hears of every request.
         instance: our pod's name, written into Events.
+        gateways: where feedback is counted.
     """
 
     def __init__(
@@ -75,7 +78,9 @@ class HttpCluster:
         request_seconds: float = 30.0,
         on_call: CallObserver | None = None,
         instance: str = "ratchet-operator",
+        gateways: GatewayAccess | None = None,
     ) -> None:
+        self._gateways = gateways or GatewayAccess()
         self._connection = connection
         self._namespaces = tuple(namespaces)
         self._on_call = on_call
@@ -171,6 +176,12 @@ class HttpCluster:
         page = await self._page("events", obj["metadata"]["namespace"], query, "")
         found: Sequence[KubeObject] = page["items"]
         return found
+
+    async def new_feedback(self, namespace: str, policy: str, since: datetime) -> int | str:
+        """Ask the namespace's gateway how many events are new; a text says why it does not tell."""
+        if self._pods is None:
+            return "the client is closed"
+        return await self._gateways.count(self._pods, namespace, policy, since)
 
     async def progress(self, pod: KubeObject) -> Mapping[str, Any] | None:
         """Ask the pod's /progress; None if it has no address yet or gives no proper answer within two seconds."""

@@ -25,6 +25,8 @@ from ratchet_operator.cluster.jobrunner import STAGE_COMMAND, JobRunner
 from ratchet_operator.cluster.protocol import Denied, KubeObject, Resource
 
 MUTABLE = ("suspend", "ttlSecondsAfterFinished")
+CountFeedback = Callable[[str, str, datetime], int | str]
+"""Takes namespace, policy and time; returns how many events came later, or why nobody knows."""
 _PLURALS = {kind.kind: kind.plural for kind in KINDS.values()} | {
     "Job": "jobs",
     "Pod": "pods",
@@ -59,6 +61,8 @@ class LocalCluster:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.home = home
+        self.count_feedback: CountFeedback | None = None
+        """Set by whoever runs a gateway beside us."""
         self._now = now
         self._lock: IO[str] | None = None
         home.mkdir(parents=True, exist_ok=True)
@@ -177,6 +181,12 @@ class LocalCluster:
     async def events(self, obj: KubeObject) -> Sequence[KubeObject]:
         """Return nothing: no quota and no admission rule ever refuses a pod here."""
         return ()
+
+    async def new_feedback(self, namespace: str, policy: str, since: datetime) -> int | str:
+        """Count events of the log below the state directory, if a gateway of this process writes it."""
+        if self.count_feedback is None:
+            return "no gateway runs in this process; `ratchet up` has one"
+        return await asyncio.to_thread(self.count_feedback, namespace, policy, since)
 
     async def progress(self, pod: KubeObject) -> Mapping[str, Any] | None:
         """Ask the process's /progress; None if it does not answer within two seconds."""

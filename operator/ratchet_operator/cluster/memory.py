@@ -84,6 +84,7 @@ class MemoryCluster:
         emitted: every Event sent.
         event_objects: Events that `events` answers with, by uid of the object they are about.
         told: what a pod's /progress answers, by the pod's name.
+        feedback: when events of feedback arrived, by policy; None = nobody counts them.
     """
 
     clock: Callable[[], datetime]
@@ -92,6 +93,7 @@ class MemoryCluster:
     emitted: list[Emitted] = field(default_factory=list)
     event_objects: dict[str, list[KubeObject]] = field(default_factory=dict)
     told: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    feedback: dict[str, list[datetime]] | None = None
     watchers: list[Watcher] = field(default_factory=list)
     history: dict[tuple[str, str, str], list[KubeObject | None]] = field(default_factory=dict)
 
@@ -151,6 +153,13 @@ class MemoryCluster:
         call = self._call("list", "events", obj["metadata"]["namespace"])
         self.fault.after(call)
         return list(self.event_objects.get(obj["metadata"]["uid"], []))
+
+    async def new_feedback(self, namespace: str, policy: str, since: datetime) -> int | str:
+        """Count what the test put into `feedback`."""
+        self._call("new_feedback", "rlpolicies", namespace, policy)
+        if self.feedback is None:
+            return "no gateway"
+        return sum(at > since for at in self.feedback.get(policy, ()))
 
     async def progress(self, pod: KubeObject) -> Mapping[str, Any] | None:
         """Return what the script lets the pod tell."""

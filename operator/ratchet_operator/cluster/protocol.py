@@ -8,6 +8,7 @@ Decides nothing about runs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Literal, Protocol
 
 KubeObject = dict[str, Any]
@@ -98,6 +99,12 @@ class Cluster(Protocol):
 
         Asked only when a Job has no pod: the Job controller says nowhere else that a quota or an admission rule
         refuses the pod.
+        """
+
+    async def new_feedback(self, namespace: str, policy: str, since: datetime) -> int | str:
+        """Ask the namespace's gateway how many events of feedback about a policy arrived after a time.
+
+        The operator reads no store; whoever writes the log counts it. A text says why there is no number.
         """
 
     async def progress(self, pod: KubeObject) -> Mapping[str, Any] | None:

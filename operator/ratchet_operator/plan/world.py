@@ -193,6 +193,8 @@ class DatasetWorld:
     status: FeedbackDatasetStatus
     store: StoreSettings | None = None
     sight: StageSight = field(default_factory=StageSight)
+    new_events: int | str | None = None
+    """Events of feedback since the last snapshot, or why nobody could count them; None = nobody was asked."""
 
 
 @dataclass(frozen=True, slots=True)

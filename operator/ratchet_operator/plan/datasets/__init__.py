@@ -1,8 +1,9 @@
 """The rules of a dataset: which snapshot is wanted, the Job that makes it, and when the dataset is Ready. Pure.
 
-A snapshot is wanted for a *target*: the digest of what decides its content (sources, columns, rules, split) and of
-the refresh annotation. A change of resources or of suspend wants no new snapshot. While a new one is made, or after
-it failed, the last snapshot stays in status, but the dataset is Ready only for its present target.
+A snapshot is wanted for a *target*: the digest of what decides its content (sources, columns, rules, split), of the
+refresh annotation and of the number of refreshes that spec.refresh made due. A change of resources or of suspend wants
+no new snapshot. While a new one is made, or after it failed, the last snapshot stays in status, but the dataset is
+Ready only for its present target.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import FeedbackDatasetStatus
+from ratchet_operator.plan.datasets.refresh import refresh_when_due
 from ratchet_operator.plan.datasets.rules import (
     account_for_stop,
     leave_deleted,
@@ -34,6 +36,7 @@ RULES: tuple[Callable[[DatasetWorld], DatasetPlan | None], ...] = (
     leave_deleted,  # the garbage collector works
     refuse_invalid,  # a spec that cannot run, or asks for what is not allowed
     account_for_stop,  # a Job that we stopped is going: the next attempt, uncounted
+    refresh_when_due,  # spec.refresh wants a new snapshot from now on
     report_ready,  # the wanted snapshot is there
     suspend,  # spec.suspend: stop the Job, start nothing
     resume,  # spec.suspend was taken back

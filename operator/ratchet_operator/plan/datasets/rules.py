@@ -7,6 +7,7 @@ from ratchet_api.feedback_dataset import FeedbackDatasetStatus
 from ratchet_api.stage import Stage
 from ratchet_operator.plan.allowed import not_allowed
 from ratchet_operator.plan.attempts import first_attempt, stopped_attempt
+from ratchet_operator.plan.datasets.refresh import begun, looking_ahead, schedule_problem
 from ratchet_operator.plan.datasets.state import (
     failure_digest,
     fresh,
@@ -23,10 +24,10 @@ from ratchet_operator.plan.datasets.state import (
     wanted_target,
 )
 from ratchet_operator.plan.say import Said, at_rest, progressing, settle, stalled, with_remedy
-from ratchet_operator.plan.world import NOW, DatasetWorld, Event, Plan
+from ratchet_operator.plan.world import NOW, DatasetWorld, DeleteObject, Event, Plan
 
 DatasetPlan = Plan[FeedbackDatasetStatus]
-_ATTEMPT_LIMIT = 10_000
+_ATTEMPT_LIMIT = 10_000_000
 _STORE_RECHECK_SECONDS = 60.0
 _REFUSALS = frozenset(
     {Reason.INVALID_SPEC, Reason.IMAGE_NOT_ALLOWED, Reason.PRIORITY_CLASS_NOT_ALLOWED, Reason.STORE_NOT_CONFIGURED}
@@ -42,6 +43,9 @@ def refuse_invalid(world: DatasetWorld) -> DatasetPlan | None:
     """A spec that the models or the allow-lists refuse makes no snapshot."""
     if world.spec is None:
         return _refuse(world, Reason.INVALID_SPEC, world.spec_error)
+    schedule = world.spec.refresh.schedule if world.spec.refresh is not None else None
+    if schedule is not None and (problem := schedule_problem(schedule, world.now)):
+        return _refuse(world, Reason.INVALID_SPEC, f"{world.meta.title}: {problem}")
     refused = not_allowed(world.meta.title, image_of(world), world.spec.placement, world.settings)
     return None if refused is None else _refuse(world, *refused)
 
@@ -102,24 +106,28 @@ def report_ready(world: DatasetWorld) -> DatasetPlan | None:
         Said(ConditionType.SUSPENDED, suspended, Reason.SUSPENDED_BY_USER if suspended else Reason.RESUMED),
         *at_rest(Reason.SNAPSHOT_READY),
     )
+    refresh, again = looking_ahead(world)
     status = status.model_copy(
         update={
             "snapshot_generation": world.meta.generation,
             "observed_refresh": refresh_of(world),
             "failed_target": "",
+            "refresh": refresh,
         }
     )
     running = live(our_job(world)) if retargeting(world) else None
     if running is not None:
         return settle(world, status, "Ready", said, actions=(stop(world, running),), requeue_after=fresh(world))
-    return settle(world, status, "Ready", said)
+    return settle(world, status, "Ready", said, requeue_after=again)
 
 
 def stay_failed(world: DatasetWorld) -> DatasetPlan | None:
-    """The present spec failed for good; only another spec or a new refresh value is tried."""
+    """The present spec failed for good; only another spec, a new refresh value or a refresh that is due is tried."""
     status = world.status
     if status.failed_target != failure_digest(world):
         return None
+    refresh, again = looking_ahead(world)
+    status = status.model_copy(update={"refresh": refresh})
     found = find_condition(status.conditions, ConditionType.STALLED)
     if found is not None and found.status == "True" and found.reason not in _REFUSALS:
         said: tuple[Said, ...] = (not_ready(_known_reason(found.reason), found.message),)
@@ -128,7 +136,7 @@ def stay_failed(world: DatasetWorld) -> DatasetPlan | None:
         reason = _known_reason(ended.reason if ended else "")
         message = with_remedy(reason, f"Stage 'snapshot': {ended.message if ended else 'it failed before'}")
         said = (not_ready(reason, message), *stalled(reason, message))
-    return settle(world, status, "Failed", said)
+    return settle(world, status, "Failed", said, requeue_after=again)
 
 
 def _known_reason(text: str) -> Reason:
@@ -158,10 +166,20 @@ def retarget(world: DatasetWorld) -> DatasetPlan | None:
         text = f"{world.meta.title} used up {_ATTEMPT_LIMIT} attempts; create the dataset anew under another name"
         return _refuse(world, Reason.RETRIES_EXHAUSTED, text)
     attempt = first_attempt(world.meta.name, Stage.SNAPSHOT, number=number)
-    status = status.model_copy(update={"attempt": attempt, "target": target, "failed_target": ""})
+    changes = {"attempt": attempt, "target": target, "failed_target": "", "refresh": begun(world)}
+    status = status.model_copy(update=changes)
     text = f"A snapshot is made (attempt {number})."
     said = (not_ready(Reason.ACCEPTED, text), *progressing(Reason.ACCEPTED, text))
-    return settle(world, status, "Starting", said, requeue_after=NOW)
+    actions = _outlived(world)
+    return settle(world, status, "Starting", said, actions=actions, requeue_after=NOW)
+
+
+def _outlived(world: DatasetWorld) -> tuple[DeleteObject, ...]:
+    """The ended Job of the attempt before, where snapshots are made for ever: else Jobs pile up for ever."""
+    job = our_job(world)
+    if spec_of(world).refresh is None or job is None or job.deleted_at is not None:
+        return ()
+    return (DeleteObject("jobs", world.meta.namespace, job.name, job.uid),)
 
 
 def _refuse(world: DatasetWorld, reason: Reason, detail: str) -> DatasetPlan:

@@ -24,10 +24,10 @@ def target_of(spec: FeedbackDatasetSpec, refresh: str) -> str:
 
 
 def failure_digest(world: DatasetWorld) -> str:
-    """Digest of the whole spec but suspend: more memory or a longer deadline is worth another try."""
+    """Digest of the whole spec but suspend: more memory or a longer deadline is worth another try, as is a refresh."""
     wire = spec_of(world).model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
     wire.pop("suspend", None)
-    return digest_of({"spec": wire, "refresh": refresh_of(world)})
+    return digest_of({"spec": wire, "refresh": _asked_for(world)})
 
 
 def settled(world: DatasetWorld) -> bool:
@@ -54,7 +54,13 @@ def refresh_of(world: DatasetWorld) -> str:
 
 def wanted_target(world: DatasetWorld) -> str:
     """Return the target that a snapshot is wanted for."""
-    return target_of(spec_of(world), refresh_of(world))
+    return target_of(spec_of(world), _asked_for(world))
+
+
+def _asked_for(world: DatasetWorld) -> str:
+    """What tells one snapshot of a spec from the next: the annotation, and the refreshes that were due since."""
+    number = world.status.refresh.number if world.status.refresh is not None else 0
+    return f"{refresh_of(world)}#{number}" if number else refresh_of(world)
 
 
 def retargeting(world: DatasetWorld) -> bool:

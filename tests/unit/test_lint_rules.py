@@ -28,6 +28,7 @@ BITES = [
     ("randomness in plan", PLAN, DOC + "import random\n\nx = random.random()\n", "TID251"),
     ("a clock in the maths of learning", "jobs/ratchet_jobs/rl/a.py", DOC + "import time\n\nx = time.monotonic()\n", "TID251"),
     ("global randomness in a reward", "jobs/ratchet_jobs/rewards/a.py", DOC + "import random\n\nx = random.random()\n", "TID251"),
+    ("a clock in the statistics", "api/ratchet_api/stats/a.py", DOC + "import time\n\nx = time.time()\n", "TID251"),
     ("print in the operator", "operator/ratchet_operator/a.py", DOC + "print(1)\n", "T201"),
     ("print in a recipe", "jobs/ratchet_jobs/recipes/a.py", DOC + "print(1)\n", "T201"),
     ("a module without docstring", "api/ratchet_api/a.py", "x = 1\n", "D100"),

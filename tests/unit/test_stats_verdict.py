@@ -1,0 +1,236 @@
+"""The verdict: which rule speaks, with which numbers; and how often it is wrong when somebody looks all the time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ratchet_api.stats.errors import BadEvidence
+from ratchet_api.stats.rare import RareCounts
+from ratchet_api.stats.ratio import SampleRatio
+from ratchet_api.stats.rules import Goal, Mean, Rare, Rules
+from ratchet_api.stats.samples import Arms, Sample
+from ratchet_api.stats.verdict import Evidence, Limit, Outcome, Verdict, Why, judge
+
+PRIMARY = Mean("helpful")
+ABSTAIN = Mean("abstain rate", higher_is_better=False, margin=0.05)
+ERRORS = Rare("errors", ratio=1.5, ceiling=0.02)
+RULES = Rules(PRIMARY, min_age_seconds=3600, deadline_seconds=10 * 86400)
+GUARDED = replace(RULES, guardrails=(ABSTAIN, ERRORS))
+DAY = 86400.0
+
+
+def arms(candidate: int, champion: int, subjects: int = 3000) -> Arms:
+    return Arms(Sample.of_counts(candidate, subjects), Sample.of_counts(champion, subjects))
+
+
+def evidence(**more: Any) -> Evidence:
+    """A day old, split evenly, fresh; the candidate is well ahead of its champion unless told otherwise."""
+    means: Mapping[str, Arms] = more.pop("means", {"helpful": arms(2100, 1800)})
+    plain = {"split": SampleRatio((0.5, 0.5)).seen((3000, 3000)), "age_seconds": DAY, "data_age_seconds": 10.0}
+    return Evidence(**{**plain, "means": means, **more})
+
+
+def guarded(*, abstain: Arms, errors: RareCounts, helpful: Arms | None = None) -> Verdict:
+    means = {"helpful": helpful or arms(2100, 1800), "abstain rate": abstain}
+    return judge(GUARDED, evidence(means=means, rare={"errors": errors}))
+
+
+def said(verdict: Verdict) -> tuple[Outcome, Why, bool]:
+    return verdict.outcome, verdict.why, verdict.final
+
+
+def test_a_candidate_that_is_shown_to_be_better_is_successful_with_its_numbers() -> None:
+    verdict = judge(RULES, evidence())
+    assert said(verdict) == (Outcome.SUCCESSFUL, Why.GOOD_ENOUGH, True)
+    assert verdict.sentence.startswith("better: helpful: 0.7 against 0.6, better by 0.1 (between +0.0")
+    assert verdict.readings[0].improvement == pytest.approx(0.1)
+
+
+def test_a_candidate_that_is_shown_to_be_worse_fails_at_once_however_young_it_is() -> None:
+    """P34."""
+    verdict = judge(RULES, evidence(means={"helpful": arms(1800, 2100)}, age_seconds=1.0))
+    assert said(verdict) == (Outcome.FAILED, Why.HARM, True)
+    assert "helpful: 0.6 against 0.7, worse by 0.1" in verdict.sentence
+
+
+def test_a_better_candidate_waits_for_its_least_age() -> None:
+    verdict = judge(RULES, evidence(age_seconds=3599.0))
+    assert said(verdict) == (Outcome.INCONCLUSIVE, Why.TOO_YOUNG, False)
+    assert "3599 s, at least 3600 s" in verdict.sentence
+
+
+def test_an_open_question_says_how_many_subjects_and_days_it_still_takes() -> None:
+    verdict = judge(RULES, evidence(means={"helpful": arms(1860, 1800)}, subjects_per_day=1000.0))
+    assert said(verdict) == (Outcome.INCONCLUSIVE, Why.UNDECIDED, False)
+    assert verdict.more is not None
+    assert verdict.more > 1000
+    assert verdict.days == verdict.more / 1000
+    assert verdict.sentence.endswith(f"about {verdict.more} more subjects, {verdict.days:.1f} days at this traffic")
+
+
+def test_an_open_question_is_closed_at_the_deadline_and_neither_promoted_nor_failed() -> None:
+    seen = evidence(means={"helpful": arms(1860, 1800)}, age_seconds=10 * DAY)
+    assert said(judge(RULES, seen)) == (Outcome.INCONCLUSIVE, Why.DEADLINE, True)
+    assert said(judge(replace(RULES, deadline_seconds=None), seen)) == (Outcome.INCONCLUSIVE, Why.UNDECIDED, False)
+    late = evidence(age_seconds=10 * DAY)
+    assert judge(RULES, late).outcome is Outcome.SUCCESSFUL, "what is decided by then is decided"
+
+
+NOTHING = {
+    "nobody yet": {"means": {}},
+    "nobody yet, and nothing was ever folded": {"means": {}, "data_age_seconds": None},
+    "99 subjects, however good": {"means": {"helpful": arms(99, 20, 99)}},
+    "no complaint in a thousand": {"means": {"helpful": arms(1000, 1000, 1000)}},
+    "traffic that stopped": {"data_age_seconds": 301.0},
+    "a limit that Prometheus does not know": {"limits": (Limit("p99 latency", None, 0.3),)},
+    "a limit that is no number": {"limits": (Limit("p99 latency", math.nan, 0.3, breached=9),)},
+    "records that were dropped": {"dropped": 1},
+    "records that were dropped by a bad candidate": {"dropped": 1, "means": {"helpful": arms(1800, 2100)}},
+    "a bad candidate and evidence that is frozen": {"data_age_seconds": 301.0, "means": {"helpful": arms(1800, 2100)}},
+    "a split that is off": {"split": SampleRatio((0.5, 0.5)).seen((3300, 2700))},
+}
+
+
+@pytest.mark.parametrize("more", [pytest.param(more, id=name) for name, more in NOTHING.items()])
+def test_no_data_never_promotes_and_never_rolls_back(more: dict[str, Any]) -> None:
+    """P35."""
+    verdict = judge(RULES, evidence(**more))
+    assert verdict.outcome in (Outcome.INCONCLUSIVE, Outcome.ERROR)
+    assert not verdict.final
+
+
+def test_a_split_that_is_off_is_an_error_that_names_the_counts() -> None:
+    """P32."""
+    verdict = judge(RULES, evidence(split=SampleRatio((0.5, 0.5)).seen((3300, 2700))))
+    assert (verdict.outcome, verdict.why) == (Outcome.ERROR, Why.SAMPLE_RATIO_MISMATCH)
+    assert "3300 subjects where the share is 0.5, 2700" in verdict.sentence
+
+
+def test_a_candidate_that_does_not_answer_fails_whatever_the_evidence_is() -> None:
+    verdict = judge(RULES, evidence(ready=False, dropped=7, means={}))
+    assert said(verdict) == (Outcome.FAILED, Why.NOT_READY, True)
+
+
+def test_a_hard_limit_fails_the_candidate_at_so_many_windows_in_a_row_and_holds_it_before() -> None:
+    """P34."""
+    slow = Limit("p99 latency", 0.9, 0.3, breached=2, allowed=3)
+    held = judge(RULES, evidence(limits=(slow,)))
+    assert said(held) == (Outcome.INCONCLUSIVE, Why.UNDECIDED, False)
+    assert "above 0.3 for 2 of 3 windows" in held.sentence
+    failed = judge(RULES, evidence(limits=(slow._replace(breached=3),)))
+    assert said(failed) == (Outcome.FAILED, Why.LIMIT_BREACHED, True)
+    assert "p99 latency is 0.9, above 0.3 in 3 windows in a row" in failed.sentence
+    assert judge(RULES, evidence(limits=(slow._replace(value=0.1, breached=0),))).outcome is Outcome.SUCCESSFUL
+
+
+FEW_ERRORS, MANY_ERRORS = RareCounts(2, 3000, 3, 3000), RareCounts(60, 3000, 5, 3000)
+
+
+def test_every_guardrail_must_be_shown_safe_before_a_promotion() -> None:
+    assert guarded(abstain=arms(300, 300), errors=FEW_ERRORS).outcome is Outcome.SUCCESSFUL
+    inside = guarded(abstain=arms(350, 300), errors=FEW_ERRORS)
+    assert said(inside) == (Outcome.SUCCESSFUL, Why.GOOD_ENOUGH, True), "0.117 against 0.1 is inside the margin"
+    unsafe = guarded(abstain=arms(435, 300), errors=FEW_ERRORS)
+    assert said(unsafe) == (Outcome.INCONCLUSIVE, Why.UNDECIDED, False)
+    assert "abstain rate: 0.145 against 0.1, worse by 0.045" in unsafe.sentence
+
+
+def test_a_guardrail_that_is_shown_to_be_past_its_margin_rolls_back_whatever_the_primary_says() -> None:
+    """P34."""
+    for verdict in (
+        guarded(abstain=arms(900, 300), errors=FEW_ERRORS),
+        guarded(abstain=arms(300, 300), errors=MANY_ERRORS),
+    ):
+        assert said(verdict) == (Outcome.FAILED, Why.HARM, True)
+    assert "errors: 60 of 3000 subjects against 5 of 3000" in verdict.sentence
+
+
+def test_no_errors_at_all_are_safe_once_enough_subjects_had_none() -> None:
+    ok, none = arms(300, 300), RareCounts(0, 3000, 0, 3000)
+    assert guarded(abstain=ok, errors=none).outcome is Outcome.SUCCESSFUL
+    assert guarded(abstain=ok, errors=RareCounts(0, 50, 0, 50)).outcome is Outcome.INCONCLUSIVE
+
+
+def test_a_small_slice_holds_nothing_up_and_a_broken_one_rolls_back() -> None:
+    rules = replace(RULES, guardrails=(Mean("helpful/de", margin=0.05, required=False),))
+    for there, want in ((arms(5, 40, 40), Outcome.SUCCESSFUL), (arms(100, 400, 500), Outcome.FAILED)):
+        means = {"helpful": arms(2100, 1800), "helpful/de": there}
+        assert judge(rules, evidence(means=means)).outcome is want
+
+
+def test_no_worse_than_a_margin_is_enough_where_the_goal_says_so() -> None:
+    even = evidence(means={"helpful": arms(1830, 1830)})
+    lenient = replace(RULES, primary=Mean("helpful", margin=0.06), goal=Goal.NON_INFERIOR)
+    assert judge(lenient, even).outcome is Outcome.SUCCESSFUL
+    assert judge(RULES, even).outcome is Outcome.INCONCLUSIVE
+
+
+def test_every_metric_gets_its_part_of_the_risk_of_a_false_rollback() -> None:
+    """P33: rollbacks share alpha; for promotions all metrics must err at once."""
+    assert GUARDED.rollback_alpha == pytest.approx(0.05 / 3)
+    assert GUARDED.promotion_alpha == 0.05
+    alone, among = judge(RULES, evidence()).readings[0], guarded(abstain=arms(300, 300), errors=FEW_ERRORS).readings[0]
+    assert alone.band is not None
+    assert among.band is not None
+    assert among.band.low == alone.band.low
+    assert among.band.high > alone.band.high
+
+
+@pytest.mark.parametrize(
+    ("make", "want"),
+    [
+        pytest.param(lambda: judge(RULES, evidence(means={"speed": arms(1, 1)})), "speed, which the rules", id="name"),
+        pytest.param(lambda: judge(RULES, evidence(age_seconds=-1.0)), "age_seconds is -1", id="a clock that ran back"),
+        pytest.param(lambda: judge(RULES, evidence(data_age_seconds=math.nan)), "data_age_seconds is nan", id="no age"),
+        pytest.param(lambda: judge(RULES, evidence(dropped=-1)), "dropped is -1", id="dropped below 0"),
+        pytest.param(lambda: Rules(PRIMARY, (PRIMARY,)), "helpful more than once", id="a metric twice"),
+        pytest.param(lambda: Rules(PRIMARY, alpha=0.5), "alpha is 0.5", id="alpha of a half"),
+        pytest.param(lambda: Rules(PRIMARY, min_subjects=1), "min_subjects is 1", id="one subject"),
+        pytest.param(lambda: Rules(PRIMARY, min_events=0), "min_events is 0", id="no event"),
+        pytest.param(lambda: Rules(PRIMARY, goal=Goal.NON_INFERIOR), "margin above 0", id="non-inferior by nothing"),
+        pytest.param(lambda: Mean("m", margin=-0.1), "margin is -0.1", id="a margin below 0"),
+        pytest.param(lambda: Rare("e", ceiling=0), "'e': ceiling is 0", id="a ceiling of nothing"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_by_name(make: object, want: str) -> None:
+    with pytest.raises(BadEvidence, match=want):
+        make()  # type: ignore[operator]
+
+
+def outcomes(candidate: float, champion: float, *, rollouts: int, looks: int, seed: int) -> dict[Outcome, float]:
+    """Shares of first final verdicts, looking after every 100 subjects of each arm."""
+    draws = np.random.default_rng(seed)
+    counts = draws.binomial(100, [[[candidate]], [[champion]]], (2, rollouts, looks)).cumsum(2)
+    rules = replace(RULES, min_age_seconds=0, deadline_seconds=None)
+    ends = dict.fromkeys(Outcome, 0)
+    for place in range(rollouts):
+        verdict = None
+        for look in range(looks):
+            n = 100 * (look + 1)
+            means = {"helpful": arms(int(counts[0, place, look]), int(counts[1, place, look]), n)}
+            verdict = judge(rules, evidence(means=means))
+            if verdict.final:
+                break
+        assert verdict is not None
+        ends[verdict.outcome] += 1
+    return {outcome: number / rollouts for outcome, number in ends.items()}
+
+
+def test_equal_versions_are_hardly_ever_told_apart_however_often_somebody_looks() -> None:
+    """P33; 10,000 rollouts are in bench/rollout_stats."""
+    ends = outcomes(0.7, 0.7, rollouts=200, looks=30, seed=5)
+    assert ends[Outcome.FAILED] <= 0.05
+    assert ends[Outcome.SUCCESSFUL] <= 0.05
+
+
+def test_a_version_that_is_five_points_worse_is_rolled_back_and_never_promoted() -> None:
+    """P34."""
+    ends = outcomes(0.65, 0.7, rollouts=150, looks=40, seed=6)
+    assert ends[Outcome.FAILED] >= 0.9
+    assert ends[Outcome.SUCCESSFUL] == 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from ratchet_api.base import format_time
 from ratchet_api.feedback_dataset import Split
 from ratchet_jobs.data.splitting import hash64, normalised, split_of
 from tests.feedback_events import LogBuilder, corrections, stored_as
@@ -51,6 +53,7 @@ def test_a_correction_of_a_class_becomes_a_labelled_row(process: StageProcess, l
     summary = process.summary(source=source())
     rows = rows_of(process, summary)
     assert summary["counts"]["read"] == summary["counts"]["kept"] == len(rows) == 120
+    assert summary["logNewest"] == format_time(log.now + timedelta(seconds=1)), "what arrives later is new"
     by_text = {row["text"]: row for row in rows}
     assert by_text["question number 3"]["label"] == "login"
     assert by_text["question number 3"]["subject"] == stored_as("person-3@example.org")

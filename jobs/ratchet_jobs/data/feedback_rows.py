@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import duckdb
 import pyarrow as pa
@@ -111,7 +111,11 @@ class FeedbackRows:
         database.execute(query, used)
         database.execute("DROP VIEW vote")
         database.execute("DROP TABLE event")
-        self.read = self._number("SELECT count(*) FROM candidate")
+        newest = "date_trunc('second', max(received)) + INTERVAL 1 SECOND"
+        counted = database.execute(f"SELECT count(*), {newest} FROM candidate").fetchall()[0]
+        self.read: int = counted[0]
+        self.newest: datetime | None = counted[1]
+        """The whole second after the arrival of the newest event, whatever became of it."""
         self._count_removed("candidate")
 
     def outliers(self, rules: Quarantine) -> list[dict[str, str | int | float]]:

@@ -152,9 +152,8 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
         },
     )
     key = store_snapshot(ctx.store, ctx.namespace, manifest, ctx.folder("snapshot"))
-    mean, std, oldest, newest, last = database.execute(
-        "SELECT round(avg(score), 6), round(stddev_pop(score), 6), min(received), max(received), "
-        "(SELECT date_trunc('second', max(received)) + INTERVAL 1 SECOND FROM vote) FROM placed"
+    mean, std, oldest, newest = database.execute(
+        "SELECT round(avg(score), 6), round(stddev_pop(score), 6), min(received), max(received) FROM placed"
     ).fetchall()[0]
     summary = SnapshotSummary(
         digest=manifest.digest,
@@ -166,7 +165,7 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
         score_mean=mean,
         score_std=std,
         log_position=position.digest,
-        log_newest=f"{last.isoformat()}Z" if last else None,
+        log_newest=f"{rows.newest.isoformat()}Z" if rows.newest else None,
         oldest=f"{oldest.isoformat()}Z" if oldest else None,
         newest=f"{newest.isoformat()}Z" if newest else None,
     )

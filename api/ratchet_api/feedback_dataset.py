@@ -11,17 +11,18 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from ratchet_api.attempts import StageAttempt
-from ratchet_api.base import ApiModel, ColumnPath, LabelName, NullsAreAbsent, Sha256, StatusModel, StoreUri, Timestamp
+from ratchet_api.base import ApiModel, LabelName, Sha256, StatusModel, StoreUri, Timestamp
+from ratchet_api.columns import LABEL_COLUMN, Columns, InlineRow
 from ratchet_api.conditions import Condition
 from ratchet_api.feedback_source import FeedbackSource
 from ratchet_api.placement import Placement, Resources
 from ratchet_api.refresh import Refresh, RefreshStatus
 from ratchet_api.snapshot_summary import SnapshotSummary
-from ratchet_api.tasks import MAX_TASKS, TaskName
 
 SplitName = Literal["train", "validation", "test"]
 DatasetType = Literal["classification", "ratings", "preferences", "demonstrations"]
 RATINGS: Final = "ratings"
+DEMONSTRATIONS: Final = "demonstrations"
 
 
 class SourceObject(ApiModel):
@@ -51,63 +52,6 @@ class SourceObject(ApiModel):
 
 
 _INLINE_BYTES = 128 * 1024  # the stage's input is an annotation of its pod, and all of those together have 256 KiB
-LABEL_COLUMN = "label"
-
-
-class InlineRow(ApiModel):
-    """One example written in the manifest itself."""
-
-    text: Annotated[str, Field(min_length=1, max_length=8192, description="text: the example's text.")]
-    label: Annotated[
-        LabelName | None,
-        Field(default=None, description="label: the example's class; in type ratings the class answered."),
-    ]
-    labels: Annotated[
-        Annotated[dict[TaskName, LabelName], Field(max_length=MAX_TASKS), NullsAreAbsent] | None,
-        Field(
-            default=None,
-            description="labels: the example's class per task, in place of label, if spec.columns.labels names tasks. A task that is left out is not trained or measured on this example.",
-        ),
-    ]
-    group: Annotated[
-        str | None,
-        Field(
-            default=None,
-            min_length=1,
-            max_length=256,
-            description="group: rows of one group never part across splits. If omitted, the text is its own group.",
-        ),
-    ]
-    score: Annotated[
-        float | None,
-        Field(
-            default=None,
-            ge=0,
-            le=1,
-            description="score: for type ratings; how good people found the answer, from 0 = wrong to 1 = right.",
-        ),
-    ]
-    propensity: Annotated[
-        float | None,
-        Field(
-            default=None,
-            gt=0,
-            le=1,
-            description="propensity: for type ratings; the probability with which the answer was chosen.",
-        ),
-    ]
-
-    @model_validator(mode="after")
-    def _one_kind_of_label(self) -> Self:
-        if (self.label is None) == (not self.labels):
-            raise ValueError("exactly one of label and labels must be set; remove one or add the missing one")
-        return self
-
-    @property
-    def size(self) -> int:
-        """Bytes of its text and of its labels by task."""
-        said = self.labels or {}
-        return len(self.text.encode()) + sum(len(f"{task}{label}".encode()) for task, label in said.items())
 
 
 class Source(ApiModel):
@@ -151,85 +95,6 @@ class Source(ApiModel):
                 "put the rows into a file and name it under objects"
             )
         return self
-
-
-class Columns(ApiModel):
-    """Which column holds what; dotted paths reach into nested objects."""
-
-    text: Annotated[ColumnPath, Field(default="text", description="text: column of the text.")]
-    label: Annotated[
-        ColumnPath,
-        Field(default=LABEL_COLUMN, description="label: column of the class; only without labels."),
-    ]
-    labels: Annotated[
-        Annotated[dict[TaskName, ColumnPath], Field(max_length=MAX_TASKS), NullsAreAbsent] | None,
-        Field(
-            default=None,
-            description="labels: column of the class per task, in place of label: one encoder then learns a head for each. A row may lack the labels of some tasks, and a file their columns. Elsewhere a class is called TASK/LABEL.",
-        ),
-    ]
-    group: Annotated[
-        ColumnPath | None,
-        Field(
-            default=None,
-            description="group: column whose equal values never part across splits. If omitted, equal texts form a group.",
-        ),
-    ]
-    subject: Annotated[
-        ColumnPath | None,
-        Field(
-            default=None,
-            description="subject: column of the person the row comes from, for filters.maxSubjectSharePercent. Only a hash is kept.",
-        ),
-    ]
-    timestamp: Annotated[
-        ColumnPath | None,
-        Field(
-            default=None,
-            description="timestamp: column of the row's time (RFC 3339, or seconds since 1970), for filters.maxAgeDays and freshness.",
-        ),
-    ]
-    score: Annotated[
-        ColumnPath | None,
-        Field(
-            default=None,
-            description="score: for type ratings; column of what people said of the answer, a number from 0 = wrong to 1 = right, or true and false. If omitted, score.",
-        ),
-    ]
-    propensity: Annotated[
-        ColumnPath | None,
-        Field(
-            default=None,
-            description="propensity: for type ratings; column of the probability with which the answer was chosen, above 0 and at most 1. If omitted, propensity.",
-        ),
-    ]
-    policy: Annotated[
-        ColumnPath | None,
-        Field(
-            default=None,
-            description="policy: for type ratings; column of the policy that answered, as NAME or NAME@VERSION; a run refuses the log of another policy than its own. If omitted, nobody checks.",
-        ),
-    ]
-
-    @model_validator(mode="after")
-    def _label_or_labels(self) -> Self:
-        if self.labels is None:
-            return self
-        if self.label != LABEL_COLUMN:
-            raise ValueError("label and labels exclude each other; remove label")
-        if len(self.labels) < 2:
-            raise ValueError("labels must name at least two tasks; for one, set label")
-        return self
-
-    @property
-    def task_names(self) -> tuple[str, ...] | None:
-        """Names of the tasks in the order of the label map; None = one task without a name."""
-        return None if self.labels is None else tuple(sorted(self.labels))
-
-    @property
-    def label_paths(self) -> dict[str, str]:
-        """Column of the class per task; a task without a name is called by the empty string."""
-        return {"": self.label} if self.labels is None else {name: self.labels[name] for name in sorted(self.labels)}
 
 
 class Filters(ApiModel):
@@ -321,7 +186,7 @@ class FeedbackDatasetSpec(ApiModel):
     type: Annotated[
         DatasetType,
         Field(
-            description="type: what an example is; classification = a text and its class, ratings = an answer, its propensity and what people said of it (a log for stages.rl.datasetRef); from feedback also preferences = a better and a worse answer, demonstrations = a prompt and an answer to follow."
+            description="type: what an example is; classification = a text and its class, ratings = an answer, its propensity and what people said of it (a log for stages.rl.datasetRef), demonstrations = a prompt and an answer to follow; from feedback also preferences = a better and a worse answer."
         ),
     ]
     source: Annotated[Source, Field(description="source: where the rows come from; exactly one of its fields.")]
@@ -380,9 +245,9 @@ class FeedbackDatasetSpec(ApiModel):
     @model_validator(mode="after")
     def _type_fits_source(self) -> Self:
         feedback = self.source.feedback
-        if self.type in ("preferences", "demonstrations") and feedback is None:
+        if self.type == "preferences" and feedback is None:
             raise ValueError(f"type {self.type} needs source.feedback; name the policy, or set type: classification")
-        if self.type in ("preferences", "demonstrations") and self.labels is not None:
+        if self.type in ("preferences", DEMONSTRATIONS) and self.labels is not None:
             raise ValueError(f"labels is only for types classification and ratings, not {self.type}; remove it")
         if feedback is None:
             return self
@@ -439,10 +304,30 @@ class FeedbackDatasetSpec(ApiModel):
         return self
 
     @model_validator(mode="after")
+    def _shows_answers(self) -> Self:
+        shown = self.type == DEMONSTRATIONS
+        for name, path in {"response": self.columns.response, "messages": self.columns.messages}.items():
+            if path is not None and not shown:
+                raise ValueError(
+                    f"columns.{name} is only for type demonstrations; remove it or set type: demonstrations"
+                )
+        if shown and self.columns.label != LABEL_COLUMN:
+            raise ValueError("columns.label is not for type demonstrations; remove it or change type")
+        if self.columns.messages is not None and self.source.inline is not None:
+            raise ValueError("columns.messages is not for source.inline, whose rows have text and response; remove it")
+        for number, row in enumerate(self.source.inline or (), 1):
+            if (row.response is not None) != shown:
+                raise ValueError(
+                    f"source.inline: row {number}: response is needed for type demonstrations and only there; add it, "
+                    "remove it or change type"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _inline_rows_of_the_tasks(self) -> Self:
         tasks = self.columns.labels
         for number, row in enumerate(self.source.inline or ()):
-            if (row.labels is None) != (tasks is None):
+            if row.response is None and (row.labels is None) != (tasks is None):
                 raise ValueError(
                     f"source.inline[{number}] must have labels if columns.labels is set, and label if it is not; change it"
                 )

@@ -13,8 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ratchet_api.columns import LABEL_COLUMN, TEXT_COLUMN, Columns, InlineRow
 from ratchet_api.comparison import Comparison
-from ratchet_api.feedback_dataset import LABEL_COLUMN, Columns, FeedbackDatasetSpec, Filters, InlineRow, Source, Split
+from ratchet_api.feedback_dataset import FeedbackDatasetSpec, Filters, Source, Split
 from ratchet_api.placement import Toleration
 from ratchet_api.refresh import Refresh
 from ratchet_api.rl import (
@@ -190,8 +191,8 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     ),
     InlineRow: (
         Rule(
-            "has(self.label) != (has(self.labels) && size(self.labels) > 0)",
-            "exactly one of label and labels must be set; remove one or add the missing one",
+            "[has(self.label), has(self.labels) && size(self.labels) > 0, has(self.response)].exists_one(set, set)",
+            "exactly one of label, labels and response must be set; remove one or add the missing one",
         ),
     ),
     Columns: (
@@ -204,6 +205,11 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "!has(self.labels) || size(self.labels) >= 2",
             "labels must name at least two tasks; for one, set label",
             field_path=".labels",
+        ),
+        Rule(
+            f"!has(self.messages) || (self.text == '{TEXT_COLUMN}' && !has(self.response))",
+            "messages stands in place of text and response; remove them or messages",
+            field_path=".messages",
         ),
     ),
     Filters: (
@@ -237,7 +243,7 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             field_path=".refresh",
         ),
         Rule(
-            "self.type in ['classification', 'ratings'] || has(self.source.feedback)",
+            "self.type != 'preferences' || has(self.source.feedback)",
             "this type needs source.feedback; name the policy, or set type: classification",
             field_path=".type",
         ),
@@ -250,6 +256,7 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "!has(self.source.feedback) || (self.columns.text == 'text' && self.columns.label == 'label' && "
             "!has(self.columns.labels) && !has(self.columns.group) && !has(self.columns.subject) && "
             "!has(self.columns.timestamp) && "
+            "!has(self.columns.response) && !has(self.columns.messages) && "
             "!has(self.columns.score) && !has(self.columns.propensity) && !has(self.columns.policy))",
             "columns is not for source.feedback, whose fields are known; remove it",
             field_path=".columns",
@@ -277,6 +284,29 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             )
             for field in ("score", "propensity", "policy")
         ),
+        *(
+            Rule(
+                f"self.type == 'demonstrations' || !has(self.columns.{field})",
+                f"columns.{field} is only for type demonstrations; remove it or set type: demonstrations",
+                field_path=f".columns.{field}",
+            )
+            for field in ("response", "messages")
+        ),
+        Rule(
+            f"self.type != 'demonstrations' || self.columns.label == '{LABEL_COLUMN}'",
+            "columns.label is not for type demonstrations; remove it or change type",
+            field_path=".columns.label",
+        ),
+        Rule(
+            "!has(self.columns.messages) || !has(self.source.inline)",
+            "columns.messages is not for source.inline, whose rows have text and response; remove it",
+            field_path=".columns.messages",
+        ),
+        Rule(
+            "!has(self.source.inline) || self.source.inline.all(row, has(row.response) == (self.type == 'demonstrations'))",
+            "response is needed for type demonstrations and only there; add it, remove it or change type",
+            field_path=".source.inline",
+        ),
         Rule(
             "!has(self.source.inline) || self.source.inline.all(row, has(row.score) == (self.type == 'ratings') && "
             "has(row.propensity) == (self.type == 'ratings'))",
@@ -294,7 +324,8 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             field_path=".labels",
         ),
         Rule(
-            "!has(self.source.inline) || self.source.inline.all(row, has(row.labels) == has(self.columns.labels))",
+            "!has(self.source.inline) || self.source.inline.all(row, has(row.response) || "
+            "has(row.labels) == has(self.columns.labels))",
             "source.inline must have labels if columns.labels is set, and label if it is not; change it",
             field_path=".source.inline",
         ),

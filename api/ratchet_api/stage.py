@@ -15,9 +15,10 @@ from pydantic import Field, model_validator
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.base import StatusModel, digest_of
+from ratchet_api.columns import Columns
 from ratchet_api.comparison import Choice, Slice
 from ratchet_api.conditions import Reason
-from ratchet_api.feedback_dataset import Columns, DatasetType, Filters, Source, Split
+from ratchet_api.feedback_dataset import DatasetType, Filters, Source, Split
 from ratchet_api.rl import RlStage
 from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.tracking import Tracking

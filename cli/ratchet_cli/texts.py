@@ -150,7 +150,7 @@ def _read(source: Source) -> Rows:
 
 def _take(row: RawRow, source: Source, into: Rows) -> str:
     """Add a row; return the rule that refuses it, or nothing."""
-    from ratchet_api.feedback_dataset import Columns
+    from ratchet_api.columns import Columns
     from ratchet_jobs.data.reading import absent_columns, pick, to_example
 
     if source.split is not None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ratchet_api.feedback_dataset import Columns, Filters, Source, Split
+from ratchet_api.columns import Columns
+from ratchet_api.feedback_dataset import Filters, Source, Split
 from ratchet_api.stage import SnapshotConfig
 from ratchet_jobs.runtime.errors import BadConfigError
 from ratchet_jobs.runtime.store import resolve_uri

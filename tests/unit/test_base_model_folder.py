@@ -13,7 +13,7 @@ from ratchet_jobs.data.base_model import fetch_model, local_digest
 from ratchet_jobs.runtime.errors import BadModelError
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 
-SHELL = "ls *.json *.model *.safetensors *.txt 2>/dev/null | LC_ALL=C sort | xargs sha256sum | sha256sum"
+SHELL = "ls *.jinja *.json *.model *.safetensors *.txt 2>/dev/null | LC_ALL=C sort | xargs sha256sum | sha256sum"
 
 
 class Bomb:
@@ -31,7 +31,15 @@ def folder(tmp_path: Path) -> Path:
     """A model folder with every file that is used, and some that are not."""
     place = tmp_path / "store" / "ns" / "m"
     place.mkdir(parents=True)
-    for name in ("config.json", "tokenizer.json", "model.safetensors", "vocab.txt", "README.md", "model.onnx"):
+    for name in (
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "chat_template.jinja",
+        "vocab.txt",
+        "README.md",
+        "model.onnx",
+    ):
         (place / name).write_text(f"content of {name}")
     return place
 
@@ -52,7 +60,9 @@ def test_only_used_files_are_fetched_and_other_files_do_not_change_the_digest(fo
     digest = local_digest(folder)
     (folder / "README.md").write_text("changed")
     got = fetch(folder, tmp_path, digest)
-    assert sorted(p.name for p in got.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"]
+    assert sorted(p.name for p in got.iterdir()) == [
+        "chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json", "vocab.txt",
+    ]  # fmt: skip
 
 
 def test_other_digest_is_refused_with_both(folder: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The pretrained model's folder in the store: which of its files are used, their digest, and what is refused.
 
 The digest is what a shell prints for the folder:
-    ls *.json *.model *.safetensors *.txt | LC_ALL=C sort | xargs sha256sum | sha256sum
+    ls *.jinja *.json *.model *.safetensors *.txt | LC_ALL=C sort | xargs sha256sum | sha256sum
 Only those files are ever fetched; formats that run code when loaded are refused. Torch-free. Called by `resolve`
 (listing only), `supervised` and `evaluate` (fetch), and `ratchet digest` (local folder).
 """
@@ -16,7 +16,7 @@ from ratchet_api.training_run import BaseModelRef
 from ratchet_jobs.runtime.errors import BadModelError
 from ratchet_jobs.runtime.store import Store, resolve_uri, sha256_file
 
-USED_SUFFIXES = frozenset({".json", ".model", ".safetensors", ".txt"})
+USED_SUFFIXES = frozenset({".jinja", ".json", ".model", ".safetensors", ".txt"})
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"})
 FIELD = "spec.baseModel.uri"
 

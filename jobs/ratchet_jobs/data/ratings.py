@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ratchet_api.feedback_dataset import RATINGS, Columns, SplitName
+from ratchet_api.columns import Columns
+from ratchet_api.feedback_dataset import RATINGS, SplitName
 from ratchet_jobs.data.reading import value_at
 from ratchet_jobs.data.snapshots import Manifest, Snapshot
 from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ratchet_api.base import parse_time
-from ratchet_api.feedback_dataset import Columns
+from ratchet_api.columns import Columns
 from ratchet_api.tasks import class_name
 from ratchet_jobs.runtime.errors import BadDataError
 
@@ -39,6 +39,14 @@ class Refused(NamedTuple):
 
     rule: str
     where: str
+
+
+class Provenance(NamedTuple):
+    """Where a row comes from."""
+
+    group: str | None
+    subject: str | None
+    time: datetime | None
 
 
 class Example(NamedTuple):
@@ -238,11 +246,22 @@ def to_example(fields: Mapping[str, Any], columns: Columns) -> Example | str:
         return "MissingText"
     if not isinstance(text, str):
         return "TextNotString"
-    if "\0" in text or _broken(text):
+    if not is_clean(text):
         return "ControlCharacter"
     labels = _labels(fields, columns)
     if isinstance(labels, str):
         return labels
+    provenance = provenance_of(fields, columns)
+    return provenance if isinstance(provenance, str) else Example(text.strip(), labels, *provenance)
+
+
+def is_clean(text: str) -> bool:
+    """Whether a text can stand in a snapshot: no NUL, nothing that UTF-8 cannot hold."""
+    return "\0" not in text and not _broken(text)
+
+
+def provenance_of(fields: Mapping[str, Any], columns: Columns) -> Provenance | str:
+    """Read a row's group, subject and time, or return the rule that refuses the row."""
     group, subject = _text_of(fields, columns.group), _text_of(fields, columns.subject)
     if any(value is not None and _broken(value) for value in (group, subject)):
         return "InvalidUtf8"
@@ -251,7 +270,7 @@ def to_example(fields: Mapping[str, Any], columns: Columns) -> Example | str:
         time = None if when is None or when is _MISSING or when == "" else _time(when)
     except (ValueError, TypeError, OverflowError, OSError):
         return "InvalidTimestamp"
-    return Example(text.strip(), labels, group, subject, time)
+    return Provenance(group, subject, time)
 
 
 def _labels(fields: Mapping[str, Any], columns: Columns) -> tuple[str | None, ...] | str:

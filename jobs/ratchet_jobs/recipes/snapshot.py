@@ -5,7 +5,8 @@
     3 join      rows that share a group or a normalised text into components, which never part across splits
     4 filter    maxAgeDays, maxSubjectSharePercent, maxSamples; each choice by hash, so that a rebuild agrees
     5 split     by the file's own split where it names one, else by the component's hash
-    6 check     per task: two classes, every class has train rows, no split is without labels; of a log the last alone
+    6 check     per task: two classes, every class has train rows, no split is without labels; of a log and of
+                demonstrations the last alone
     7 write     Parquet per split in hash order, MANIFEST.json last, below the digest of the content
 
 Raw subjects are never written: a salted hash stands for each. Torch-free: its pod starts in about a second.
@@ -18,12 +19,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from statistics import fmean, pstdev
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from ratchet_api.base import digest_of
-from ratchet_api.feedback_dataset import RATINGS, Filters, SplitName
+from ratchet_api.columns import InlineRow
+from ratchet_api.feedback_dataset import DEMONSTRATIONS, RATINGS, Filters, SplitName
 from ratchet_api.snapshot_summary import Removed, SnapshotCounts, SnapshotSummary
 from ratchet_api.stage import SnapshotConfig, StageResult
+from ratchet_jobs.data.demonstrations import (
+    DEMONSTRATIONS_SCHEMA,
+    Demonstration,
+    of_pair,
+    shown_columns,
+    to_demonstration,
+)
 from ratchet_jobs.data.label_counts import count_labels, count_tasks
 from ratchet_jobs.data.ratings import RATINGS_SCHEMA, Rating, checked_rating, to_rating, with_names
 from ratchet_jobs.data.reading import (
@@ -64,6 +73,8 @@ FIELD_OF: Mapping[str, str] = {
     "UnknownLabel": "spec.labels",
     "ScoreOutOfRange": "spec.columns.score",
     "PropensityOutOfRange": "spec.columns.propensity",
+    "EmptyPrompt": "spec.columns.text",
+    "EmptyResponse": "spec.columns.response",
 }
 """Which setting stands behind a rule that removes rows; the other rules are about what the rows hold."""
 
@@ -74,7 +85,7 @@ class Row:
 
     text: str
     labels: tuple[str | None, ...]
-    """One per task, as the data call them; None = not said."""
+    """One per task, as the data call them; None = not said. Of a demonstration the response."""
     text_hash: int
     group_hash: int | None
     subject: str | None
@@ -83,12 +94,21 @@ class Row:
     where: str
     order: int
     rating: Rating | None
+    shown: Demonstration | None
     component: int = 0
 
     @property
     def answers(self) -> str:
         """All labels as one string: for one task, its label."""
         return "\0".join(label or "" for label in self.labels)
+
+
+class _Read(NamedTuple):
+    """What a usable row holds."""
+
+    example: Example
+    rating: Rating | None = None
+    shown: Demonstration | None = None
 
 
 @dataclass(slots=True)
@@ -166,11 +186,14 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
             f"{len(parts['train'])} train rows are left of {read} read, at least {MIN_TRAIN_ROWS} are needed; "
             f"removed: {tally.sentence()}"
         )
-    labels = count_labels(config, {name: [row.labels for row in parts[name]] for name in SPLITS})
+    shown = config.type == DEMONSTRATIONS
+    if shown:
+        _check_held_out(parts, tally)
+    labels = () if shown else count_labels(config, {name: [row.labels for row in parts[name]] for name in SPLITS})
 
     # 7 write
     tasks, folder = config.columns.task_names, ctx.folder("snapshot")
-    schema = RATINGS_SCHEMA if config.type == RATINGS else None
+    schema = {RATINGS: RATINGS_SCHEMA, DEMONSTRATIONS: DEMONSTRATIONS_SCHEMA}.get(config.type)
     files: dict[str, SnapshotFile] = {
         name: write_split(
             [_as_record(r, tasks, ctx.namespace) for r in parts[name]],
@@ -217,20 +240,52 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
     return StageResult(metrics={"rows": float(len(rows)), "classes": float(len(labels))}, snapshot=summary)
 
 
+class _Form:
+    """How rows of the dataset's type are read."""
+
+    def __init__(self, config: SnapshotConfig) -> None:
+        self.rated, self.shows = config.type == RATINGS, config.type == DEMONSTRATIONS
+        self.columns = with_names(config.columns) if self.rated else config.columns
+        self.wanted = shown_columns(self.columns) if self.shows else mapped_columns(self.columns)
+        """Columns that a file must have."""
+
+    def read(self, fields: Mapping[str, Any]) -> _Read | str:
+        """Read a row of a file, or return the rule that refuses it."""
+        if self.shows:
+            found = to_demonstration(fields, self.columns)
+            return found if isinstance(found, str) else _Read(found[0], shown=found[1])
+        example = to_example(fields, self.columns)
+        rating = to_rating(fields, self.columns) if self.rated else None
+        for refused in (example, rating):
+            if isinstance(refused, str):
+                return refused
+        return _Read(cast(Example, example), rating=cast("Rating | None", rating))
+
+    def of_inline(self, entry: InlineRow) -> _Read | str:
+        """Read a row of the manifest; likewise."""
+        if entry.response is not None:
+            shown = of_pair(entry.text, entry.response)
+            if isinstance(shown, str):
+                return shown
+            return _Read(Example(shown.prompt, (shown.response,), entry.group, None, None), shown=shown)
+        said: Mapping[str, str | None] = entry.labels or {"": entry.label}
+        labels = tuple(said.get(task) for task in self.columns.label_paths)
+        rating = checked_rating(entry.score, entry.propensity, None) if self.rated else None
+        if isinstance(rating, str):
+            return rating
+        return _Read(Example(entry.text.strip(), labels, entry.group, None, None), rating=rating)
+
+
 def _read(ctx: StageContext, config: SnapshotConfig, tally: Tally, sources: list[SourceRead]) -> Iterable[Row]:
     """Yield usable rows of every source and record what was read."""
-    rated = config.type == RATINGS
-    columns = with_names(config.columns) if rated else config.columns
+    form = _Form(config)
     if config.source.inline is not None:
         for number, entry in enumerate(config.source.inline, 1):
-            said: Mapping[str, str | None] = entry.labels or {"": entry.label}
-            labels = tuple(said.get(task) for task in config.columns.label_paths)
-            inline = Example(entry.text.strip(), labels, entry.group, None, None)
-            rating = checked_rating(entry.score, entry.propensity, None) if rated else None
-            if isinstance(rating, str):
-                tally.remove(rating, f"spec.source.inline row {number}")
+            where, found = f"spec.source.inline row {number}", form.of_inline(entry)
+            if isinstance(found, str):
+                tally.remove(found, where)
             else:
-                yield _row(inline, None, f"spec.source.inline row {number}", number, rating)
+                yield _row(found, None, where, number)
         sources.append(
             SourceRead(
                 uri="inline",
@@ -253,7 +308,7 @@ def _read(ctx: StageContext, config: SnapshotConfig, tally: Tally, sources: list
             raise BadDataError(
                 f"spec.source.objects[{place}].sha256 is {source.sha256}, but {name} has {sha256}; correct one of them"
             )
-        absent, fmt, number = mapped_columns(columns), format_of(name, source.format), 0
+        absent, fmt, number = form.wanted, format_of(name, source.format), 0
         seen: Mapping[str, Any] = {}
         for raw in read_rows(path, fmt, name=name):
             number += 1
@@ -264,22 +319,20 @@ def _read(ctx: StageContext, config: SnapshotConfig, tally: Tally, sources: list
                 absent, seen = absent_columns(raw.fields, absent), raw.fields
                 if fmt != "jsonl":  # there every row has every column; a JSON object may lack what it has no value for
                     refuse_absent(absent, seen, name=name)
-            example = to_example(raw.fields, columns)
-            rating = to_rating(raw.fields, columns) if rated else None
+            found = form.read(raw.fields)
             order += 1
-            if isinstance(example, str):
-                tally.remove(example, f"{name} row {raw.number}")
-            elif isinstance(rating, str):
-                tally.remove(rating, f"{name} row {raw.number}")
+            if isinstance(found, str):
+                tally.remove(found, f"{name} row {raw.number}")
             else:
-                yield _row(example, source.split, f"{name} row {raw.number}", order, rating)
+                yield _row(found, source.split, f"{name} row {raw.number}", order)
         refuse_absent(absent if seen else {}, seen, name=name)
         path.unlink()
         sources.append(SourceRead(uri=name, sha256=sha256, rows=number))
         ctx.progress.report(place + 1, len(objects))
 
 
-def _row(example: Example, fixed: SplitName | None, where: str, order: int, rating: Rating | None) -> Row:
+def _row(read: _Read, fixed: SplitName | None, where: str, order: int) -> Row:
+    example = read.example
     return Row(
         text=example.text,
         labels=example.labels,
@@ -290,8 +343,20 @@ def _row(example: Example, fixed: SplitName | None, where: str, order: int, rati
         fixed=fixed,
         where=where,
         order=order,
-        rating=rating,
+        rating=read.rating,
+        shown=read.shown,
     )
+
+
+def _check_held_out(parts: Mapping[SplitName, list[Row]], tally: Tally) -> None:
+    """Refuse demonstrations on which nothing could be measured."""
+    for name in ("validation", "test"):
+        if not parts[name]:
+            total = sum(len(rows) for rows in parts.values())
+            raise BadDataError(
+                f"the {name} split is empty ({total} rows in all; removed: {tally.sentence()}); add rows, raise "
+                f"spec.split.{name}Percent, or mark a source file with its split"
+            )
 
 
 def _keep(rows: list[Row], tally: Tally, rule: str, wanted: Callable[[Row], object]) -> list[Row]:
@@ -355,7 +420,11 @@ def _capped(rows: list[Row], tally: Tally, share_percent: float) -> list[Row]:
 
 def _as_record(row: Row, tasks: Sequence[str] | None, namespace: str) -> dict[str, object]:
     subject = None if row.subject is None else f"{hash64('subject', namespace, row.subject):016x}"
-    labels = dict(zip(label_columns(tasks), row.labels, strict=True))
+    labels = (
+        dict(zip(label_columns(tasks), row.labels, strict=True))
+        if row.shown is None
+        else {"response": row.shown.response, "messages": row.shown.messages}
+    )
     known: dict[str, object] = {
         "text": row.text,
         **labels,

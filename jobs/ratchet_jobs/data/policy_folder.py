@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.stage import artifact_digest
-from ratchet_jobs.models.card import CARD_FILE, PolicyCard
+from ratchet_jobs.models.card import CARD_FILE, PolicyCard, parse_card
 from ratchet_jobs.runtime.errors import BadModelError, StoreNotFound
 from ratchet_jobs.runtime.store import Store, check_key, resolve_uri, sha256_file
 
@@ -59,7 +59,7 @@ def read_policy_card(store: Store, artifact: Artifact, *, namespace: str) -> Pol
     """
     key = f"{_key_of(store, artifact, namespace, FIELD)}/{CARD_FILE}"
     try:
-        return PolicyCard.model_validate_json(store.read(key))
+        return parse_card(store.read(key))
     except (StoreNotFound, ValidationError) as error:
         raise BadModelError(
             f"{FIELD} {artifact.uri}: no {CARD_FILE} that can be read; name a committed policy folder: {error}"

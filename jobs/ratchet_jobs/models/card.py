@@ -6,6 +6,7 @@ stage and by the policy server. Pure data, no torch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -14,6 +15,7 @@ from pydantic import Field, model_validator
 from ratchet_api.base import ApiModel, LabelName
 from ratchet_api.tasks import MAX_TASKS, Task, TaskName, tasks_of
 from ratchet_api.training_run import BaseModelRef
+from ratchet_jobs.runtime.errors import BadModelError
 
 CARD_FILE = "policy.json"
 
@@ -104,3 +106,32 @@ class PolicyCard(ApiModel):
         if base is None or base.sha256 != self.base_model.sha256:
             return self
         return self.model_copy(update={"base_model": base})
+
+
+def policy_type_of(data: bytes) -> str:
+    """Return what kind of policy a policy.json describes: classifier or generator.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    found = json.loads(data)
+    if not isinstance(found, dict):
+        raise ValueError("it holds no object")
+    # policies that were written before there were generators may not say
+    return str(found.get("policyType", "classifier"))
+
+
+def parse_card(data: bytes) -> PolicyCard:
+    """Read a classifier's policy.json.
+
+    Raises:
+        BadModelError: it is that of another kind of policy.
+        ValidationError: it is no card.
+    """
+    try:
+        kind = policy_type_of(data)
+    except ValueError:
+        kind = "classifier"  # what is wrong with it is told below
+    if kind != "classifier":
+        raise BadModelError(f"policy: {CARD_FILE} says policyType {kind!r}, a classifier is needed; name a classifier")
+    return PolicyCard.model_validate_json(data)

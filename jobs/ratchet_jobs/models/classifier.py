@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ratchet_api.training_run import Lora
-from ratchet_jobs.models.card import CARD_FILE, PolicyCard
+from ratchet_jobs.models.card import CARD_FILE, PolicyCard, parse_card
 from ratchet_jobs.models.lora import fold_lora
 from ratchet_jobs.models.tokenizing import TOKENIZER_FILES, load_tokenizer
 from ratchet_jobs.runtime.errors import BadConfigError, BadModelError
@@ -149,7 +149,7 @@ def read_card(folder: Path) -> PolicyCard:
         BadModelError: it is missing or not a policy card.
     """
     try:
-        return PolicyCard.model_validate_json((folder / CARD_FILE).read_bytes())
+        return parse_card((folder / CARD_FILE).read_bytes())
     except (OSError, ValidationError) as error:
         raise BadModelError(f"policy: {CARD_FILE} cannot be read: {error}; take a committed policy folder") from error
 

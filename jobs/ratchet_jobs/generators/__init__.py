@@ -1,0 +1,1 @@
+"""Language models as policies: loading a base, wording turns as tokens, answering, and the files of a policy."""

@@ -78,6 +78,7 @@ FBD, RUN, RLP = VALID
 LOG = {"source": {"feedback": {"policyRef": {"name": "router"}}}}
 RL = {"mode": "supervised_then_rl"}
 FROM_LOG = {"datasetRef": {"name": "log"}}
+GEN = {"policyType": "generator"}
 SAID = {"text": "hello", "label": "greeting"}
 START = {"policy": {"name": "router", "version": 1}}
 
@@ -133,6 +134,9 @@ ACCEPTED = (
     Case("a curriculum in order", RUN, {**RL, "stages.rl.rewards": [{"type": "accuracy", "curriculum": [{"atInteraction": 0, "weight": 1}, {"atInteraction": 10, "weight": 0.5}]}]}),
     Case("a log of answers", FBD, {"type": "ratings", "columns.score": "verdict", "columns.propensity": "p", "columns.policy": "who"}),
     Case("inline rows of a log", FBD, {"type": "ratings", "source": {"inline": [{**SAID, "score": 0, "propensity": 1}]}}),
+    Case("a generator", RUN, GEN),
+    Case("a generator with all that has a meaning for it", RUN, {**GEN, "lora": {"rank": 8, "lastBlocks": 2}, "stages.supervised": {"epochs": 1, "maxTokens": 512}, "stages.evaluate.answers": {"prompts": 50, "maxNewTokens": 32}, "evaluation.gates": [{"metric": "perplexity", "maximum": 20}, {"metric": "bleu2", "minimum": 0.1}]}),
+    Case("a policy of generators", RLP, {"type": "generator", "training.template.stages.evaluate.answers": {"prompts": 5}}),
     Case("demonstrations from a file", FBD, {"type": "demonstrations", "columns.text": "question", "columns.response": "answer"}),
     Case("dialogues from a file", FBD, {"type": "demonstrations", "columns.messages": "body.turns", "columns.group": "chat"}),
     Case("inline demonstrations", FBD, {"type": "demonstrations", "source": {"inline": [{"text": "hello", "response": "good day"}]}}),
@@ -154,7 +158,7 @@ REFUSED = (
     Case("list for an object", RUN, {"lora": []}, "spec.lora", "an object", "must be of type object"),
     Case("object for a list", RUN, {"evaluation.gates": {"metric": "ece"}}, "spec.evaluation.gates", "a list", "unknown field"),
     Case("word outside the list", RUN, {"mode": "telepathy"}, "spec.mode", "supervised", "Unsupported value"),
-    Case("generator policies are not accepted before they act", RLP, {"type": "generator"}, "spec.type", "classifier", "Unsupported value"),
+    Case("a type that no policy has", RLP, {"type": "oracle"}, "spec.type", "classifier", "Unsupported value"),
     Case("null for a required field", RUN, {"datasetRef": None}, "spec.datasetRef", "required", "Required"),
     Case("null as an item", RUN, {"lora.targetModules": [None]}, "spec.lora.targetModules[0]", "valid string", "must be of type string"),
     Case("null for an unknown field", RUN, {"epochs": None}, "epochs", "unknown field", "unknown field"),
@@ -204,6 +208,22 @@ REFUSED = (
     Case("an inline row with a class and an answer", FBD, {"source": {"inline": [{"text": "a", "label": "b", "response": "c"}]}}, "spec.source.inline[0]", "exactly one of label, labels and response", "exactly one of label, labels and response"),
     Case("an empty inline answer", FBD, {"type": "demonstrations", "source": {"inline": [{"text": "a", "response": ""}]}}, "inline[0].response", "at least 1 character", "at least 1 char"),
     Case("inline dialogues", FBD, {"type": "demonstrations", "columns.messages": "turns", "source": {"inline": [{"text": "a", "response": "b"}]}}, "columns.messages", "not for source.inline", "not for source.inline"),
+    Case("a generator that learns from rewards", RUN, {**GEN, "mode": "supervised_then_rl"}, "mode", "cannot learn from rewards yet", "cannot learn from rewards yet"),
+    Case("a generator's head", RUN, {**GEN, "stages.supervised.headLearningRate": 1e-3}, "stages.supervised.headLearningRate", "about classes and not for a generator", "about classes and not for a generator"),
+    Case("a generator's smoothing", RUN, {**GEN, "stages.supervised.labelSmoothing": 0.1}, "stages.supervised.labelSmoothing", "about classes and not for a generator", "about classes and not for a generator"),
+    Case("a generator's class weights", RUN, {**GEN, "stages.supervised.classWeights": "balanced"}, "stages.supervised.classWeights", "about classes and not for a generator", "about classes and not for a generator"),
+    Case("a generator's tasks", RUN, {**GEN, "stages.supervised.taskWeights": {"a": 1, "b": 1}}, "stages.supervised.taskWeights", "about classes and not for a generator", "about classes and not for a generator"),
+    Case("a generator's calibration", RUN, {**GEN, "evaluation.calibrate": False}, "evaluation.calibrate", "about classes and not for a generator", "about classes and not for a generator"),
+    Case("a generator's bins", RUN, {**GEN, "evaluation.eceBins": 10}, "evaluation.eceBins", "about classes and not for a generator", "about classes and not for a generator"),
+    Case("a generator that abstains", RUN, {**GEN, "evaluation.abstainTargetAccuracy": 0.9}, "evaluation.abstainTargetAccuracy", "about classes and not for a generator", "about classes and not for a generator"),
+    Case("a generator's accuracy", RUN, {**GEN, "evaluation.gates": [{"metric": "accuracy", "minimum": 0.5}]}, "evaluation.gates", "is not measured of a generator", "is not measured of a generator"),
+    Case("a gate on a generator's task", RUN, {**GEN, "evaluation.gates": [{"metric": "bleu1", "minimum": 0.5, "task": "a"}]}, "evaluation.gates", "is not for a generator, which has no tasks", "is not for a generator, which has no tasks"),
+    Case("a classifier's perplexity", RUN, {"evaluation.gates": [{"metric": "perplexity", "maximum": 5}]}, "evaluation.gates", "is not measured of a classifier", "is not measured of a classifier"),
+    Case("a classifier's answers", RUN, {"stages.evaluate.answers": {"prompts": 5}}, "stages.evaluate.answers", "only for a generator", "only for a generator"),
+    Case("an accuracy above one", RUN, {"evaluation.gates": [{"metric": "accuracy", "minimum": 80}]}, "spec.evaluation.gates[0]", "must not be above 1", "must not be above 1"),
+    Case("no prompt at all", RUN, {**GEN, "stages.evaluate.answers": {"prompts": 0}}, "spec.stages.evaluate.answers.prompts", "greater than or equal to 1", "should be greater than or equal to 1"),
+    Case("a generator's policy with a classifier's template", RLP, {"type": "generator", "training.template.evaluation.gates": [{"metric": "ece", "maximum": 0.1}]}, "training.template.evaluation.gates", "is not measured of a generator", "is not measured of a generator"),
+    Case("a generator's policy whose template learns from rewards", RLP, {"type": "generator", "training.template.mode": "supervised_then_rl"}, "training.template.mode", "cannot learn from rewards yet", "cannot learn from rewards yet"),
     Case("preferences from a file", FBD, {"type": "preferences"}, "type", "needs source.feedback", "needs source.feedback"),
     Case("columns of feedback", FBD, {**LOG, "columns.text": "body"}, "columns", "not for source.feedback", "not for source.feedback"),
     Case("a refresh of files", FBD, {"refresh": {"everyEvents": 10}}, "refresh", "needs source.feedback", "needs source.feedback"),

@@ -6,12 +6,13 @@ spec, so that tools which own the spec (Argo CD, Flux) never fight it.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ratchet_api.base import ApiModel, MetricValue, StatusModel, Timestamp
 from ratchet_api.conditions import Condition
+from ratchet_api.policy_types import PolicyType, check_type
 from ratchet_api.training_run import RunTemplate
 
 
@@ -32,7 +33,7 @@ class Training(ApiModel):
 class RLPolicySpec(ApiModel):
     """What the user asks for."""
 
-    type: Annotated[Literal["classifier"], Field(description="type: which runs may publish here.")]
+    type: Annotated[PolicyType, Field(description="type: which runs may publish here: those with this policyType.")]
     training: Annotated[
         Training | None,
         Field(
@@ -40,6 +41,12 @@ class RLPolicySpec(ApiModel):
             description="training: the run template. If omitted, versions come only from runs that name this policy in publishTo.",
         ),
     ]
+
+    @model_validator(mode="after")
+    def _template_fits_the_type(self) -> Self:
+        if self.training is not None:
+            check_type(self.training.template, self.type, at="training.template.")
+        return self
 
 
 class PolicyVersion(StatusModel):

@@ -7,7 +7,8 @@ cases runs through both. Pure data, called by `schema` and `crdgen`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from ratchet_api.columns import LABEL_COLUMN, TEXT_COLUMN, Columns, InlineRow
 from ratchet_api.comparison import Comparison
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, Filters, Source, Split
 from ratchet_api.placement import Toleration
+from ratchet_api.policy import RLPolicySpec
+from ratchet_api.policy_types import ABOVE_ONE, CLASSIFIER_METRICS, CLASSIFIER_ONLY, GENERATOR_METRICS
 from ratchet_api.refresh import Refresh
 from ratchet_api.rl import (
     ALGORITHM_FIELDS,
@@ -181,6 +184,61 @@ _MODE_RULES = (
     ),
 )
 """Which fields a run's mode needs and which it has no use for."""
+
+
+def _type_rules(kind: str, *, guard: str = "", at: str = "") -> tuple[Rule, ...]:
+    """Which fields mean nothing to a type of policy.
+
+    Args:
+        kind: field that says the type.
+        guard: what makes the template's absence no matter.
+        at: where the template stands, with a dot at its end.
+    """
+
+    def rule(of: str, cel: str, field: str, message: str) -> Rule:
+        return Rule(f"{guard}self.{kind} != '{of}' || {cel}", message, field_path=f".{at}{field}")
+
+    def gates(of: str, metrics: Sequence[str]) -> Rule:
+        listed = ", ".join(f"'{name}'" for name in metrics)
+        return rule(
+            of,
+            f"self.{at}evaluation.gates.all(gate, gate.metric in [{listed}])",
+            "evaluation.gates",
+            f"a gate's metric is not measured of a {of}; take one of {', '.join(metrics)}",
+        )
+
+    return (
+        rule(
+            "generator",
+            f"self.{at}mode == 'supervised'",
+            "mode",
+            "mode is not for a generator, which cannot learn from rewards yet; set mode: supervised",
+        ),
+        *(
+            rule(
+                "generator",
+                f"!has(self.{at}{field})" if absent is None else f"self.{at}{field} == {json.dumps(absent)}",
+                field,
+                f"{field} is about classes and not for a generator; remove it",
+            )
+            for field, absent in CLASSIFIER_ONLY.items()
+        ),
+        rule(
+            "classifier",
+            f"!has(self.{at}stages.evaluate.answers)",
+            "stages.evaluate.answers",
+            "stages.evaluate.answers is only for a generator; remove it or set the type generator",
+        ),
+        gates("generator", GENERATOR_METRICS),
+        gates("classifier", CLASSIFIER_METRICS),
+        rule(
+            "generator",
+            f"self.{at}evaluation.gates.all(gate, !has(gate.task))",
+            "evaluation.gates",
+            "a gate's task is not for a generator, which has no tasks; remove it",
+        ),
+    )
+
 
 RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     Source: (
@@ -361,6 +419,12 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             field_path=".minimum",
         ),
         Rule(
+            f"self.metric in {list(ABOVE_ONE)} || "
+            "((!has(self.minimum) || self.minimum <= 1.0) && (!has(self.maximum) || self.maximum <= 1.0))",
+            "minimum and maximum of this metric must not be above 1, which it never is; lower them",
+            field_path=".metric",
+        ),
+        Rule(
             "!has(self.label) || self.metric == 'macro_f1'",
             "label is only for metric macro_f1; remove it or change metric",
             field_path=".label",
@@ -378,7 +442,9 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
         ),
     ),
     **RL_RULES,
-    **dict.fromkeys((RunTemplate, RLTrainingRunSpec), _MODE_RULES),
+    RunTemplate: _MODE_RULES,
+    RLTrainingRunSpec: (*_MODE_RULES, *_type_rules("policyType")),
+    RLPolicySpec: _type_rules("type", guard="!has(self.training) || ", at="training.template."),
 }
 
 

@@ -19,6 +19,7 @@ from ratchet_api.columns import Columns
 from ratchet_api.comparison import Choice, Slice
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import DatasetType, Filters, Source, Split
+from ratchet_api.policy_types import PolicyType
 from ratchet_api.rl import RlStage
 from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.tracking import Tracking
@@ -190,6 +191,7 @@ class ResolveConfig(StatusModel):
     """What the resolve stage does: check that inputs exist and tell which later stages are committed already."""
 
     stage: Literal["resolve"] = "resolve"
+    policy_type: PolicyType = "classifier"
     dataset: DatasetRef
     log: DatasetRef | None = None
     """The logged answers that the rl stage will learn from."""
@@ -209,6 +211,7 @@ class SupervisedConfig(StatusModel):
     """What the supervised stage does."""
 
     stage: Literal["supervised"] = "supervised"
+    policy_type: PolicyType = "classifier"
     dataset: DatasetRef
     base_model: BaseModelRef
     lora: Lora
@@ -245,6 +248,7 @@ class EvaluateConfig(StatusModel):
     """What the evaluate stage does."""
 
     stage: Literal["evaluate"] = "evaluate"
+    policy_type: PolicyType = "classifier"
     dataset: DatasetRef
     candidates: tuple[StageRef, ...] = Field(strict=False, min_length=1, max_length=2)
     """In order of preference: the first is kept unless it is worse than the next, or than `start`."""

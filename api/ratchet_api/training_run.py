@@ -27,16 +27,20 @@ from ratchet_api.base import (
 from ratchet_api.comparison import Choice, Comparison
 from ratchet_api.conditions import Condition
 from ratchet_api.placement import Placement, Resources
+from ratchet_api.policy_types import ABOVE_ONE, ClassifierMetric, GeneratorMetric, PolicyType, check_type
+from ratchet_api.resolved import Estimate, ResolvedRun
 from ratchet_api.rl import RlStage, StartFrom
 from ratchet_api.tasks import MAX_TASKS, TaskName
 from ratchet_api.tracking import Tracking
 
-MetricName = Literal["accuracy", "macro_f1", "ece", "brier", "coverage", "selective_accuracy"]
-
+MetricName = Literal[ClassifierMetric, GeneratorMetric]
 
 Mode = Literal["supervised", "supervised_then_rl", "rl_only"]
 SUPERVISED_ONLY: Final = "supervised"
 RL_ONLY: Final = "rl_only"
+
+MAX_BOUND = 1e6
+"""Of a gate; no perplexity that somebody waits for is as large."""
 
 GATED_LABEL_BYTES = 1600
 """Each gated class has its F1 in the stage's termination message, which the kubelet cuts at 4 KiB; so has each task."""
@@ -121,7 +125,13 @@ class SupervisedStage(ApiModel):
         float, Field(default=1.0, gt=0, le=1000, description="maxGradNorm: gradients are clipped to this norm.")
     ]
     max_tokens: Annotated[
-        int, Field(default=128, ge=4, le=8192, description="maxTokens: texts are cut to this many tokens.")
+        int,
+        Field(
+            default=128,
+            ge=4,
+            le=8192,
+            description="maxTokens: texts are cut to this many tokens. Of a generator prompt and response together: the response is cut, a row whose prompt leaves no room is left out and counted.",
+        ),
     ]
     label_smoothing: Annotated[
         float, Field(default=0.0, ge=0, lt=1, description="labelSmoothing: mass spread over the other classes.")
@@ -151,10 +161,35 @@ class SupervisedStage(ApiModel):
     ]
 
 
+class Answers(ApiModel):
+    """What a generator is asked when it is measured; it answers with its likeliest tokens."""
+
+    prompts: Annotated[
+        int,
+        Field(
+            default=200,
+            ge=1,
+            le=100_000,
+            description="prompts: how many prompts of the test split are answered; perplexity and kl are measured on all rows.",
+        ),
+    ]
+    max_new_tokens: Annotated[
+        int,
+        Field(default=64, ge=1, le=8192, description="maxNewTokens: an answer that has not ended by then is cut."),
+    ]
+
+
 class EvaluateStage(ApiModel):
-    """Settings of the evaluate stage's pod."""
+    """Settings of the evaluate stage and its pod."""
 
     batch_size: Annotated[int, Field(default=64, ge=1, le=4096, description="batchSize: examples per forward pass.")]
+    answers: Annotated[
+        Answers | None,
+        Field(
+            default=None,
+            description="answers: only for a generator; how many prompts it answers and how long. If omitted, the defaults.",
+        ),
+    ]
     resources: Annotated[
         Resources, Field(default=Resources(cpu=2, memory_gi=4), description="resources: of the stage's pod.")
     ]
@@ -164,7 +199,11 @@ class Stages(ApiModel):
     """Settings per stage; a stage that is left out runs with its defaults."""
 
     supervised: Annotated[
-        SupervisedStage, Field(default=SupervisedStage(), description="supervised: LoRA training on the labels.")
+        SupervisedStage,
+        Field(
+            default=SupervisedStage(),
+            description="supervised: LoRA training on the labels, or of a generator on the answers to follow.",
+        ),
     ]
     rl: Annotated[
         RlStage | None,
@@ -183,10 +222,22 @@ class Gate(ApiModel):
 
     metric: Annotated[MetricName, Field(description="metric: which number, measured on the test split.")]
     minimum: Annotated[
-        float | None, Field(default=None, ge=0, le=1, description="minimum: the metric must be at least this.")
+        float | None,
+        Field(
+            default=None,
+            ge=0,
+            le=MAX_BOUND,
+            description="minimum: the metric must be at least this; above 1 only for perplexity, kl and mean_tokens.",
+        ),
     ]
     maximum: Annotated[
-        float | None, Field(default=None, ge=0, le=1, description="maximum: the metric must be at most this.")
+        float | None,
+        Field(
+            default=None,
+            ge=0,
+            le=MAX_BOUND,
+            description="maximum: the metric must be at most this; above 1 only for perplexity, kl and mean_tokens.",
+        ),
     ]
     label: Annotated[
         LabelName | None,
@@ -206,6 +257,8 @@ class Gate(ApiModel):
             raise ValueError("a gate needs minimum or maximum; set at least one of them")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum} must not be above maximum {self.maximum}; no value could pass")
+        if self.metric not in ABOVE_ONE and max(self.minimum or 0.0, self.maximum or 0.0) > 1:
+            raise ValueError(f"minimum and maximum of {self.metric} must not be above 1, which it never is; lower them")
         if self.label is not None and self.metric != "macro_f1":
             raise ValueError("label is only for metric macro_f1; remove it or change metric")
         if self.label is not None and self.task is not None:
@@ -286,7 +339,9 @@ class RunTemplate(ApiModel):
             description="startFrom: with mode rl_only, and only there: the policy whose adapters and head go on learning (lora and stages.supervised then have no say). Its base must be baseModel.",
         ),
     ]
-    base_model: Annotated[BaseModelRef, Field(description="baseModel: the pretrained encoder.")]
+    base_model: Annotated[
+        BaseModelRef, Field(description="baseModel: the pretrained encoder, or language model of a generator.")
+    ]
     dataset_ref: Annotated[ObjectRef, Field(description="datasetRef: the FeedbackDataset to train on.")]
     seed: Annotated[int, Field(default=0, ge=0, le=2**31 - 1, description="seed: of every random choice.")]
     lora: Annotated[Lora, Field(default=Lora(), description="lora: the adapters.")]
@@ -369,8 +424,10 @@ class RLTrainingRunSpec(RunTemplate):
     """What the user asks for. Immutable once started, `suspend` and `ttlSecondsAfterFinished` aside."""
 
     policy_type: Annotated[
-        Literal["classifier"],
-        Field(description="policyType: classifier = encoder with LoRA, mean pooling and a linear head."),
+        PolicyType,
+        Field(
+            description="policyType: classifier = encoder with LoRA, mean pooling and a linear head; generator = causal language model with LoRA that follows demonstrations."
+        ),
     ]
     publish_to: Annotated[
         ObjectRef | None,
@@ -390,6 +447,11 @@ class RLTrainingRunSpec(RunTemplate):
         bool,
         Field(default=False, description="dryRun: true starts nothing; status shows what would run and an estimate."),
     ]
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        check_type(self, self.policy_type)
+        return self
 
 
 class StageStatus(StatusModel):
@@ -449,72 +511,6 @@ class GateResult(StatusModel):
     value: Annotated[float, Field(ge=-1, le=1e9, description="value: the number measured.")]
     bound: Annotated[str, Field(max_length=64, description="bound: the bound, as in >= 0.8.")]
     passed: Annotated[bool, Field(description="passed: whether the bound holds.")]
-
-
-class ResolvedPolicy(StatusModel):
-    """A policy that existed before the run, fixed by digest."""
-
-    policy: Annotated[
-        str, Field(default="", max_length=253, description="policy: the RLPolicy; empty for an artifact named by URI.")
-    ]
-    version: Annotated[
-        int | None, Field(default=None, ge=1, le=2**31, description="version: its number, if it is a version.")
-    ]
-    uri: Annotated[str, Field(max_length=2048, description="uri: the artifact's directory in the store.")]
-    digest: Annotated[str, Field(min_length=64, max_length=64, description="digest: of the artifact.")]
-
-
-class ResolvedLog(StatusModel):
-    """The logged answers that the rl stage learns from, fixed by digest."""
-
-    digest: Annotated[str, Field(min_length=64, max_length=64, description="digest: of the snapshot.")]
-    uri: Annotated[str, Field(max_length=2048, description="uri: where the snapshot stands.")]
-    rows: Annotated[int, Field(default=0, ge=0, le=2**53, description="rows: answers in its train split.")]
-
-
-class ResolvedRun(StatusModel):
-    """What was fixed when the run started; later changes elsewhere do not reach a started run."""
-
-    spec_digest: Annotated[
-        str, Field(min_length=64, max_length=64, description="specDigest: SHA-256 of the spec's immutable part.")
-    ]
-    image: Annotated[str, Field(max_length=512, description="image: the stage image.")]
-    code_version: Annotated[
-        str, Field(max_length=128, description="codeVersion: version of the stage code, part of every input digest.")
-    ]
-    dataset_digest: Annotated[
-        str, Field(min_length=64, max_length=64, description="datasetDigest: the snapshot that is trained on.")
-    ]
-    dataset_uri: Annotated[str, Field(max_length=2048, description="datasetUri: where the snapshot stands.")]
-    train_rows: Annotated[int, Field(default=0, ge=0, le=2**53, description="trainRows: rows in the train split.")]
-    log: Annotated[
-        ResolvedLog | None, Field(default=None, description="log: the snapshot that stages.rl.datasetRef named.")
-    ]
-    store_uri: Annotated[str, Field(max_length=1024, description="storeUri: the store that every stage uses.")]
-    start: Annotated[
-        ResolvedPolicy | None, Field(default=None, description="start: the policy that mode rl_only starts from.")
-    ]
-    champion: Annotated[
-        ResolvedPolicy | None,
-        Field(
-            default=None,
-            description="champion: of the policy in publishTo when the run started; a run with RL is measured beside it.",
-        ),
-    ]
-
-
-class Estimate(StatusModel):
-    """What a dry run foresees."""
-
-    stages: Annotated[
-        tuple[Annotated[str, Field(max_length=32)], ...],
-        Field(default=(), strict=False, max_length=8, description="stages: that would run, in order."),
-    ]
-    train_rows: Annotated[int, Field(ge=0, le=2**53, description="trainRows: rows in the train split.")]
-    steps: Annotated[
-        int, Field(ge=0, le=2**53, description="steps: of training: batches of supervised, rollouts of rl.")
-    ]
-    gpus: Annotated[int, Field(ge=0, le=10_000, description="gpus: the most GPUs held at once.")]
 
 
 class RLTrainingRunStatus(StatusModel):

@@ -160,6 +160,8 @@ def _take(row: RawRow, source: Source, into: Rows) -> str:
             return ""
     if source.labels is not None:
         columns = Columns.model_construct(
+            response=None,
+            messages=None,
             text=source.text,
             label=source.labels.get("", ""),
             labels=None if "" in source.labels else dict(source.labels),

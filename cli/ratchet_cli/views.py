@@ -218,7 +218,8 @@ def dataset_view(body: Body, live: Live, now: datetime) -> RenderableType:
         counts = snapshot.counts
         splits = f"train {counts.train:,}, validation {counts.validation:,}, test {counts.test:,}"
         parts.append(Text(f"  {counts.kept:,} of {counts.read:,} rows kept: {splits}", style="faint"))
-        parts.append(Text(f"  {snapshot.classes} classes, digest {snapshot.digest[:12]}…", style="faint"))
+        classes = f"{snapshot.classes} classes, " if snapshot.classes else ""
+        parts.append(Text(f"  {classes}digest {snapshot.digest[:12]}…", style="faint"))
         parts += (
             Text(f"  task {each.task}: {each.classes} classes, {each.train:,} rows to train on", style="faint")
             for each in snapshot.tasks or ()

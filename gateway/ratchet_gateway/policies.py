@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from ratchet_api.kinds import RL_POLICY, SpecError
 from ratchet_api.policy import PolicyVersion
+from ratchet_api.policy_types import PolicyType
 from ratchet_api.training_run import RunTemplate
 
 log = logging.getLogger(__name__)
@@ -28,11 +29,13 @@ class PolicyView:
         name: of the RLPolicy.
         versions: published ones, oldest first.
         template: how it is trained; None = it has none.
+        type: classifier or generator.
     """
 
     name: str
     versions: tuple[PolicyVersion, ...] = ()
     template: RunTemplate | None = None
+    type: PolicyType = "classifier"
 
 
 class Policies(Protocol):
@@ -51,11 +54,11 @@ def view_of(body: Mapping[str, Any]) -> PolicyView:
     name = str(body["metadata"]["name"])
     try:
         status = RL_POLICY.status_model.model_validate(body.get("status", {}))
-        training = RL_POLICY.parse_spec(body).training
+        spec = RL_POLICY.parse_spec(body)
     except (SpecError, ValidationError) as error:
         log.warning("policy is only known by name", extra={"policy": name, "error": str(error)[:300]})
         return PolicyView(name)
-    return PolicyView(name, status.versions, training.template if training else None)
+    return PolicyView(name, status.versions, spec.training.template if spec.training else None, spec.type)
 
 
 class LocalPolicies:

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from ratchet_api.base import API_VERSION, digest_of
 from ratchet_api.conditions import ConditionType, Reason, find_condition
 from ratchet_api.feedback import TrainRequest
-from ratchet_api.feedback_dataset import FeedbackDatasetStatus
+from ratchet_api.feedback_dataset import DEMONSTRATIONS, FeedbackDatasetStatus
 from ratchet_api.names import LABEL_POLICY, label_value, run_name_for_template
+from ratchet_api.policy_types import GENERATOR
 from ratchet_api.train_answers import NotTrained, Trained, TrainRunning
 from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus
 from ratchet_gateway.errors import Malformed
@@ -97,7 +98,7 @@ def manifests(
     if request.learning_rate is not None:
         hyper["learningRate"] = request.learning_rate
     dataset: dict[str, Any] = {
-        "type": "classification",
+        "type": DEMONSTRATIONS if view.type == GENERATOR else "classification",
         "source": {"feedback": {"policyRef": {"name": view.name}, "minRating": GOOD_RATING}},
     }
     if request.max_steps is not None:
@@ -109,7 +110,7 @@ def manifests(
     asked = request.to_wire() | {"template": view.template.to_wire(), "policy": view.name}
     digest = digest_of(asked | {"events": stats.events, "newest": stats.newest})
     name = run_name_for_template(f"{view.name}-feedback", digest)
-    spec = {**wire, "policyType": "classifier", "publishTo": {"name": view.name}, "datasetRef": {"name": name}}
+    spec = {**wire, "policyType": view.type, "publishTo": {"name": view.name}, "datasetRef": {"name": name}}
     try:
         RLTrainingRunSpec.model_validate(spec)
     except ValidationError as error:

@@ -26,6 +26,7 @@ import numpy as np
 import structlog
 import torch
 
+from ratchet_api.policy_types import GENERATOR
 from ratchet_api.stage import EvaluateConfig, StageResult
 from ratchet_jobs.data.base_model import fetch_model
 from ratchet_jobs.data.gates import check_gates, check_slices
@@ -42,6 +43,7 @@ from ratchet_jobs.models.examples import read_examples
 from ratchet_jobs.models.inference import predict_logits
 from ratchet_jobs.models.timing import ms_per_sample
 from ratchet_jobs.models.tokenizing import TOKENIZER_FILE, TokenRows, tokenize
+from ratchet_jobs.recipes import evaluate_generator
 from ratchet_jobs.report.evidence import COMPARISON_FILE, EVALUATION_FILE
 from ratchet_jobs.report.page import write_report
 from ratchet_jobs.runtime.context import StageContext
@@ -74,7 +76,7 @@ class Entrant(NamedTuple):
 
 
 def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
-    """Measure the candidates and write the complete policy into the stage's output folder.
+    """Measure the candidates and write the complete policy into the stage's output. A generator has its own recipe.
 
     Args:
         ctx: store, progress and stop signal of this pod.
@@ -90,6 +92,8 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
     Raises:
         StageError: a candidate does not fit the snapshot, or a split is too empty for what was asked.
     """
+    if config.policy_type == GENERATOR:
+        return evaluate_generator.run(ctx, config)
     wanted = config.evaluation
     torch.set_num_threads(ctx.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -13,8 +13,10 @@ Torch-free and without a GPU, so that a mistyped URI fails in a second and not a
 from __future__ import annotations
 
 from ratchet_api.attempts import Artifact
+from ratchet_api.policy_types import GENERATOR
 from ratchet_api.stage import ResolveConfig, StageHit, StageResult
 from ratchet_jobs.data.base_model import list_model
+from ratchet_jobs.data.demonstrations import check_demonstrations
 from ratchet_jobs.data.gates import check_gates, check_slices
 from ratchet_jobs.data.policy_folder import read_policy_card
 from ratchet_jobs.data.ratings import check_log
@@ -32,12 +34,15 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
 
     # 1 snapshot
     manifest = read_manifest(ctx.store, config.dataset)
-    if manifest.type != "classification":
+    if config.policy_type == GENERATOR:
+        check_demonstrations(manifest)
+    elif manifest.type != "classification":
         raise BadDataError(
             f"spec.datasetRef: its snapshot {manifest.digest[:12]}… is of type {manifest.type}; a classifier's stages "
             "learn from type classification: name such a dataset"
         )
-    check_gates(config.gates, labels=manifest.label_map, tasks=manifest.task_names)
+    if config.policy_type != GENERATOR:  # whose gates name no class
+        check_gates(config.gates, labels=manifest.label_map, tasks=manifest.task_names)
     check_tasks(config.named_tasks, tasks=manifest.task_names)
     check_slices(config.slices, labels=manifest.label_map)
     if config.log is not None:

@@ -43,6 +43,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ratchet_api.policy_types import GENERATOR
 from ratchet_api.stage import StageResult, SupervisedConfig
 from ratchet_api.steps import steps_per_epoch, total_steps
 from ratchet_api.tasks import UNSAID, Task
@@ -57,6 +58,7 @@ from ratchet_jobs.models.schedule import learning_rate_factor
 from ratchet_jobs.models.task_loss import TaskLoss, class_weights_of
 from ratchet_jobs.models.tokenizing import TokenRows, load_tokenizer, tokenize
 from ratchet_jobs.models.training_state import load_training_state, save_training_state
+from ratchet_jobs.recipes import supervised_generator
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError, NotANumberError
 
@@ -70,7 +72,7 @@ log = structlog.get_logger(__name__)
 
 
 def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
-    """Train and write the policy's files into the stage's output folder.
+    """Train and write the policy's files into the stage's output folder. A generator has a recipe of its own.
 
     Args:
         ctx: store, checkpoints, progress and stop signal of this pod.
@@ -82,6 +84,8 @@ def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
     Raises:
         StageError: data, labels, settings or model cannot be used; the loss is no number; or the pod must leave.
     """
+    if config.policy_type == GENERATOR:
+        return supervised_generator.run(ctx, config)
     hyper = config.hyper
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(ctx.threads)

@@ -23,7 +23,8 @@ from ratchet_jobs.data.snapshots import Manifest
 from ratchet_jobs.report.blocks import Block, Plots
 from ratchet_jobs.report.charts import Chart
 from ratchet_jobs.report.drawing import DARK, LIGHT, inline_svg
-from ratchet_jobs.report.evidence import collect
+from ratchet_jobs.report.evidence import Evidence, collect
+from ratchet_jobs.report.generated import GENERATOR_SECTIONS
 from ratchet_jobs.report.sections import DIGEST, SECTIONS
 from ratchet_jobs.runtime.record import settings_of
 
@@ -77,13 +78,40 @@ def write_report(
         metrics: that gates judge.
         manifest: of the snapshot.
     """
+    _write(output, folders, config, metrics, manifest, SECTIONS, _classifier_title)
+
+
+def write_generator_report(
+    output: Path,
+    *,
+    folders: Mapping[str, Path],
+    config: EvaluateConfig,
+    metrics: Mapping[str, float],
+    manifest: Manifest,
+) -> None:
+    """Write report.html of a generator; as `write_report`."""
+    _write(output, folders, config, metrics, manifest, GENERATOR_SECTIONS, lambda _: "Evaluation of a generator")
+
+
+def _classifier_title(given: Evidence) -> str:
+    return f"Evaluation of a classifier of {len(given.evaluation['labels'])} classes"
+
+
+def _write(
+    output: Path,
+    folders: Mapping[str, Path],
+    config: EvaluateConfig,
+    metrics: Mapping[str, float],
+    manifest: Manifest,
+    layout: Sequence[tuple[str, Callable[[Evidence], Iterable[Block]]]],
+    title_of: Callable[[Evidence], str],
+) -> None:
     try:
         gates = [judge_gate(gate, metrics) for gate in config.evaluation.gates]
         given = collect(output, folders=folders, settings=settings_of(config), gates=gates, manifest=manifest)
-        sections = [section(title, partial(build, given)) for title, build in SECTIONS]
+        sections = [section(title, partial(build, given)) for title, build in layout]
         what = f"policy {given.evaluation['candidate'][:DIGEST]} on snapshot {manifest.digest[:DIGEST]}"
-        text = render(f"Evaluation of a classifier of {len(given.evaluation['labels'])} classes", what, sections)
-        (output / REPORT_FILE).write_text(text, encoding="utf-8")
+        (output / REPORT_FILE).write_text(render(title_of(given), what, sections), encoding="utf-8")
     except Exception:  # measured results must not be lost for want of a page about them
         log.exception("the report could not be written; the results are committed without it")
 

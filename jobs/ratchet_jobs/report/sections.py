@@ -219,6 +219,8 @@ def _data(given: Evidence) -> Iterator[Block]:
     if manifest.removed:
         removed = [row(each.rule, f"{each.count:,}") for each in manifest.removed]
         yield Table("Rows left out", ("rule", "rows"), removed)
+    if not manifest.labels:
+        return
     labels = [
         row(each.label, f"{each.train:,}", f"{each.validation:,}", f"{each.test:,}")
         for each in manifest.labels[:MOST_ROWS]

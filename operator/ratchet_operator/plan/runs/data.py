@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ratchet_api.conditions import ConditionType, Reason
-from ratchet_api.feedback_dataset import RATINGS
+from ratchet_api.feedback_dataset import DEMONSTRATIONS, RATINGS
+from ratchet_api.policy_types import GENERATOR
+from ratchet_api.resolved import Estimate, ResolvedLog, ResolvedRun
 from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.stage import Stage
-from ratchet_api.training_run import Estimate, ResolvedLog, ResolvedRun, RLTrainingRunStatus, StageStatus
+from ratchet_api.training_run import RLTrainingRunStatus, StageStatus
 from ratchet_operator.plan.attempts import first_attempt
 from ratchet_operator.plan.runs.pipeline import pipeline, stage_digests
 from ratchet_operator.plan.runs.start import find_champion, find_start, start_missing
@@ -75,7 +77,8 @@ class _Named(NamedTuple):
 
 def _named(world: RunWorld) -> tuple[_Named, ...]:
     spec = spec_of(world)
-    own = _Named("spec.datasetRef.name", spec.dataset_ref.name, "classification", world.dataset)
+    wanted = DEMONSTRATIONS if spec.policy_type == GENERATOR else "classification"
+    own = _Named("spec.datasetRef.name", spec.dataset_ref.name, wanted, world.dataset)
     if spec.log_ref is None:
         return (own,)
     return (own, _Named("spec.stages.rl.datasetRef.name", spec.log_ref.name, RATINGS, world.log))

@@ -5,8 +5,8 @@ Asked once, when the run's inputs are fixed; later promotions and versions do no
 
 from __future__ import annotations
 
+from ratchet_api.resolved import ResolvedPolicy
 from ratchet_api.rl import PolicyVersionRef
-from ratchet_api.training_run import ResolvedPolicy
 from ratchet_operator.plan.runs.state import spec_of
 from ratchet_operator.plan.world import PolicySight, RunWorld
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 from ratchet_api.base import digest_of
 from ratchet_api.names import snapshot_prefix, stage_prefix
+from ratchet_api.resolved import ResolvedRun
 from ratchet_api.stage import DatasetRef, Owner, Stage, StageInput, StageRef, StoreConfig
-from ratchet_api.training_run import Mode, ResolvedRun, RLTrainingRunSpec, RLTrainingRunStatus
+from ratchet_api.training_run import Mode, RLTrainingRunSpec, RLTrainingRunStatus
 from ratchet_operator.plan.runs.pipeline.evaluate import EVALUATE
 from ratchet_operator.plan.runs.pipeline.kind import StageKind, Told
 from ratchet_operator.plan.runs.pipeline.resolve import RESOLVE

@@ -7,8 +7,10 @@ from typing import Any
 from ratchet_api.attempts import Artifact
 from ratchet_api.comparison import Comparison
 from ratchet_api.gates import metric_key
+from ratchet_api.policy_types import GENERATOR
+from ratchet_api.resolved import ResolvedRun
 from ratchet_api.stage import EvaluateConfig, Stage
-from ratchet_api.training_run import ResolvedRun, RLTrainingRunSpec
+from ratchet_api.training_run import Answers, RLTrainingRunSpec
 from ratchet_operator.plan.runs.pipeline.kind import Deciding, Digests, StageKind, Told, parent, wire_without
 from ratchet_operator.plan.runs.pipeline.rl import baseline_digest, start_of
 
@@ -24,6 +26,8 @@ def _deciding(spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) 
     }
     if gated := sorted({metric_key(gate.metric, task=gate.task) for gate in spec.evaluation.gates if gate.task}):
         settings["gateTasks"] = gated
+    if spec.policy_type == GENERATOR:
+        settings |= {"policyType": GENERATOR, "answers": (spec.stages.evaluate.answers or Answers()).to_wire()}
     parents = {"dataset": resolved.dataset_digest}
     if not spec.with_rl:
         # the gates' bounds judge the numbers, they do not make them; a gated class or task adds one number
@@ -41,6 +45,7 @@ def _deciding(spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) 
 def _config(told: Told) -> EvaluateConfig:
     spec, champion = told.spec, told.resolved.champion
     return EvaluateConfig(
+        policy_type=spec.policy_type,
         dataset=told.dataset,
         candidates=tuple(told.stages[stage] for stage in CANDIDATES if stage in told.stages),
         start=start_of(told.resolved),

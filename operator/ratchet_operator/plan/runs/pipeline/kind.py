@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ratchet_api.placement import Resources
+from ratchet_api.resolved import ResolvedRun
 from ratchet_api.stage import DatasetRef, Stage, StageConfig, StageRef, input_digest
-from ratchet_api.training_run import ResolvedRun, RLTrainingRunSpec
+from ratchet_api.training_run import RLTrainingRunSpec
 
 Digests = Mapping[Stage, str | None]
 """Input digests of the stages before this one."""

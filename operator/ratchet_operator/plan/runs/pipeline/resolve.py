@@ -16,6 +16,7 @@ def _config(told: Told) -> ResolveConfig:
     spec = told.spec
     comparison = spec.evaluation.comparison
     return ResolveConfig(
+        policy_type=spec.policy_type,
         dataset=told.dataset,
         log=told.log,
         base_model=spec.base_model,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from ratchet_api.attempts import Artifact
+from ratchet_api.resolved import ResolvedRun
 from ratchet_api.stage import RlConfig, Stage
-from ratchet_api.training_run import ResolvedRun, RLTrainingRunSpec
+from ratchet_api.training_run import RLTrainingRunSpec
 from ratchet_operator.plan.runs.pipeline.kind import Deciding, Digests, StageKind, Told, parent, wire_without
 
 _PLACES = ("resources", "checkpointEverySteps", "datasetRef")

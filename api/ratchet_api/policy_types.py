@@ -1,0 +1,79 @@
+"""What a policy is: a classifier or a generator; and which settings of a run have a meaning for which.
+
+Decides the words, the numbers that are measured of each, and which fields are refused. Called by the kinds that name a
+type; the same rules stand as CEL in `rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+if TYPE_CHECKING:
+    from ratchet_api.training_run import RunTemplate
+
+PolicyType = Literal["classifier", "generator"]
+GENERATOR: Final = "generator"
+
+ClassifierMetric = Literal["accuracy", "macro_f1", "ece", "brier", "coverage", "selective_accuracy"]
+GeneratorMetric = Literal[
+    "perplexity", "kl", "bleu1", "bleu2", "distinct1", "distinct2", "repetition", "empty", "mean_tokens"
+]
+CLASSIFIER_METRICS: Final[tuple[str, ...]] = get_args(ClassifierMetric)
+GENERATOR_METRICS: Final[tuple[str, ...]] = get_args(GeneratorMetric)
+ABOVE_ONE: Final = ("perplexity", "kl", "mean_tokens")
+"""Numbers that may be above 1; all others are shares."""
+
+CLASSIFIER_ONLY: Final = {
+    "stages.supervised.headLearningRate": None,
+    "stages.supervised.taskWeights": None,
+    "stages.supervised.labelSmoothing": 0.0,
+    "stages.supervised.classWeights": "none",
+    "evaluation.abstainTargetAccuracy": None,
+    "evaluation.calibrate": True,
+    "evaluation.eceBins": 15,
+}
+"""Fields about classes, with the value that leaves each of them out."""
+
+
+def check_type(template: RunTemplate, policy_type: PolicyType, *, at: str = "") -> None:
+    """Refuse settings that mean nothing to this type of policy.
+
+    Args:
+        template: of a run, or a run's whole spec.
+        policy_type: what the run trains.
+        at: where the template stands, with a dot at its end.
+
+    Raises:
+        ValueError: names the field and the remedy.
+    """
+    if finding := next(_misfits(template, policy_type), None):
+        raise ValueError(f"{at}{finding}")
+
+
+def _misfits(template: RunTemplate, policy_type: PolicyType) -> Iterator[str]:
+    evaluation, stages = template.evaluation, template.stages
+    metrics = GENERATOR_METRICS if policy_type == GENERATOR else CLASSIFIER_METRICS
+    if policy_type == GENERATOR and template.mode != "supervised":
+        yield (
+            f"mode {template.mode} is not for a generator, which cannot learn from rewards yet; set mode: supervised"
+        )
+    if policy_type == GENERATOR:
+        wire = template.to_wire()
+        for field, absent in CLASSIFIER_ONLY.items():
+            part, *inner = field.split(".")
+            value = wire[part]
+            for name in inner:
+                value = value.get(name)
+            if value != absent:
+                yield f"{field} is about classes and not for a generator; remove it"
+    elif stages.evaluate.answers is not None:
+        yield "stages.evaluate.answers is only for a generator; remove it or set the type generator"
+    for number, gate in enumerate(evaluation.gates):
+        if gate.metric not in metrics:
+            yield (
+                f"evaluation.gates[{number}].metric {gate.metric} is not measured of a {policy_type}; take one of "
+                f"{', '.join(metrics)}"
+            )
+        if gate.task is not None and policy_type == GENERATOR:
+            yield f"evaluation.gates[{number}].task is not for a generator, which has no tasks; remove it"

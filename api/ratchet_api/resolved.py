@@ -1,0 +1,78 @@
+"""What a run fixed when it started, and what a dry run foresees: parts of RLTrainingRun's status.
+
+Decides their fields. The operator writes them and plans by them. Pure data.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ratchet_api.base import StatusModel
+
+
+class ResolvedPolicy(StatusModel):
+    """A policy that existed before the run, fixed by digest."""
+
+    policy: Annotated[
+        str, Field(default="", max_length=253, description="policy: the RLPolicy; empty for an artifact named by URI.")
+    ]
+    version: Annotated[
+        int | None, Field(default=None, ge=1, le=2**31, description="version: its number, if it is a version.")
+    ]
+    uri: Annotated[str, Field(max_length=2048, description="uri: the artifact's directory in the store.")]
+    digest: Annotated[str, Field(min_length=64, max_length=64, description="digest: of the artifact.")]
+
+
+class ResolvedLog(StatusModel):
+    """The logged answers that the rl stage learns from, fixed by digest."""
+
+    digest: Annotated[str, Field(min_length=64, max_length=64, description="digest: of the snapshot.")]
+    uri: Annotated[str, Field(max_length=2048, description="uri: where the snapshot stands.")]
+    rows: Annotated[int, Field(default=0, ge=0, le=2**53, description="rows: answers in its train split.")]
+
+
+class ResolvedRun(StatusModel):
+    """What was fixed when the run started; later changes elsewhere do not reach a started run."""
+
+    spec_digest: Annotated[
+        str, Field(min_length=64, max_length=64, description="specDigest: SHA-256 of the spec's immutable part.")
+    ]
+    image: Annotated[str, Field(max_length=512, description="image: the stage image.")]
+    code_version: Annotated[
+        str, Field(max_length=128, description="codeVersion: version of the stage code, part of every input digest.")
+    ]
+    dataset_digest: Annotated[
+        str, Field(min_length=64, max_length=64, description="datasetDigest: the snapshot that is trained on.")
+    ]
+    dataset_uri: Annotated[str, Field(max_length=2048, description="datasetUri: where the snapshot stands.")]
+    train_rows: Annotated[int, Field(default=0, ge=0, le=2**53, description="trainRows: rows in the train split.")]
+    log: Annotated[
+        ResolvedLog | None, Field(default=None, description="log: the snapshot that stages.rl.datasetRef named.")
+    ]
+    store_uri: Annotated[str, Field(max_length=1024, description="storeUri: the store that every stage uses.")]
+    start: Annotated[
+        ResolvedPolicy | None, Field(default=None, description="start: the policy that mode rl_only starts from.")
+    ]
+    champion: Annotated[
+        ResolvedPolicy | None,
+        Field(
+            default=None,
+            description="champion: of the policy in publishTo when the run started; a run with RL is measured beside it.",
+        ),
+    ]
+
+
+class Estimate(StatusModel):
+    """What a dry run foresees."""
+
+    stages: Annotated[
+        tuple[Annotated[str, Field(max_length=32)], ...],
+        Field(default=(), strict=False, max_length=8, description="stages: that would run, in order."),
+    ]
+    train_rows: Annotated[int, Field(ge=0, le=2**53, description="trainRows: rows in the train split.")]
+    steps: Annotated[
+        int, Field(ge=0, le=2**53, description="steps: of training: batches of supervised, rollouts of rl.")
+    ]
+    gpus: Annotated[int, Field(ge=0, le=10_000, description="gpus: the most GPUs held at once.")]

@@ -1,0 +1,95 @@
+"""Numbers of a generator's answers: likeness to the reference, variety, repetition, length.
+
+Pure functions of texts, but for BLEU, which is sacrebleu's. Called by the evaluate recipe of generators.
+
+Notation: an n-gram is n words that follow each other; words are what blanks part, in lower case.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from sacrebleu.metrics.bleu import BLEU
+
+from ratchet_jobs.generators.answering import Scored
+
+LOOP = 3
+"""Words whose coming back counts as repetition."""
+_MOST_NATS = 700.0
+"""exp of more is no float."""
+
+
+def bleu(answers: Sequence[str], references: Sequence[str], *, order: int) -> float:
+    """Corpus BLEU up to n-grams of an order (Papineni et al. 2002), in [0, 1], with brevity penalty.
+
+    Args:
+        answers: N texts.
+        references: N texts, one for each.
+        order: 1 or 2.
+    """
+    score = float(BLEU(max_ngram_order=order).corpus_score(list(answers), [list(references)]).score)
+    return min(1.0, score / 100)  # rounding may make it a hair more
+
+
+def distinct(answers: Sequence[str], *, order: int) -> float:
+    """Share of different n-grams among all n-grams of all answers (Li et al. 2016, arXiv:1510.03055), in [0, 1].
+
+    0 where no answer has n words.
+    """
+    grams = [gram for answer in answers for gram in _grams(answer, order)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def repetition(answers: Sequence[str]) -> float:
+    """Mean over answers of the share of an answer's 3-grams that it has had already, in [0, 1).
+
+    An answer of fewer than three words repeats nothing.
+    """
+    shares = []
+    for answer in answers:
+        grams = list(_grams(answer, LOOP))
+        shares.append(1 - len(set(grams)) / len(grams) if grams else 0.0)
+    return sum(shares) / len(shares)
+
+
+def answer_metrics(answers: Sequence[str], references: Sequence[str], lengths: Sequence[int]) -> dict[str, float]:
+    """Every number of a set of answers.
+
+    Args:
+        answers: N texts, N at least 1.
+        references: the answers that were given to the same prompts.
+        lengths: tokens of each answer, its end not counted.
+    """
+    return {
+        "bleu1": bleu(answers, references, order=1),
+        "bleu2": bleu(answers, references, order=2),
+        "distinct1": distinct(answers, order=1),
+        "distinct2": distinct(answers, order=2),
+        "repetition": repetition(answers),
+        "empty": sum(not answer for answer in answers) / len(answers),
+        "mean_tokens": sum(lengths) / len(lengths),
+    }
+
+
+def score_metrics(scores: Sequence[Scored]) -> dict[str, float]:
+    """Perplexity of given responses, of the policy and of its base, and how far the two are apart.
+
+    Args:
+        scores: of batches.
+
+    Returns:
+        perplexity, base_perplexity: exp of the mean negative log-likelihood per token; kl: mean per token, nats.
+    """
+    tokens = sum(each.tokens for each in scores)
+    nll, base_nll = (sum(getattr(each, name) for each in scores) / tokens for name in ("nll", "base_nll"))
+    return {
+        "perplexity": math.exp(min(nll, _MOST_NATS)),
+        "base_perplexity": math.exp(min(base_nll, _MOST_NATS)),
+        "kl": max(0.0, sum(each.kl for each in scores) / tokens),  # rounding may make it a hair negative
+    }
+
+
+def _grams(text: str, order: int) -> Iterator[tuple[str, ...]]:
+    words = text.lower().split()
+    return zip(*(words[start:] for start in range(order)), strict=False)

@@ -1,0 +1,78 @@
+"""The workbench of generators: a tiny language model, a snapshot of demonstrations, settings that are quick."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ratchet_api.names import snapshot_prefix
+from ratchet_api.snapshot_summary import SnapshotCounts
+from ratchet_api.stage import DatasetRef, EvaluateConfig, Stage, StageRef, SupervisedConfig
+from ratchet_api.training_run import Answers, BaseModelRef, EvaluateStage, Evaluation, Lora, SupervisedStage
+from ratchet_jobs.data.base_model import local_digest
+from ratchet_jobs.data.demonstrations import DEMONSTRATIONS_SCHEMA
+from ratchet_jobs.data.snapshots import SPLITS, Manifest, content_digest, store_snapshot, write_split
+from ratchet_jobs.runtime.progress import ProgressBoard
+from ratchet_jobs.runtime.store_directory import DirectoryStore
+from tests.tiny_llama import write_tiny_llama
+from tests.workbench import NAMESPACE, Workbench
+
+Rows = Sequence[tuple[str, str]]
+
+
+class GeneratorBench(Workbench):
+    """One namespace of a store with a language model and a snapshot of (prompt, response) rows."""
+
+    def __init__(self, root: Path, *, train: Rows, test: Rows = (), **model: Any) -> None:
+        self.root = root
+        self.store = DirectoryStore(root / "store")
+        self.base = write_tiny_llama(root / "store" / NAMESPACE / "models" / "tiny", **model)
+        self.base_ref = BaseModelRef(uri="store://models/tiny", sha256=local_digest(self.base))
+        self.dataset = self.put_demonstrations(train=train, test=test)
+        self.boards: list[ProgressBoard] = []
+        self._pods = 0
+
+    def put_demonstrations(self, *, train: Rows, test: Rows, kind: str = "demonstrations") -> DatasetRef:
+        """Store a snapshot as the snapshot stage leaves it."""
+        folder, files = self.root / "shown", {}
+        folder.mkdir(exist_ok=True)
+        for split, rows in zip(SPLITS, (train, (), test), strict=True):
+            records = [
+                {"text": text, "response": response, "messages": None, "component": n, "subject": None, "time": None}
+                for n, (text, response) in enumerate(rows)
+            ]
+            files[split] = write_split(records, folder / f"{split}.parquet", schema=DEMONSTRATIONS_SCHEMA)
+        digest = content_digest(kind, (), files)
+        counts = SnapshotCounts(train=len(train), test=len(test))
+        manifest = Manifest(type=kind, digest=digest, files=files, labels=(), counts=counts)
+        store_snapshot(self.store, NAMESPACE, manifest, folder)
+        return DatasetRef(digest=digest, prefix=snapshot_prefix(NAMESPACE, digest))
+
+    def supervised(self, *, seed: int = 0, lora: dict[str, Any] | None = None, **hyper: Any) -> SupervisedConfig:
+        """Settings of the supervised stage: small and quick unless said otherwise."""
+        settings = {"epochs": 1.0, "batchSize": 8, "learningRate": 2e-2, "maxTokens": 32} | hyper
+        return SupervisedConfig(
+            policy_type="generator",
+            dataset=self.dataset,
+            base_model=self.base_ref,
+            lora=Lora.model_validate({"rank": 4, "alpha": 8.0} | (lora or {})),
+            hyper=SupervisedStage.model_validate(settings),
+            seed=seed,
+        )
+
+    def evaluate(
+        self, *, run: str = "run", max_tokens: int = 32, answers: dict[str, Any] | None = None, **evaluation: Any
+    ) -> EvaluateConfig:
+        """Settings of the evaluate stage for the policy that `run` trained."""
+        ref = StageRef(stage=Stage.SUPERVISED, prefix=self.prefix(run, Stage.SUPERVISED), input_digest="0" * 64)
+        asked = Answers.model_validate({"prompts": 12, "maxNewTokens": 10} | (answers or {}))
+        return EvaluateConfig(
+            policy_type="generator",
+            dataset=self.dataset,
+            candidates=(ref,),
+            evaluation=Evaluation.model_validate(evaluation),
+            hyper=EvaluateStage(batch_size=8, answers=asked),
+            max_tokens=max_tokens,
+            seed=0,
+        )

@@ -1,0 +1,52 @@
+"""Numbers of answers, each derived by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ratchet_jobs.generators.answering import Scored
+from ratchet_jobs.metrics.generation import answer_metrics, bleu, distinct, repetition, score_metrics
+
+
+def test_bleu_is_the_precision_of_words_with_a_penalty_for_what_is_too_short() -> None:
+    # Three words, all in the reference of four: precision 1, brevity penalty exp(1 - 4/3).
+    assert bleu(["the cat sat"], ["the cat sat down"], order=1) == pytest.approx(math.exp(-1 / 3), rel=1e-6)
+    # "a b x b": words a, b, b of the reference "a b c b" are right (3/4); of the pairs "a b" alone (1/3).
+    assert bleu(["a b x b"], ["a b c b"], order=1) == pytest.approx(3 / 4)
+    assert bleu(["a b x b"], ["a b c b"], order=2) == pytest.approx(math.sqrt(3 / 4 * 1 / 3))
+
+
+def test_bleu_of_equal_texts_is_one_and_of_nothing_zero() -> None:
+    assert bleu(["a b c", "d e"], ["a b c", "d e"], order=2) == pytest.approx(1)
+    assert bleu(["a b c"], ["a b c"], order=1) <= 1
+    assert bleu(["", ""], ["a b", "c"], order=2) == 0
+
+
+def test_distinct_is_the_share_of_different_runs_of_words_over_all_answers() -> None:
+    # Words a b a B / a b: different a, b of 6; pairs ab, ba, ab / ab: different 2 of 4.
+    assert distinct(["a b a B", "a b"], order=1) == pytest.approx(2 / 6)
+    assert distinct(["a b a B", "a b"], order=2) == pytest.approx(2 / 4)
+    assert distinct(["a", ""], order=2) == 0
+
+
+def test_repetition_is_within_an_answer_and_averaged_over_answers() -> None:
+    # "x y z x y z" has the triples xyz, yzx, zxy, xyz: three different of four, a quarter repeated; the others nothing.
+    assert repetition(["x y z x y z", "x y z", "x y", ""]) == pytest.approx(0.25 / 4)
+
+
+def test_length_and_emptiness_are_counted() -> None:
+    found = answer_metrics(["a b", "", ""], ["a b", "c", "d"], [3, 0, 0])
+    assert (found["mean_tokens"], found["empty"]) == (1, pytest.approx(2 / 3))
+
+
+def test_perplexity_weighs_every_token_alike_whatever_batch_it_was_in() -> None:
+    # 3 tokens of ln 2 each and 1 token of ln 16: mean (3 + 4) / 4 ln 2.
+    ln2 = math.log(2)
+    scores = [Scored(3, 3 * ln2, 6 * ln2, 0.6), Scored(1, 4 * ln2, 2 * ln2, 0.2)]
+    assert score_metrics(scores) == pytest.approx({"perplexity": 2 ** (7 / 4), "base_perplexity": 4, "kl": 0.2})
+
+
+def test_a_hopeless_perplexity_is_large_but_a_number() -> None:
+    assert math.isfinite(score_metrics([Scored(1, 1e6, 1e6, 0.0)])["perplexity"])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ratchet_api.feedback_dataset import SplitName
+from ratchet_api.feedback_dataset import DEMONSTRATIONS, SplitName
 from ratchet_api.names import snapshot_prefix
 from ratchet_api.stage import DatasetRef
 from ratchet_api.tasks import UNSAID, Task, class_name, tasks_of
@@ -103,6 +103,11 @@ def _of_snapshot(version: Version, digest: str, split: SplitName, into: Path) ->
     store = open_store(version.store, patience_seconds=PATIENCE_SECONDS)
     dataset = DatasetRef(digest=digest, prefix=snapshot_prefix(version.namespace, digest))
     snapshot = open_snapshot(store, dataset, into=into)
+    if snapshot.manifest.type == DEMONSTRATIONS:
+        raise CliError(
+            f"{version.title}: is a generator, and this measures classifiers; `ratchet report` shows its numbers, "
+            "`ratchet chat` asks it"
+        )
     rows = read_examples(snapshot, split)
     if not rows.texts:
         raise CliError(f"{version.title}: the {split} split of its snapshot has no rows; name others by --data FILE")

@@ -16,6 +16,7 @@ import typer
 
 from ratchet_api import __version__
 from ratchet_cli import (
+    chat_verb,
     checks,
     compare_verb,
     convert_verb,
@@ -76,6 +77,7 @@ _PANELS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "Trained versions": {
         "predict": predict_verb.predict,
+        "chat": chat_verb.chat,
         "evaluate": evaluate_verb.evaluate,
         "compare": compare_verb.compare,
         "report": report_verb.report,

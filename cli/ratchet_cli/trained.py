@@ -1,7 +1,7 @@
 """A trained policy opened for the command line, and its answers: the files, the base model, the logits.
 
 Decides what is said when a policy or its base cannot be read. Loads the training libraries, on first use only. The
-formulas and the forward pass are those of the evaluate stage. Used by predict, evaluate, compare and export.
+formulas and the forward pass are those of the evaluate stage. Used by predict, chat, evaluate, compare and export.
 """
 
 from __future__ import annotations
@@ -90,20 +90,36 @@ def unpacked(version: Version, *, base: Path | None) -> Iterator[Unpacked]:
         yield _unpack(version, base, Path(scratch))
 
 
-def _unpack(version: Version, base: Path | None, scratch: Path) -> Unpacked:
+def policy_folder(version: Version, scratch: Path) -> Path:
+    """Return the folder of a policy's files; one in a store is brought here and checked by its digest.
+
+    Args:
+        version: which policy.
+        scratch: where it is put.
+
+    Raises:
+        StageError: it is missing or changed.
+    """
     import torch
 
-    from ratchet_jobs.data.base_model import fetch_model, local_digest
     from ratchet_jobs.data.policy_folder import fetch_policy
-    from ratchet_jobs.models.classifier import read_card
     from ratchet_jobs.runtime.store import open_store
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))  # as a stage has it
+    if isinstance(version.files, Path):
+        return version.files
     store = open_store(version.store, patience_seconds=PATIENCE_SECONDS)
-    folder = version.files
-    if not isinstance(folder, Path):
-        into = scratch / "policy"
-        folder = fetch_policy(store, folder, namespace=version.namespace, into=into, field="artifact")
+    into = scratch / "policy"
+    return fetch_policy(store, version.files, namespace=version.namespace, into=into, field="artifact")
+
+
+def _unpack(version: Version, base: Path | None, scratch: Path) -> Unpacked:
+    from ratchet_jobs.data.base_model import fetch_model, local_digest
+    from ratchet_jobs.models.classifier import read_card
+    from ratchet_jobs.runtime.store import open_store
+
+    folder = policy_folder(version, scratch)
+    store = open_store(version.store, patience_seconds=PATIENCE_SECONDS)
     wanted = read_card(folder).base_model
     if base is None:
         base = fetch_model(store, wanted, namespace=version.namespace, into=scratch / "base")

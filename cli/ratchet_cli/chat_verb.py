@@ -1,0 +1,103 @@
+"""`ratchet chat`: talk to a trained generator on this machine.
+
+Decides how a conversation looks and when it ends. The answers are those of the merged model that the version's evaluate
+stage committed, worded by the template it was trained with.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ratchet_cli.errors import CliError, UsageProblem
+from ratchet_cli.options import Context, HomeDir, Local, Namespace
+from ratchet_cli.screen import err, say
+from ratchet_cli.trained import explained, policy_folder
+from ratchet_cli.versions import VERSION_HELP, Place, Version, find_version
+
+if TYPE_CHECKING:
+    from ratchet_jobs.data.demonstrations import Turn
+    from ratchet_jobs.generators.serving import Talker
+
+Prompt = Annotated[
+    str | None, typer.Option("-p", "--prompt", help="Ask this once, print the answer and leave; - = standard input.")
+]
+System = Annotated[str | None, typer.Option("--system", help="What the policy is told before the conversation.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", min=0, max=10, help="0 = always the likeliest token; more = more chance.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of the answers, with a temperature.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, max=8192, help="An answer is cut after these.")]
+
+
+def chat(
+    version: Annotated[str, typer.Argument(help=VERSION_HELP)],
+    prompt: Prompt = None,
+    system: System = None,
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
+) -> None:  # fmt: skip
+    """Talk to a trained generator; an empty line or Ctrl-D ends the conversation."""
+    for name, text in (("--prompt", prompt), ("--system", system)):
+        if text is not None and not text.strip():
+            raise UsageProblem(f"{name} is empty; give it some words, or leave it out")
+    found = find_version(version, Place(namespace, local, context, home))
+    with explained(found.title), tempfile.TemporaryDirectory(prefix="ratchet-") as scratch:
+        talker = _open(found, Path(scratch), seed=seed)
+
+        def answer(turns: list[Turn]) -> str:
+            return talker.answer(turns, max_new_tokens=max_new_tokens, temperature=temperature)
+
+        if prompt is None:
+            _converse(answer, system, title=found.title)
+            return
+        asked = sys.stdin.read() if prompt == "-" else prompt
+        if not asked.strip():
+            raise UsageProblem("--prompt -: standard input is empty; give it some words")
+        sys.stdout.write(answer(_begin(system, asked)) + "\n")
+
+
+def _open(version: Version, scratch: Path, *, seed: int) -> Talker:
+    from ratchet_jobs.generators.serving import open_talker
+
+    return open_talker(policy_folder(version, scratch), seed=seed)
+
+
+def _begin(system: str | None, said: str | None) -> list[Turn]:
+    from ratchet_jobs.data.demonstrations import Turn
+
+    turns = [Turn("system", system)] if system is not None else []
+    return turns if said is None else [*turns, Turn("user", said.strip())]
+
+
+def _converse(answer: Callable[[list[Turn]], str], system: str | None, *, title: str) -> None:
+    """Ask and answer until nothing more is said; what does not fit the context ends it with the reason."""
+    from ratchet_jobs.data.demonstrations import Turn
+    from ratchet_jobs.runtime.errors import StageError
+
+    if err.is_terminal:
+        say(f"{title}: an empty line ends the conversation", style="faint")
+    turns = _begin(system, None)
+    while said := _asked():
+        turns.append(Turn("user", said))
+        try:
+            told = answer(turns)
+        except StageError as error:
+            raise CliError(f"{title}: {error}") from error
+        sys.stdout.write(f"{told}\n")
+        sys.stdout.flush()
+        turns.append(Turn("assistant", told))
+
+
+def _asked() -> str:
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""

@@ -1,0 +1,74 @@
+"""A committed generator that answers turns of a conversation.
+
+Decides that an answer fits the model's context or is refused. Loads the merged model alone: no base is needed.
+Called by `ratchet chat`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import transformers
+
+from ratchet_jobs.data.demonstrations import Turn
+from ratchet_jobs.generators.answering import generate
+from ratchet_jobs.generators.artifact import MERGED_FOLDER
+from ratchet_jobs.generators.card import read_generator_card
+from ratchet_jobs.generators.loading import eos_of, load_base
+from ratchet_jobs.generators.templates import Wording, load_wording
+from ratchet_jobs.runtime.errors import BadDataError, BadModelError
+
+
+class Talker:
+    """A generator ready to answer; use `open_talker`."""
+
+    def __init__(self, model: transformers.PreTrainedModel, wording: Wording) -> None:
+        """Wrap a model and its template."""
+        self._model, self._wording = model, wording
+
+    def answer(self, turns: Sequence[Turn], *, max_new_tokens: int, temperature: float = 0.0) -> str:
+        """Answer a conversation so far.
+
+        Args:
+            turns: the last is not the assistant's.
+            max_new_tokens: an answer that has not ended by then, or by the end of the context, is cut.
+            temperature: 0 = always the likeliest token.
+
+        Raises:
+            BadDataError: the turns alone fill the model's context, or its chat template refuses them.
+        """
+        prompt = self._wording.prompt(turns)
+        context = getattr(self._model.config, "max_position_embeddings", None)
+        room = max_new_tokens if context is None else min(max_new_tokens, context - len(prompt))
+        if room < 1:
+            raise BadDataError(
+                f"the conversation has {len(prompt)} tokens and the model's context {context}, so no answer fits; "
+                "say less, or begin anew"
+            )
+        ids = generate(self._model, [prompt], wording=self._wording, max_new_tokens=room, temperature=temperature)[0]
+        return self._wording.text(ids)
+
+
+def open_talker(folder: Path, *, seed: int) -> Talker:
+    """Load a committed policy, on the GPU if there is one.
+
+    Args:
+        folder: of the policy, as evaluate committed it.
+        seed: of answers that are drawn.
+
+    Raises:
+        BadModelError: the folder holds no generator, or one that was not evaluated yet.
+    """
+    card = read_generator_card(folder)
+    merged = folder / MERGED_FOLDER
+    if not merged.is_dir():
+        raise BadModelError(
+            f"policy: no folder {MERGED_FOLDER}/ with the merged model, which evaluate writes; name a version, or what "
+            "the run's evaluate stage committed"
+        )
+    model = load_base(merged)
+    wording = load_wording(merged, eos_id=eos_of(model), template=card.template)
+    torch.manual_seed(seed)
+    return Talker(model.to("cuda" if torch.cuda.is_available() else "cpu"), wording)

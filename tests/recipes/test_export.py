@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from ratchet_jobs import load_policy
 from ratchet_jobs.data.base_model import local_digest
 from ratchet_jobs.export.merging import Merged
 from ratchet_jobs.export.record import LAYOUTS, ExportRecord
-from ratchet_jobs.models.card import PolicyCard
+from ratchet_jobs.models.card import PolicyCard, TaskCard
 from ratchet_jobs.models.classifier import build_classifier, save_classifier
 from ratchet_jobs.runtime.store import sha256_file
 from tests.recipes.semantic_router_loaders import CandleModernBert, OnnxClassifier, category_mapping
@@ -44,11 +45,18 @@ Command = Callable[..., tuple[int, str]]
 class Trained:
     """A policy's folder beside its base, as training would leave them: every adapter and the head have moved."""
 
-    def __init__(self, root: Path, base: Path, *, temperature: float = TEMPERATURE) -> None:
+    def __init__(
+        self,
+        root: Path,
+        base: Path,
+        *,
+        labels: tuple[str, ...] = LABELS,
+        calibration: Mapping[str, Any] = MappingProxyType({"temperature": TEMPERATURE, "abstain_threshold": THRESHOLD}),
+    ) -> None:
         self.base, self.folder = base, root / "policy"
         self.folder.mkdir()
         classifier = build_classifier(
-            base, classes=len(LABELS), lora=Lora.model_validate({"rank": 4}), max_tokens=MAX_TOKENS, seed=1
+            base, classes=len(labels), lora=Lora.model_validate({"rank": 4}), max_tokens=MAX_TOKENS, seed=1
         )
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():
@@ -56,7 +64,7 @@ class Trained:
                 size = 2.0 if name.startswith("head.") else 0.2
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
         card = PolicyCard(
-            labels=LABELS, max_tokens=MAX_TOKENS, temperature=temperature, abstain_threshold=THRESHOLD,
+            labels=labels, max_tokens=MAX_TOKENS, **calibration,
             base_model=BaseModelRef(uri="store://models/tiny", sha256=local_digest(base)),
         )  # fmt: skip
         save_classifier(classifier, self.folder, card=card, tokenizer_from=base)
@@ -75,6 +83,21 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def modernbert(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     root = tmp_path_factory.mktemp("modernbert")
     return Trained(root, write_tiny_modernbert(root / "base"))
+
+
+TASKS: dict[str, tuple[tuple[str, ...], float, float | None]] = {
+    "mood": (("calm", "upset"), 0.7, None),
+    "topic": (("card", "loan", "mortgage"), 1.7, 0.4),
+}
+"""Classes, temperature and threshold of each task."""
+
+
+@pytest.fixture(scope="module")
+def tasked(tmp_path_factory: pytest.TempPathFactory, modernbert: Trained) -> Trained:
+    """A policy of two tasks on the same base."""
+    labels = tuple(f"{task}/{label}" for task, (names, _, _) in TASKS.items() for label in names)
+    cards = tuple(TaskCard(name=name, temperature=t, abstain_threshold=a) for name, (_, t, a) in TASKS.items())
+    return Trained(tmp_path_factory.mktemp("tasked"), modernbert.base, labels=labels, calibration={"tasks": cards})
 
 
 @pytest.fixture
@@ -101,11 +124,13 @@ def ratchet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, bert: Trained, modernbert: Trained) -> Callable[..., Path]:
+def exported(
+    tmp_path_factory: pytest.TempPathFactory, bert: Trained, modernbert: Trained, tasked: Trained
+) -> Callable[..., Path]:
     """Exports a policy once, checked on TEXTS; later tests read the same folder. Tracing a graph takes seconds."""
     root = tmp_path_factory.mktemp("exported")
     (root / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    policies = {"bert": bert, "modernbert": modernbert}
+    policies = {"bert": bert, "modernbert": modernbert, "tasked": tasked}
 
     def export(which: str, layout: str) -> Path:
         out = root / f"{which}-{layout}"
@@ -145,12 +170,12 @@ def test_merged_never_claims_a_class_that_computes_something_else(exported: Call
     assert "`AutoModelForSequenceClassification` must not be used" in (out / "README.md").read_text()
 
 
-def run_readme(folder: Path, policy: Trained) -> np.ndarray:
+def run_readme(folder: Path, policy: Trained) -> Any:
     """Run the Python of an export's README as its reader would."""
     code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     scope: dict[str, Any] = {"FOLDER": str(folder), "BASE": str(policy.base), "texts": TEXTS}
     exec(compile(code, "README.md", "exec"), scope)
-    return np.asarray(scope["probabilities"])
+    return scope["probabilities"]
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
@@ -232,6 +257,60 @@ def test_semantic_router_is_refused_what_its_loader_would_compute_otherwise(
     assert want in printed
     assert "take layout onnx" in printed
     assert not (tmp_path / "out").exists()
+
+
+# --- several tasks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+@pytest.mark.parametrize("layout", ["merged", "lora", "onnx"])
+def test_the_readme_of_several_tasks_computes_each_tasks_probabilities(
+    exported: Callable[..., Path], tasked: Trained, layout: str
+) -> None:
+    got = run_readme(exported("tasked", layout), tasked)
+    want = load_policy(tasked.folder, base=tasked.base).predict_tasks(TEXTS)
+    assert got.keys() == want.keys() == TASKS.keys()
+    for task, answers in want.items():
+        np.testing.assert_allclose(np.asarray(got[task]), answers.probs, atol=1e-5)
+
+
+def test_the_graph_of_several_tasks_has_an_output_for_each(exported: Callable[..., Path]) -> None:
+    session = onnxruntime.InferenceSession(str(exported("tasked", "onnx") / "model.onnx"))
+    assert [each.name for each in session.get_outputs()] == ["logits_mood", "logits_topic"]
+    feeds = {name: np.ones((4, 9), np.int64) for name in ("input_ids", "attention_mask")}
+    (logits,) = session.run(["logits_topic"], feeds)
+    assert logits.shape == (4, 3)
+    notes = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+    assert notes["tasks"]["topic"] == {
+        "labels": ["card", "loan", "mortgage"], "temperature": 1.7, "abstain_threshold": 0.4,
+    }  # fmt: skip
+
+
+def test_semantic_router_gets_a_folder_for_each_task(exported: Callable[..., Path], tasked: Trained) -> None:
+    out = exported("tasked", "semantic-router")
+    want = load_policy(tasked.folder, base=tasked.base).predict_tasks(TEXTS[:-1])
+    readme = (out / "README.md").read_text()
+    for task, (labels, _, threshold) in TASKS.items():
+        loader = CandleModernBert(out / task)
+        assert loader.labels == list(labels)
+        assert category_mapping(out / task / "category_mapping.json")[0] == {n: i for i, n in enumerate(labels)}
+        got = [loader.probabilities(text) for text in TEXTS[:-1]]
+        np.testing.assert_allclose(got, want[task].probs, atol=1e-5)
+        section = readme.split(f"## Task `{task}`")[1].split("##")[0]
+        assert f"model_id: models/FOLDER/{task}" in section
+        assert f"threshold: {threshold or 0.0}" in section
+
+
+def test_the_record_of_several_tasks_tells_columns_and_calibration_of_each(exported: Callable[..., Path]) -> None:
+    out = exported("tasked", "lora")
+    record = ExportRecord.model_validate_json((out / "ratchet_export.json").read_bytes())
+    told = {each.name: (each.labels, each.temperature, each.abstain_threshold) for each in record.tasks or ()}
+    assert told == TASKS
+    assert [each.first_column for each in record.tasks or ()] == [0, 2]
+    assert record.labels[2:] == ("topic/card", "topic/loan", "topic/mortgage")
+    readme = (out / "README.md").read_text()
+    assert "| topic: temperature | 1.7 |" in readme
+    assert "| mood: abstains | never |" in readme
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------

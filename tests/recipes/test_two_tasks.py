@@ -19,8 +19,6 @@ from ratchet_api.stage import Commit
 from ratchet_api.tasks import UNSAID, tasks_of
 from ratchet_api.training_run import Gate
 from ratchet_jobs import load_policy
-from ratchet_jobs.export.exporting import Provenance, export_policy
-from ratchet_jobs.export.record import LAYOUTS
 from ratchet_jobs.metrics import classification as formulas
 from ratchet_jobs.metrics.comparison import compare
 from ratchet_jobs.models.card import Fit
@@ -452,17 +450,6 @@ def test_one_task_without_a_name_keeps_its_files_as_they_were(trained: Trained) 
         "baseModel", "format", "labels", "maxTokens", "policyType", "pooling", "temperature",
     }  # fmt: skip
     assert card["labels"] == list(TASKS["theme"])
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_no_layout_of_one_head_takes_a_policy_of_several_tasks(trained: Trained, tmp_path: Path, layout: Any) -> None:
-    bench, _, folder = trained
-    with pytest.raises(BadModelError, match=r"2 tasks \(theme, tone\), and the layout"):
-        export_policy(
-            folder, bench.base, layout=layout, target=tmp_path / "out", force=False, texts=["a card"], which="one",
-            provenance=Provenance(title="it", digest="0" * 64, snapshot=None),
-        )  # fmt: skip
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_log_of_answers_is_refused_for_a_policy_of_several_tasks(poor: Workbench) -> None:

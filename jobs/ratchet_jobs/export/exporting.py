@@ -22,14 +22,13 @@ from ratchet_jobs.export.lora import write_lora
 from ratchet_jobs.export.merged import write_merged
 from ratchet_jobs.export.onnx_graph import write_onnx
 from ratchet_jobs.export.parity import check_parity
-from ratchet_jobs.export.record import README_FILE, RECORD_FILE, ExportRecord
+from ratchet_jobs.export.record import README_FILE, RECORD_FILE, ExportRecord, TaskRecord
 from ratchet_jobs.export.semantic_router import write_semantic_router
 from ratchet_jobs.export.writing import whole_folder
-from ratchet_jobs.models.card import PolicyCard
+from ratchet_jobs.models.card import Fit, PolicyCard
 from ratchet_jobs.models.classifier import load_classifier
 from ratchet_jobs.models.inference import predict_logits
 from ratchet_jobs.models.tokenizing import tokenize
-from ratchet_jobs.runtime.errors import BadModelError
 from ratchet_jobs.runtime.store import sha256_file
 
 WRITERS: Mapping[record.Layout, Layout] = {
@@ -80,15 +79,10 @@ def export_policy(
 
     Raises:
         BadConfigError: the target must not be written, or the extra `export` is missing.
-        BadModelError: the files cannot be read, the layout cannot hold this policy, or what was written computes
+        BadModelError: the files cannot be read, the layout cannot hold this base, or what was written computes
             something else.
     """
     policy = load_classifier(folder, base)
-    if policy.card.tasks is not None:
-        raise BadModelError(
-            f"policy: it answers {len(policy.card.tasks)} tasks ({', '.join(policy.card.task_names or ())}), and the "
-            f"layout {layout} holds one head; export a policy of one task"
-        )
     tokens = tokenize(policy.tokenizer, texts)
     own = predict_logits(policy.classifier, tokens, batch_size=BATCH_SIZE, after_batch=lambda _: None)
     with whole_folder(target, force=force) as partial:
@@ -100,6 +94,7 @@ def export_policy(
         result = ExportRecord(
             layout=layout, loader=written.loader, version=provenance.title, policy_digest=provenance.digest,
             snapshot=provenance.snapshot, base_model=policy.card.base_model, labels=policy.card.labels,
+            tasks=_tasks(policy.card),
             max_tokens=policy.card.max_tokens, temperature=policy.card.temperature,
             temperature_folded=written.temperature_folded, abstain_threshold=policy.card.abstain_threshold,
             parity=parity, ratchet_version=__version__, digest=artifact_digest(files), files=files,
@@ -119,28 +114,46 @@ def _digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
 
 
+def _tasks(card: PolicyCard) -> tuple[TaskRecord, ...] | None:
+    if card.tasks is None:
+        return None
+    return tuple(
+        TaskRecord(
+            name=task.name, first_column=task.start, labels=task.plain_labels, temperature=fit.temperature,
+            abstain_threshold=fit.threshold,
+        )
+        for task, fit in card.heads
+    )  # fmt: skip
+
+
 def _readme(card: PolicyCard, layout: record.Layout, written: Written, provenance: Provenance) -> str:
-    threshold = "never" if card.abstain_threshold is None else f"below a probability of {card.abstain_threshold:.6g}"
+    of_one = card.tasks is None
+    heads = "one linear head" if of_one else f"{len(card.heads)} linear heads, one per task"
+    fits = "".join(_calibration("" if of_one else f"{task.name}: ", fit, written) for task, fit in card.heads)
     labels = "\n".join(f"{place}. {_plain(label)}" for place, label in enumerate(card.labels))
     return f"""\
 # {_plain(provenance.title)}, exported as `{layout}`
 
-A text classifier: encoder, mean over the last hidden states of the real tokens, linear head, softmax. Loaded by
+A text classifier: encoder, mean over the last hidden states of the real tokens, {heads}, softmax. Loaded by
 {written.loader}. `{RECORD_FILE}` holds the same facts for programs.
 
 {written.usage}
 | | |
 | --- | --- |
-| temperature | {card.temperature:.6g}{", folded into the head" if written.temperature_folded else ""} |
-| abstains | {threshold} |
-| tokens | texts are cut at {card.max_tokens} |
+{fits}| tokens | texts are cut at {card.max_tokens} |
 | base model | {_plain(card.base_model.uri)}, sha256 {card.base_model.sha256} |
 | policy | sha256 {provenance.digest} |
 
-Classes, by their column:
+Classes, by their column{"" if of_one else " of all tasks side by side"}:
 
 {labels}
 """
+
+
+def _calibration(task: str, fit: Fit, written: Written) -> str:
+    threshold = "never" if fit.threshold is None else f"below a probability of {fit.threshold:.6g}"
+    folded = ", folded into the head" if written.temperature_folded else ""
+    return f"| {task}temperature | {fit.temperature:.6g}{folded} |\n| {task}abstains | {threshold} |\n"
 
 
 def _plain(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from pathlib import Path
+from textwrap import indent
 
 import torch
 from peft import PeftModel
@@ -16,6 +17,7 @@ from torch import nn
 
 from ratchet_jobs.export.layout import Source, Written, ask, by_torch, save_tokenizer
 from ratchet_jobs.export.merging import Merged
+from ratchet_jobs.export.several_tasks import softmax_by_torch
 from ratchet_jobs.models.classifier import ADAPTER_CONFIG_FILE, ADAPTER_FILE, HEAD_FILE, load_encoder
 
 USAGE = """\
@@ -32,7 +34,7 @@ with torch.no_grad():
     hidden = encoder(**{{name: batch[name] for name in ("input_ids", "attention_mask")}}).last_hidden_state
     weight = batch["attention_mask"].unsqueeze(-1)
     logits = (hidden * weight).sum(1) / weight.sum(1) @ head["weight"].T + head["bias"]
-    probabilities = (logits / {temperature}).softmax(-1)
+{softmax}
 ```
 
 BASE is the folder of the base model named below; its digest is what `ratchet digest BASE` prints.
@@ -51,7 +53,7 @@ def write_lora(source: Source, folder: Path) -> Written:
         computed_by="peft and torch",
         logits=ask(given, source.tokens, pad_id=pad_id, classes=len(card.labels)),
         temperature_folded=False,
-        usage=USAGE.format(temperature=card.temperature),
+        usage=USAGE.format(softmax=indent(softmax_by_torch(card), "    ")),
     )
 
 

@@ -2,7 +2,8 @@
 
 No class of transformers pools by mean and has nothing but a linear layer behind it, so there is no
 AutoModelForSequenceClassification that would compute this policy, and config.json names the bare encoder. The three
-modules of sentence-transformers (encoder, Pooling, Dense) do compute it: `encode` returns the logits.
+modules of sentence-transformers (encoder, Pooling, Dense) do compute it: `encode` returns the logits, of several
+tasks side by side.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import nn
 from ratchet_jobs.export.config import CONFIG_FILE, encoder_config, write_json
 from ratchet_jobs.export.layout import Source, Written, ask, by_torch, save_tokenizer
 from ratchet_jobs.export.merging import WEIGHTS_FILE, Merged, merge, save_tensors
+from ratchet_jobs.export.several_tasks import softmax_by_numpy
 from ratchet_jobs.models.classifier import load_encoder
 
 POOLING, DENSE = "1_Pooling", "2_Dense"
@@ -27,8 +29,7 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 logits = SentenceTransformer(FOLDER).encode(texts)            # (texts, classes)
-scaled = np.exp((logits - logits.max(1, keepdims=True)) / {temperature})
-probabilities = scaled / scaled.sum(1, keepdims=True)
+{softmax}
 ```
 
 `AutoModel.from_pretrained(FOLDER)` loads the encoder alone. `AutoModelForSequenceClassification` must not be used:
@@ -64,7 +65,7 @@ def write_merged(source: Source, folder: Path) -> Written:
         computed_by="transformers and torch",
         logits=logits,
         temperature_folded=False,
-        usage=USAGE.format(temperature=source.policy.card.temperature),
+        usage=USAGE.format(softmax=softmax_by_numpy(source.policy.card)),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ratchet_api.base import ApiModel, LabelName, Sha256
+from ratchet_api.tasks import TaskName
 from ratchet_api.training_run import BaseModelRef
 
 RECORD_FILE = "ratchet_export.json"
@@ -36,6 +37,18 @@ class Parity(ApiModel):
     """What read the exported files."""
 
 
+class TaskRecord(ApiModel):
+    """One of several tasks: its columns of the logits, and its calibration."""
+
+    name: TaskName
+    first_column: Annotated[int, Field(ge=0)]
+    """Where its classes begin in `labels`; layout onnx has an output per task, semantic-router a folder."""
+    labels: Annotated[tuple[LabelName, ...], Field(strict=False, min_length=2)]
+    """Its classes as the data call them."""
+    temperature: Annotated[float, Field(gt=0)]
+    abstain_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
 class ExportRecord(ApiModel):
     """What stands in ratchet_export.json."""
 
@@ -52,15 +65,17 @@ class ExportRecord(ApiModel):
     base_model: BaseModelRef
     labels: Annotated[tuple[LabelName, ...], Field(strict=False, min_length=2)]
     """Class names; the place in this list is the column of the logits."""
+    tasks: Annotated[tuple[TaskRecord, ...], Field(strict=False, min_length=1)] | None = None
+    """Several tasks on one encoder, in the order of `labels`; None = one task without a name."""
     max_tokens: Annotated[int, Field(ge=4)]
     """Texts were cut to this many tokens in training."""
     pooling: Literal["mean"] = "mean"
     temperature: Annotated[float, Field(gt=0)]
-    """Probabilities are softmax(logits / temperature)."""
+    """Probabilities are softmax(logits / temperature). With several tasks each has its own instead."""
     temperature_folded: bool
     """True = the exported head is divided by the temperature already: take softmax(logits)."""
     abstain_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
-    """The policy abstains when its largest probability is below this; None = never."""
+    """The policy abstains when its largest probability is below this; None = never. As temperature."""
     parity: Parity
     ratchet_version: str
     digest: Sha256

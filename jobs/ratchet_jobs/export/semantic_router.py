@@ -10,7 +10,8 @@ Read at vllm-project/semantic-router commit 3d48f8c9cc0d. Three of its loaders c
   own `logits` from `input_ids` and `attention_mask`. That is this policy, for any base.
 
 So a ModernBERT base becomes safetensors for the candle loader, any other base a graph for the ONNX loader. Neither
-knows a temperature: the head is divided by it, and their softmax is calibrated. Both cut texts at 512 tokens.
+knows a temperature: the head is divided by it, and their softmax is calibrated. Both cut texts at 512 tokens. Both have
+one head, so that of several tasks each becomes a folder of its own, with a copy of the encoder.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file
@@ -27,6 +29,7 @@ from ratchet_jobs.export.config import CONFIG_FILE, encoder_config, write_json
 from ratchet_jobs.export.layout import Source, Written, ask, by_torch, save_tokenizer
 from ratchet_jobs.export.merging import WEIGHTS_FILE, Merged, merge, save_tensors
 from ratchet_jobs.export.onnx_graph import ONNX_FILE, by_onnxruntime, save_graph
+from ratchet_jobs.export.several_tasks import alone
 from ratchet_jobs.models.card import PolicyCard
 from ratchet_jobs.models.classifier import check_positions, load_encoder
 from ratchet_jobs.runtime.errors import BadConfigError, BadModelError
@@ -37,7 +40,7 @@ LONGEST = 512
 """MAX_CLASSIFICATION_SEQ_LEN of both loaders: they set their own cut, whatever tokenizer.json says."""
 
 USAGE = """\
-Put the folder below the router's `models/` and name it in the router's configuration:
+Put FOLDER below the router's `models/` and name it in the router's configuration:
 
 ```yaml
 global:
@@ -45,11 +48,11 @@ global:
     modules:
       classifier:
         domain:
-          model_id: models/FOLDER
+          model_id: models/{place}
           threshold: {threshold}
           use_cpu: true
           use_mmbert_32k: false
-          category_mapping_path: models/FOLDER/category_mapping.json
+          category_mapping_path: models/{place}/category_mapping.json
 ```
 
 {build} Its softmax is calibrated: the head is divided by the temperature {temperature:.6g}. The router cuts texts at
@@ -61,11 +64,27 @@ _ONNX = "The router must run with `AI_BINDING=onnx`: its default build computes 
 
 
 def write_semantic_router(source: Source, folder: Path) -> Written:
-    """Write the layout.
+    """Write the layout; of several tasks, one folder each that is named after it.
 
     Raises:
         BadModelError: neither loader computes this policy with this base.
     """
+    card = source.policy.card
+    if card.tasks is None:
+        return _write_one(source, folder, place="FOLDER")
+    parts = {}
+    for head in card.heads:
+        name = head.task.name
+        (folder / name).mkdir()
+        parts[name] = _write_one(alone(source, head), folder / name, place=f"FOLDER/{name}")
+    first = next(iter(parts.values()))
+    usage = "".join(f"## Task `{name}`\n\n{part.usage}\n" for name, part in parts.items())
+    logits = np.concatenate([part.logits for part in parts.values()], axis=1)
+    return first._replace(logits=logits, usage=usage)
+
+
+def _write_one(source: Source, folder: Path, *, place: str) -> Written:
+    """Write a policy of one task; `place` is what the README calls its folder."""
     card, pad_id = source.policy.card, source.policy.classifier.pad_id
     config = source.policy.classifier.encoder.config
     _check_room(source)
@@ -94,6 +113,7 @@ def write_semantic_router(source: Source, folder: Path) -> Written:
         logits=logits,
         temperature_folded=True,
         usage=USAGE.format(
+            place=place,
             threshold=card.abstain_threshold or 0.0,
             temperature=card.temperature,
             max_tokens=card.max_tokens,

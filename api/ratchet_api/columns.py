@@ -160,6 +160,13 @@ class Columns(ApiModel):
             description="policy: for type ratings; column of the policy that answered, as NAME or NAME@VERSION; a run refuses the log of another policy than its own. If omitted, nobody checks.",
         ),
     ]
+    task: Annotated[
+        ColumnPath | None,
+        Field(
+            default=None,
+            description="task: for type ratings; column of the task that the answer was to, where the policy has several: the class is then TASK/LABEL. If omitted, label holds the whole name.",
+        ),
+    ]
 
     @model_validator(mode="after")
     def _messages_or_text(self) -> Self:

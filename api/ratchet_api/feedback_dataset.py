@@ -291,9 +291,8 @@ class FeedbackDatasetSpec(ApiModel):
         rated = self.type == RATINGS
         if self.columns.labels is not None and self.type != "classification":
             raise ValueError("columns.labels is only for type classification; remove it or change type")
-        named = {"score": self.columns.score, "propensity": self.columns.propensity, "policy": self.columns.policy}
-        for name, path in named.items():
-            if path is not None and not rated:
+        for name in ("score", "propensity", "policy", "task"):
+            if getattr(self.columns, name) is not None and not rated:
                 raise ValueError(f"columns.{name} is only for type ratings; remove it or set type: ratings")
         for number, row in enumerate(self.source.inline or (), 1):
             if (row.score is not None, row.propensity is not None) != (rated, rated):

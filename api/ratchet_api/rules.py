@@ -315,7 +315,8 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "!has(self.columns.labels) && !has(self.columns.group) && !has(self.columns.subject) && "
             "!has(self.columns.timestamp) && "
             "!has(self.columns.response) && !has(self.columns.messages) && "
-            "!has(self.columns.score) && !has(self.columns.propensity) && !has(self.columns.policy))",
+            "!has(self.columns.score) && !has(self.columns.propensity) && !has(self.columns.policy) && "
+            "!has(self.columns.task))",
             "columns is not for source.feedback, whose fields are known; remove it",
             field_path=".columns",
         ),
@@ -340,7 +341,7 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
                 f"columns.{field} is only for type ratings; remove it or set type: ratings",
                 field_path=f".columns.{field}",
             )
-            for field in ("score", "propensity", "policy")
+            for field in ("score", "propensity", "policy", "task")
         ),
         *(
             Rule(

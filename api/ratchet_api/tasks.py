@@ -15,7 +15,8 @@ from pydantic import Field
 MAX_TASKS = 8
 """Each task has numbers of its own in the stage's termination message."""
 
-TaskName = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Za-z][-A-Za-z0-9_]*$")]
+TASK_PATTERN = r"^[A-Za-z][-A-Za-z0-9_]*$"
+TaskName = Annotated[str, Field(min_length=1, max_length=32, pattern=TASK_PATTERN)]
 """Name of a task; it holds no slash, so that `task/label` can be taken apart again."""
 
 

@@ -171,6 +171,7 @@ def _take(row: RawRow, source: Source, into: Rows) -> str:
             score=None,
             propensity=None,
             policy=None,
+            task=None,
         )
         example = to_example(row.fields, columns)
         if isinstance(example, str):

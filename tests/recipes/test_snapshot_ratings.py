@@ -59,6 +59,15 @@ def test_columns_may_be_called_and_nested_otherwise(process: StageProcess) -> No
     assert (row["score"], row["propensity"], row["policy"]) == (1.0, 0.125, None)
 
 
+def test_the_task_of_an_answer_becomes_the_first_part_of_its_class(process: StageProcess) -> None:
+    rows = [row | {"asked": {"about": ("mood", "topic")[n // 60]}} for n, row in enumerate(answers())]
+    rows += [answers(1)[0] | {"asked": {"about": about}} for about in (None, "", "a/b", 7)]
+    process.put("log.jsonl", lines(rows))
+    summary = process.summary(**LOG, columns={"task": "asked.about"})
+    assert {row["label"] for row in stored(process, summary)} == {"mood/a", "mood/b", "topic/a", "topic/b"}
+    assert {r["rule"]: r["count"] for r in summary["removed"]} == {"MissingTask": 2, "InvalidTask": 2}
+
+
 BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
     "no propensity": ("MissingPropensity", {"propensity": None}),
     "a propensity of 0": ("PropensityOutOfRange", {"propensity": 0}),

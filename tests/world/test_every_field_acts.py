@@ -158,6 +158,7 @@ DATASET: dict[str, Any] = {
     "columns.score": "verdict",
     "columns.propensity": "chance",
     "columns.policy": "who",
+    "columns.task": "asked",
     "labels": ["spam", "ham"],
     "filters.maxSamples": 100,
     "filters.maxAgeDays": 30,
@@ -216,6 +217,7 @@ WITH: dict[str, dict[str, Any]] = {
     "columns.score": {"type": "ratings"},
     "columns.propensity": {"type": "ratings"},
     "columns.policy": {"type": "ratings"},
+    "columns.task": {"type": "ratings"},
     "evaluation.comparison": {"mode": "supervised_then_rl"},
 }
 

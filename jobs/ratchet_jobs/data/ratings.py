@@ -101,8 +101,13 @@ def checked_rating(score: Any, propensity: Any, policy: str | None) -> Rating | 
     return Rating(verdict, chance, policy)
 
 
-def check_log(manifest: Manifest, *, labels: Sequence[str]) -> None:
+def check_log(manifest: Manifest, *, labels: Sequence[str], tasks: Sequence[str] | None) -> None:
     """Refuse a snapshot that is no log, or whose answers a policy of these classes cannot have given.
+
+    Args:
+        manifest: of the snapshot.
+        labels: the policy's classes.
+        tasks: its tasks, where it has several, whose names its classes then begin with.
 
     Raises:
         BadDataError: it holds no ratings.
@@ -114,26 +119,34 @@ def check_log(manifest: Manifest, *, labels: Sequence[str]) -> None:
             "dataset of logged answers"
         )
     if unknown := sorted(set(manifest.label_map) - set(labels)):
+        named = ", ".join(map(repr, tasks or ()))
+        of_tasks = (
+            f" of the tasks {named}, called TASK/LABEL; say the task by spec.columns.task of the log," if tasks else ";"
+        )
         raise BadLabelsError(
             f"spec.stages.rl.datasetRef: the log has answers {unknown[0]!r}, none of the policy's {len(labels)} "
-            "classes; name the log of a policy of the same classes, or leave such rows out by spec.labels of the log"
+            f"classes{of_tasks} name the log of a policy of the same classes, or leave such rows out by spec.labels of "
+            "the log"
         )
 
 
-def read_log(snapshot: Snapshot, split: SplitName, *, labels: Sequence[str], policy: str | None) -> Log:
+def read_log(
+    snapshot: Snapshot, split: SplitName, *, labels: Sequence[str], tasks: Sequence[str] | None, policy: str | None
+) -> Log:
     """Read one split's answers.
 
     Args:
         snapshot: of type ratings.
         split: which.
         labels: the classes of the policy that learns; a class's place is its number.
+        tasks: its tasks, where it has several.
         policy: the only policy whose answers may stand there; None = any.
 
     Raises:
         BadDataError: no log; or a row is another policy's answer, or its score or propensity is no such number.
         BadLabelsError: an answer is none of the classes.
     """
-    check_log(snapshot.manifest, labels=labels)
+    check_log(snapshot.manifest, labels=labels, tasks=tasks)
     table = snapshot.table(split)
     place = {label: number for number, label in enumerate(labels)}
     names: list[str] = table.column("label").to_pylist()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ratchet_api.base import parse_time
 from ratchet_api.columns import Columns
-from ratchet_api.tasks import class_name
+from ratchet_api.tasks import TASK_PATTERN, class_name
 from ratchet_jobs.runtime.errors import BadDataError
 
 Format = Literal["csv", "jsonl", "parquet"]
@@ -175,6 +176,7 @@ def _broken(text: str) -> bool:
 
 
 _MISSING = object()
+_TASK_NAME = re.compile(TASK_PATTERN)
 
 
 def pick(fields: Mapping[str, Any], path: str) -> Any:
@@ -276,16 +278,27 @@ def provenance_of(fields: Mapping[str, Any], columns: Columns) -> Provenance | s
 def _labels(fields: Mapping[str, Any], columns: Columns) -> tuple[str | None, ...] | str:
     """Return the row's class per task, or the rule that refuses the row."""
     labels: list[str | None] = []
+    asked = _asked(fields, columns.task)
+    if asked is None:
+        return "MissingTask" if value_at(fields, columns.task or "") is None else "InvalidTask"
     for task, path in columns.label_paths.items():
         value = pick(fields, path)
         if value is _MISSING or value is None or (isinstance(value, str) and not value.strip()):
             labels.append(None)
             continue
-        name = _label_name(value, task)
+        name = _label_name(value, task or asked)
         if name is None:
             return "InvalidLabel"
-        labels.append(name)
+        labels.append(class_name(asked, name))
     return tuple(labels) if any(label is not None for label in labels) else "MissingLabel"
+
+
+def _asked(fields: Mapping[str, Any], path: str | None) -> str | None:
+    """The task that a logged answer was to; empty where no column names one, None = the row says none that could be."""
+    if path is None:
+        return ""
+    name = value_at(fields, path)
+    return name if isinstance(name, str) and _TASK_NAME.fullmatch(name) else None
 
 
 def _label_name(value: Any, task: str) -> str | None:

@@ -27,20 +27,6 @@ def check_tasks(named: Mapping[str, str], *, tasks: Sequence[str] | None) -> Non
         raise BadConfigError(f"{field}: {name!r} is no task of the dataset: {there}; correct it or take it off")
 
 
-def refuse_log_for_tasks(tasks: Sequence[str] | None) -> None:
-    """Refuse a log of answers for a policy of several tasks: a log does not say which task an answer was to.
-
-    Raises:
-        BadConfigError: names the tasks and the way out.
-    """
-    if tasks is not None:
-        raise BadConfigError(
-            f"spec.stages.rl.datasetRef: a log does not say to which task an answer was, and the policy has "
-            f"{', '.join(map(repr, tasks))}; leave it out, so that rl learns from the labels of spec.datasetRef, or "
-            "train a policy of one task"
-        )
-
-
 def task_difference(tasks: Sequence[str] | None, others: Sequence[str] | None) -> str:
     """Word how two sets of tasks differ; nothing if they are the same."""
     mine, theirs = set(tasks or ()), set(others or ())

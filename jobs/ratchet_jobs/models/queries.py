@@ -1,7 +1,7 @@
 """What a policy is asked during RL: one task about one text, and the class that would be right.
 
 Decides how labelled rows become queries (a row with labels of three tasks is three of them) and refuses rows that the
-policy could only answer wrongly. Pure. Called by the rl recipe.
+policy could only answer wrongly. Pure. Called by the rl recipes.
 
 Notation: N texts, T tasks of the dataset, Q queries.
 """
@@ -62,6 +62,11 @@ def in_the_policys_order(labels: NDArray[np.int64], tasks: Sequence[Task], heads
     return np.array([*(place.get(name, UNSAID) for name in names), UNSAID], dtype=np.int64)[labels]
 
 
+def task_of_class(heads: Sequence[Head]) -> NDArray[np.int64]:
+    """(C,) number of the task that each class of the policy is of."""
+    return np.concatenate([np.full(len(task.labels), n) for n, (task, _) in enumerate(heads)]).astype(np.int64)
+
+
 def ask(said: NDArray[np.int64], heads: Sequence[Head], asked: Sequence[str]) -> tuple[Queries, NDArray[np.int64]]:
     """Make one query per text and task that is rewarded and of which the text has a label.
 
@@ -73,7 +78,7 @@ def ask(said: NDArray[np.int64], heads: Sequence[Head], asked: Sequence[str]) ->
     Returns:
         The queries, text after text, and their right answers (Q,).
     """
-    task_of = np.concatenate([np.full(len(task.labels), n) for n, (task, _) in enumerate(heads)]).astype(np.int64)
+    task_of = task_of_class(heads)
     wanted = np.isin(task_of[said], [n for n, (task, _) in enumerate(heads) if task.name in asked])
     texts, columns = np.nonzero((said != UNSAID) & wanted)
     answers = said[texts, columns]

@@ -21,7 +21,7 @@ from ratchet_jobs.data.gates import check_gates, check_slices
 from ratchet_jobs.data.policy_folder import read_policy_card
 from ratchet_jobs.data.ratings import check_log
 from ratchet_jobs.data.snapshots import Manifest, read_manifest
-from ratchet_jobs.data.tasks import check_tasks, refuse_log_for_tasks, task_difference
+from ratchet_jobs.data.tasks import check_tasks, task_difference
 from ratchet_jobs.runtime.commit import find_commit
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError, BadModelError
@@ -46,8 +46,7 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
     check_tasks(config.named_tasks, tasks=manifest.task_names)
     check_slices(config.slices, labels=manifest.label_map)
     if config.log is not None:
-        refuse_log_for_tasks(manifest.task_names)
-        check_log(read_manifest(ctx.store, config.log), labels=manifest.label_map)
+        check_log(read_manifest(ctx.store, config.log), labels=manifest.label_map, tasks=manifest.task_names)
     ctx.progress.report(1, steps)
 
     # 2 base model

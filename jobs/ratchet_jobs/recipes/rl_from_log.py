@@ -2,7 +2,8 @@
 
 Implements off-policy learning of the contextual bandit: inverse propensity scoring and doubly robust rewards (Dudik et
 al. 2011, arXiv:1103.4601) with bounded weights (Bottou et al. 2013, section 4.2), under the algorithms of
-`rl_classifier`. No label is read: a log does not say which class was right.
+`rl_classifier`. No label is read: a log does not say which class was right. Of several tasks each row answers one, with
+whose name its class begins; classes of other tasks do not exist then.
 
  1. Read the log's answers and the start policy; leave out the texts on which `evaluate` will judge the policy.
  2. Tokenise every text once.
@@ -43,6 +44,7 @@ from typing import Self
 import numpy as np
 import structlog
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -53,12 +55,13 @@ from ratchet_jobs.data.base_model import fetch_model
 from ratchet_jobs.data.ratings import Log, read_log
 from ratchet_jobs.data.snapshots import SPLITS, open_snapshot
 from ratchet_jobs.data.splitting import normalised
-from ratchet_jobs.data.tasks import refuse_log_for_tasks
 from ratchet_jobs.data.traffic import Traffic
 from ratchet_jobs.models.actor_critic import ActorCritic, QueryTable, load_value_head, save_value_head
+from ratchet_jobs.models.card import PolicyCard
 from ratchet_jobs.models.classifier import load_classifier, read_card, save_classifier
+from ratchet_jobs.models.queries import Queries, reward_by_task, task_of_class
 from ratchet_jobs.models.reward_model import estimate_rewards
-from ratchet_jobs.models.rl_settings import algorithm_settings, make_rewards, needs_latency
+from ratchet_jobs.models.rl_settings import algorithm_settings, make_rewards, needs_latency, rewarded_tasks
 from ratchet_jobs.models.timing import ms_by_length
 from ratchet_jobs.models.tokenizing import TokenRows, tokenize
 from ratchet_jobs.recipes.rl_parts import (
@@ -161,15 +164,17 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     # 1. log and start policy
     start = open_start(ctx, config.start, config.start_artifact)
     card = read_card(start).with_base_at(config.base_model)
-    refuse_log_for_tasks(card.task_names)
-    texts, answers, left_out = _read(ctx, config, card.labels)
+    texts, answers, left_out = _read(ctx, config, card)
     base = fetch_model(ctx.store, card.base_model, namespace=ctx.namespace, into=ctx.folder("base"))
     policy = load_classifier(start, base)
 
     # 2. tokenise once
     tokens = tokenize(policy.tokenizer, texts)
-    kept = np.flatnonzero(tokens.has_words)  # as in production, a text without a token gets no answer worth rewarding
+    # as in production, a text without a token gets no answer worth rewarding
+    kept = np.flatnonzero(tokens.has_words & _rewarded(answers, card, hyper))
     rows = [tokens.rows[i] for i in kept]
+    tasks = task_of_class(card.heads)[answers.actions.numpy()[kept]]
+    task_of = torch.from_numpy(tasks).to(device)  # (N + M,)
     answers = answers.at(torch.from_numpy(kept)).to(device)
     taught = answers.taught
     check_sizes(hyper, rows=taught, of="the log's train split")
@@ -178,11 +183,12 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
 
     # 3. actor-critic
     with torch.no_grad():
-        for part in policy.classifier.head.parameters():
-            part.div_(card.temperature)
-    model = ActorCritic(policy.classifier).to(device).eval()
+        for head in card.heads:
+            for part in policy.classifier.head.parameters():
+                part[head.task.start : head.task.stop].div_(head.fit.temperature)
+    model = ActorCritic(policy.classifier, [head.task for head in card.heads]).to(device).eval()
     load_value_head(model, start)
-    table = QueryTable(model, rows)
+    table = QueryTable(model, rows, queries=Queries(everything, tasks) if card.tasks is not None else None)
     features = encode(ctx, table, everything)  # (N + M, D)
     if hyper.learning_rate is None:
         table.keep(features)
@@ -207,7 +213,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     forward = table.q_values if hyper.algorithm == "dqn" else table.forward
     learner = Learner(forward, parameters, optimizer, max_grad_norm=hyper.max_grad_norm)
     algorithm = make_algorithm(hyper.algorithm, algorithm_settings(hyper), learner=learner, seed=config.seed)
-    rewards = make_rewards(hyper.rewards, labels=card.labels)
+    rewards = make_rewards(hyper.rewards, labels=card.labels, tasks=card.task_names)
     limits = Limits(max_kl=hyper.max_kl, min_entropy_ratio=hyper.min_entropy_ratio)
     rollouts = math.ceil(hyper.interactions / hyper.rollout_size)
     is_direct = hyper.estimator == "direct"
@@ -244,7 +250,8 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         with torch.no_grad():
             output = forward(obs)
             check_finite(output, number)
-            probs = output.logits if hyper.algorithm == "dqn" else output.logits.softmax(-1)  # (B, C)
+            # dqn's logits are probabilities, but for the classes of other tasks, which are at minus infinity
+            probs = output.logits.clamp_min(0) if hyper.algorithm == "dqn" else output.logits.softmax(-1)  # (B, C)
             given = log_prob_of(probs.clamp_min(TINY).log(), asked.actions)  # (B,)
             weights = importance_weights(given, asked.propensities, max_weight=hyper.max_weight)  # (B,)
             if is_direct:
@@ -262,6 +269,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
                     correct=asked.scores if is_direct else None,
                     latency_ms=latency[obs],
                     logged=Logged(asked.actions, asked.scores, asked.propensities, guessed),
+                    tasks=task_of[obs],
                 )
             )
             total = scored.total  # (B,)
@@ -287,6 +295,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         told = {"avg_return": average, "best_return": max(average, curve[-1]["best_return"]) if curve else average}
         told["effective_sample_size"] = effective_sample_size(weights)
         told |= {f"reward/{name}": part.mean for name, part in scored.parts.items()}
+        told |= reward_by_task(total, task_of[obs], card.task_names)
         curve.append({"interactions": float(before + size)} | told | stats.as_metrics())
         shown = {name: value for name, value in stats.as_metrics().items() if name in CURVES}
         ctx.progress.report(done, rollouts, examples=size, **told, **shown)
@@ -308,15 +317,12 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
             f"are worth {support:.1f} of the policy's own, at least {hyper.min_effective_samples} are wanted; lower "
             "interactions or raise klCoef or entropyCoef, or log more answers"
         )
-    unseen = [card.labels[i] for i in sorted(set(range(len(card.labels))) - set(answers.actions[:taught].tolist()))]
+    asked_tasks = rewarded_tasks(hyper.rewards, [head.task.name for head in card.heads])
+    askable = [i for task, _ in card.heads if task.name in asked_tasks for i in range(task.start, task.stop)]
+    unseen = [card.labels[i] for i in sorted(set(askable) - set(answers.actions[:taught].tolist()))]
     if unseen:
         log.warning("classes stand in no row of the log, so nothing was learned about them", classes=unseen[:20])
-    save_classifier(
-        model.classifier,
-        ctx.output,
-        card=card.model_copy(update={"temperature": 1.0, "abstain_threshold": None}),
-        tokenizer_from=start,
-    )
+    save_classifier(model.classifier, ctx.output, card=card.fitted({}), tokenizer_from=start)
     save_value_head(model, ctx.output)
     return StageResult(
         metrics={
@@ -330,7 +336,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     )
 
 
-def _read(ctx: StageContext, config: RlConfig, labels: Sequence[str]) -> tuple[list[str], Answers, int]:
+def _read(ctx: StageContext, config: RlConfig, card: PolicyCard) -> tuple[list[str], Answers, int]:
     """Read the log's train split and behind it the rows that are held out.
 
     Returns:
@@ -341,7 +347,10 @@ def _read(ctx: StageContext, config: RlConfig, labels: Sequence[str]) -> tuple[l
     judged = open_snapshot(ctx.store, config.dataset, into=ctx.folder("snapshot"))
     reserved = {normalised(text) for split in JUDGED_ON for text in judged.table(split).column("text").to_pylist()}
     snapshot = open_snapshot(ctx.store, config.log, into=ctx.folder("log"))
-    parts = [read_log(snapshot, split, labels=labels, policy=config.log_policy) for split in SPLITS]
+    parts = [
+        read_log(snapshot, split, labels=card.labels, tasks=card.task_names, policy=config.log_policy)
+        for split in SPLITS
+    ]
     texts = [text for part in parts for text in part.texts]
     free = [place for place, text in enumerate(texts) if normalised(text) not in reserved]
     return (
@@ -349,6 +358,23 @@ def _read(ctx: StageContext, config: RlConfig, labels: Sequence[str]) -> tuple[l
         Answers.of(parts).at(torch.tensor(free, dtype=torch.int64)),
         len(texts) - len(free),
     )
+
+
+def _rewarded(answers: Answers, card: PolicyCard, hyper: RlStage) -> NDArray[np.bool_]:
+    """(N + M,) True = the row answers a task that some component rewards.
+
+    Raises:
+        BadDataError: no row that teaches does.
+    """
+    names = [head.task.name for head in card.heads]
+    wanted = rewarded_tasks(hyper.rewards, names)
+    rewarded = np.isin(task_of_class(card.heads)[answers.actions.numpy()], [names.index(name) for name in wanted])
+    if answers.taught and not rewarded[: answers.taught].any():
+        raise BadDataError(
+            f"log: no row of its train split answers the tasks that stages.rl.rewards name, "
+            f"{', '.join(map(repr, wanted))}; reward a task that was answered, or log answers to these"
+        )
+    return rewarded
 
 
 def _effective(logprobs: Tensor, answers: Answers, hyper: RlStage) -> float:

@@ -20,6 +20,7 @@ ERASURE_ID = r"^[0-9a-f]{32}$"
 NOT_COVERED = (
     "snapshots of files (source.objects) and the files themselves: take the person out of the file, then refresh",
     "weights that learned from the person before: retrain, or roll back to a version that is not listed",
+    "texts of under 16 characters that an evaluation quotes, and stages that were under way: evaluate anew",
     "backups and old object versions of the store",
 )
 """What no program of ours can reach; it stands in every report."""
@@ -52,6 +53,12 @@ class ErasureReport(StatusModel):
     events: Annotated[_Count, Field(description="events: removed from the log, in all passes.")]
     segments: Annotated[_Count, Field(description="segments: of the log, written anew.")]
     snapshots: Annotated[tuple[RewrittenSnapshot, ...], Field(strict=False, description="snapshots: rewritten.")]
+    artifacts: Annotated[
+        tuple[_Name, ...],
+        Field(
+            default=(), strict=False, description="artifacts: files of runs that quoted the person, blotted out since."
+        ),
+    ]
     left: Annotated[_Count, Field(description="left: what the last look still found; 0, or there is no report.")]
     runs: Annotated[
         tuple[_Name, ...],

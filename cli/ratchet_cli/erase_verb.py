@@ -147,6 +147,8 @@ def _show(report: ErasureReport, store: ObjectStore, key: str, *, marked: bool, 
     say(f"  log: {report.events} events removed from {report.segments} segments, {report.answers} answers among them")
     for each in report.snapshots:
         say(f"  snapshot {each.digest[:12]} loads no more: {each.rows} rows removed, now {each.replaced_by[:12]}")
+    for key in report.artifacts:
+        say(f"  {key} quoted the person: blotted out")
     if marked:
         say(f"  had learned from the person: runs {_listed(report.runs)}; versions {_listed(report.versions)}")
         say(f"  data sets that make a new snapshot: {_listed(report.datasets)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable
@@ -12,20 +13,27 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from ratchet_api.attempts import Artifact
 from ratchet_api.erasure import ErasureReport
 from ratchet_api.names import snapshot_prefix
-from ratchet_api.stage import DatasetRef
+from ratchet_api.stage import Commit, CommittedFile, DatasetRef, Stage, StageRef, StageResult, artifact_digest
+from ratchet_jobs.data.erase_artifacts import PAGE, WORDY, beginnings_of
 from ratchet_jobs.data.erasure import erase, pending
+from ratchet_jobs.data.policy_folder import fetch_policy
 from ratchet_jobs.data.snapshots import read_manifest
 from ratchet_jobs.feedback_log.erasures import request_erasure, write_report
 from ratchet_jobs.feedback_log.reader import LogReader
-from ratchet_jobs.runtime.errors import BadDataError
+from ratchet_jobs.report.evidence import COMPARISON_FILE, EVALUATION_FILE
+from ratchet_jobs.report.page import REPORT_FILE
+from ratchet_jobs.runtime.commit import open_committed
+from ratchet_jobs.runtime.errors import BadDataError, BadModelError, StoreCorrupt
 from ratchet_jobs.runtime.store import Store
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 from tests.feedback_events import START, LogBuilder, corrections, stored_as
 from tests.recipes.stage_process import NAMESPACE, StageProcess
 
 ANNA = stored_as("anna")
+PRIVATE = "anna asked privately"
 SOURCE = {"feedback": {"policyRef": {"name": "router"}}}
 
 
@@ -35,7 +43,7 @@ def fill(store: Store) -> LogBuilder:
     corrections(log, 100)
     for number in range(12):
         log.feedback("correction", prompt=f"anna asked {number}", correction="ab"[number % 2], subject="anna")
-    asked = log.interaction(input="anna asked privately", label="billing", subject="anna", actionPropensity=0.5)
+    asked = log.interaction(input=PRIVATE, label="billing", subject="anna", actionPropensity=0.5)
     log.flush()
     log.feedback("correction", interactionId=asked, correction="login")
     corrections(log, 30, classes=("login", "billing"))
@@ -43,6 +51,31 @@ def fill(store: Store) -> LogBuilder:
     log.feedback("correction", prompt="nobody special", correction="login", subject="bert")
     log.flush()
     return log
+
+
+def evaluated(store: Store, *, folder: str = "runs/run-1a2b3c4d/evaluate/1-pod") -> Artifact:
+    """What an evaluation commits: answers to Anna's question and to somebody else's, a page, and other files."""
+    answers = [{"prompt": text, "answer": "Anna asked: " + text} for text in (PRIVATE, "somebody else asked this")]
+    files = {
+        "evaluation.json": json.dumps({"answers": answers, "labels": ["billing"], "metrics": {"bleu1": 0.5}}).encode(),
+        "report.html": f"<p>{PRIVATE}</p>".encode(),
+        "model.safetensors": PRIVATE.encode(),
+        "config.json": json.dumps({"model": PRIVATE}).encode(),
+    }
+    where = f"{NAMESPACE}/{folder}"
+    for name, data in files.items():
+        store.write(f"{where}/{name}", data)
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    commit = Commit(
+        stage=Stage.EVALUATE,
+        directory=where,
+        files=tuple(CommittedFile(path=name, size=len(files[name]), sha256=sums[name]) for name in sorted(files)),
+        digest=artifact_digest(sums),
+        writer="pod",
+        result=StageResult(),
+    )
+    store.write(f"{where.rpartition('/')[0]}/COMMIT.json", commit.model_dump_json(by_alias=True).encode())
+    return Artifact(uri=f"{store.uri}/{where}", digest=commit.digest)
 
 
 def everything(store: Store) -> dict[str, bytes]:
@@ -168,6 +201,7 @@ def test_an_erasure_that_dies_before_any_change_is_finished_by_the_next(tmp_path
     process = StageProcess(tmp_path)
     fill(process.store)
     process.summary(source=SOURCE)
+    evaluated(process.store)
     whole = {info.key: process.store.read(info.key) for info in process.store.list(NAMESPACE)}
 
     def restored(name: str) -> Path:
@@ -188,7 +222,7 @@ def test_an_erasure_that_dies_before_any_change_is_finished_by_the_next(tmp_path
             assert run_erasure(DirectoryStore(root), tmp_path) == want_report
             assert everything(DirectoryStore(root)) == want, cut
             cut += 1
-    assert cut >= 10, "record, plan, two segments and their ends, snapshot, mark, four deletions, report"
+    assert cut >= 14, "record, plan, page, evaluation and their marks, segments, snapshot, deletions, report"
 
 
 def test_erasing_twice_removes_what_came_since_and_counts_both(tmp_path: Path) -> None:
@@ -220,3 +254,73 @@ def test_erasing_somebody_who_was_never_here_changes_nothing_and_says_so(tmp_pat
     report = erase(store, NAMESPACE, record, folder=tmp_path / "scratch", now=START)
     assert (report.events, report.snapshots) == (0, ())
     assert {key: data for key, data in everything(store).items() if "/erasures/" not in key} == before
+
+
+def test_what_an_evaluation_quotes_of_the_person_is_blotted_out_and_the_artifact_still_loads(tmp_path: Path) -> None:
+    """P30: answers and page; numbers, other people's answers, configuration and weights stay as they were."""
+    store = DirectoryStore(tmp_path / "store")
+    fill(store)
+    artifact = evaluated(store)
+    report = run_erasure(store, tmp_path)
+    folder = "ns/runs/run-1a2b3c4d/evaluate/1-pod"
+    assert report.artifacts == (f"{folder}/evaluation.json", f"{folder}/report.html")
+    said = json.loads(store.read(f"{folder}/evaluation.json"))
+    assert [each["prompt"] for each in said["answers"]] == ["[ERASED]", "somebody else asked this"]
+    assert (said["labels"], said["metrics"]) == (["billing"], {"bleu1": 0.5})
+    assert report.id.encode() in store.read(f"{folder}/report.html")
+    assert store.read(f"{folder}/config.json") == json.dumps({"model": PRIVATE}).encode()
+    policy = fetch_policy(store, artifact, namespace=NAMESPACE, into=tmp_path / "policy")
+    assert not (policy / "ERASED.json").exists()
+    ref = StageRef(stage=Stage.EVALUATE, prefix="ns/runs/run-1a2b3c4d/evaluate", input_digest="0" * 64)
+    commit = open_committed(store, ref, namespace=NAMESPACE, into=tmp_path / "committed")
+    assert commit.digest == artifact.digest
+    assert run_erasure(store, tmp_path).artifacts == report.artifacts, "told by every later proof, too"
+    # the mark excuses what the erasure wrote, and nothing else
+    store.write(f"{folder}/report.html", b"<p>somebody else's page</p>")
+    with pytest.raises(BadModelError, match="the digest is"):
+        fetch_policy(store, artifact, namespace=NAMESPACE, into=tmp_path / "changed")
+    with pytest.raises(StoreCorrupt, match=r"report\.html"):
+        open_committed(store, ref, namespace=NAMESPACE, into=tmp_path / "changed")
+
+
+def test_a_class_that_only_the_person_named_leaves_the_label_map(tmp_path: Path) -> None:
+    process = StageProcess(tmp_path)
+    log = fill(process.store)
+    for number in range(30):
+        log.feedback("correction", prompt=f"anna asked more {number}", correction="her own word", subject="anna")
+    log.flush()
+    process.summary(source=SOURCE)
+    new = run_erasure(process.store, tmp_path).snapshots[0].replaced_by
+    manifest = read_manifest(process.store, DatasetRef(digest=new, prefix=snapshot_prefix(NAMESPACE, new)))
+    assert "her own word" not in manifest.label_map
+    assert set(manifest.label_map) == {"billing", "login"}, "a and b were hers alone as well"
+
+
+def test_the_files_that_are_looked_at_are_those_that_evaluations_write() -> None:
+    """Their names stand in the report's package too, which the eraser's image cannot load."""
+    assert (WORDY, PAGE) == ((EVALUATION_FILE, COMPARISON_FILE), REPORT_FILE)
+
+
+def test_an_evaluation_that_cannot_be_read_is_named_and_there_is_no_proof(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    fill(store)
+    store.write("ns/runs/run-1a2b3c4d/evaluate/1-pod/evaluation.json", b"{")
+    with pytest.raises(StoreCorrupt, match=r"evaluation\.json: is no JSON .* restore or delete it"):
+        run_erasure(store, tmp_path)
+    assert len(pending(store, NAMESPACE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("anna asked privately", ("anna asked privately",)),
+        ("  anna asked privately\n", ("anna asked privately",)),
+        ("x" * 500, ("x" * 40,)),
+        ("too short", ()),
+        ("account recovery", ()),
+        ("", ()),
+    ],
+    ids=["as it is", "with blanks", "long", "short", "part of a class's name", "empty"],
+)
+def test_a_text_is_found_again_by_its_beginning_unless_it_may_be_anybodys(text: str, want: tuple[str, ...]) -> None:
+    assert beginnings_of([text], {"account recovery after theft"}) == want

@@ -29,6 +29,9 @@ from ratchet_jobs.data.snapshots import (
 )
 from ratchet_jobs.runtime.store import Store, check_key, sha256_file
 
+_WORDS = {"text", "label", "chosen", "rejected", "response"}
+"""Columns that hold what somebody said."""
+
 
 def erase_from_snapshots(store: Store, namespace: str, erasure: str, subjects: Collection[str], folder: Path) -> None:
     """Rewrite every snapshot that holds rows of a person.
@@ -55,6 +58,35 @@ def erase_from_snapshots(store: Store, namespace: str, erasure: str, subjects: C
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def words_in_snapshots(
+    store: Store, namespace: str, subjects: Collection[str], folder: Path
+) -> tuple[set[str], set[str]]:
+    """Return the texts of a person's rows, which are redacted where the log's are not, and every class's name."""
+    texts: set[str] = set()
+    labels: set[str] = set()
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = {info.key for info in store.list(f"{namespace}/snapshots")}
+    for key in sorted(key for key in keys if key.endswith(f"/{MANIFEST}")):
+        prefix = key.rpartition("/")[0]
+        manifest = Manifest.model_validate_json(store.read(key))
+        labels.update(manifest.label_map)
+        if "feedback" not in manifest.settings or f"{prefix}/{ERASED}" in keys:
+            continue
+        for file in manifest.files.values():
+            path = folder / check_key(file.path)
+            store.download(f"{prefix}/{file.path}", path)
+            table = pq.read_table(path)
+            theirs = table.filter(_theirs(table, subjects))
+            for column in _WORDS & set(table.column_names):
+                texts.update(theirs[column].to_pylist())
+            path.unlink()
+    return texts, labels
+
+
+def _theirs(table: pa.Table, subjects: Collection[str]) -> pa.Array:
+    return pc.or_(*(pc.is_in(table[column], pa.array(sorted(subjects))) for column in ("subject", "about")))
+
+
 def marks_of(store: Store, namespace: str, erasure: str) -> Iterator[tuple[str, ErasedMark]]:
     """Yield the digests that an erasure took away, with their marks."""
     for info in store.list(f"{namespace}/snapshots"):
@@ -79,8 +111,7 @@ def _rewrite(
         path = folder / check_key(file.path)
         store.download(f"{prefix}/{file.path}", path)
         table = pq.read_table(path)
-        theirs = pc.or_(*(pc.is_in(table[column], pa.array(sorted(subjects))) for column in ("subject", "about")))
-        tables[name] = table.filter(pc.invert(theirs))
+        tables[name] = table.filter(pc.invert(_theirs(table, subjects)))
         removed += len(table) - len(tables[name])
     settings = _without(manifest.settings, subjects)
     if not removed and settings == manifest.settings:
@@ -116,7 +147,9 @@ def _recounted(manifest: Manifest, tables: dict[str, pa.Table]) -> tuple[LabelCo
         return ()
     count = {name: Counter(table["label"].to_pylist()) for name, table in tables.items()}
     return tuple(
-        LabelCount(label=each.label, **{name: count[name][each.label] for name in SPLITS}) for each in manifest.labels
+        LabelCount(label=each.label, **{name: count[name][each.label] for name in SPLITS})
+        for each in manifest.labels
+        if any(count[name][each.label] for name in SPLITS)  # a class that nobody else named is the person's own word
     )
 
 

@@ -2,9 +2,10 @@
 
     1 record    who; from here on nothing of them is read (`feedback_log.erasures`)
     2 plan      which answers were given to them and which segments hold their events, kept before anything is deleted
-    3 log       each of these segments is written anew without them
-    4 snapshots each affected one is rewritten under a new digest; the old digest refuses to load
-    5 report    what was removed where, and that a last look at log and snapshots found nothing
+    3 artifacts what runs stored beside their weights and quotes them is blotted out, while their words are still known
+    4 log       each of these segments is written anew without them
+    5 snapshots each affected one is rewritten under a new digest; the old digest refuses to load
+    6 report    what was removed where, and that a last look at log and snapshots found nothing
 
 Each step may be cut anywhere and repeated; a second erasure of the same person removes what came since. Marking the
 runs and versions that had learned from them is the caller's, who can reach the cluster.
@@ -12,7 +13,7 @@ runs and versions that had learned from them is the caller's, who can reach the 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from pydantic import Field
 
 from ratchet_api.base import StatusModel
 from ratchet_api.erasure import ErasureReport, RewrittenSnapshot
-from ratchet_jobs.data.erase_snapshots import erase_from_snapshots, marks_of
+from ratchet_jobs.data.erase_artifacts import beginnings_of, blot_out, quoting_files
+from ratchet_jobs.data.erase_snapshots import erase_from_snapshots, marks_of, words_in_snapshots
 from ratchet_jobs.data.snapshots import ERASED, MANIFEST, Manifest
-from ratchet_jobs.feedback_log.compaction import affected_segments, compact, interactions_of
+from ratchet_jobs.feedback_log.compaction import affected_segments, compact, interactions_of, texts_of
 from ratchet_jobs.feedback_log.erasures import ErasureRecord, erasures_prefix, record_key
+from ratchet_jobs.feedback_log.segment import Segment
 from ratchet_jobs.runtime.errors import StoreCorrupt
 from ratchet_jobs.runtime.store import Store, check_key
 
@@ -35,6 +38,19 @@ class _Plan(StatusModel):
     interactions: tuple[str, ...] = Field(default=(), strict=False)
     segments: dict[str, int] = Field(default_factory=dict)
     """Writer and number of each segment, and how many events were the person's."""
+    artifacts: tuple[str, ...] = Field(default=(), strict=False)
+    """Keys of the files of runs that quoted the person."""
+
+    def with_more(
+        self, interactions: Collection[str], segments: Mapping[Segment, int], artifacts: Collection[str]
+    ) -> _Plan:
+        """Return the plan with what this pass found besides."""
+        found = {f"{segment.epoch}-{segment.seq}": count for segment, count in segments.items()}
+        return _Plan(
+            interactions=tuple(sorted({*self.interactions, *interactions})),
+            segments=self.segments | found,
+            artifacts=tuple(sorted({*self.artifacts, *artifacts})),
+        )
 
 
 def pending(store: Store, namespace: str) -> list[ErasureRecord]:
@@ -63,19 +79,24 @@ def erase(store: Store, namespace: str, record: ErasureRecord, *, folder: Path, 
     before = _Plan.model_validate_json(store.read(key)) if store.exists(key) else _Plan()
     interactions = interactions_of(store, namespace, record.subjects) | set(before.interactions)
     affected = affected_segments(store, namespace, record.subjects, interactions)
-    found = {f"{segment.epoch}-{segment.seq}": count for segment, count in affected.items()}
-    plan = _Plan(interactions=tuple(sorted(interactions)), segments=before.segments | found)
+    beginnings = _known_by(store, namespace, record.subjects, interactions, folder)
+    quoting = quoting_files(store, namespace, beginnings)
+    plan = before.with_more(interactions, affected, quoting)
     if plan != before:
         store.write(key, plan.model_dump_json(by_alias=True).encode())
 
-    # 3 log
+    # 3 artifacts
+    for quoted in quoting:
+        blot_out(store, quoted, beginnings, record.id)
+
+    # 4 log
     for segment in affected:
         compact(store, segment, record.subjects, interactions)
 
-    # 4 snapshots
+    # 5 snapshots
     erase_from_snapshots(store, namespace, record.id, record.subjects, folder)
 
-    # 5 report
+    # 6 report
     left = sum(affected_segments(store, namespace, record.subjects, interactions).values())
     left += _rows_left(store, namespace, record.subjects, folder)
     if left:
@@ -95,8 +116,17 @@ def erase(store: Store, namespace: str, record: ErasureRecord, *, folder: Path, 
             RewrittenSnapshot(digest=digest, replaced_by=mark.replaced_by, rows=mark.rows)
             for digest, mark in marks_of(store, namespace, record.id)
         ),
+        artifacts=plan.artifacts,
         left=left,
     )
+
+
+def _known_by(
+    store: Store, namespace: str, subjects: Collection[str], interactions: Collection[str], folder: Path
+) -> Sequence[str]:
+    """Return by what the person's words are found in files of runs, as far as log and snapshots still have them."""
+    said, labels = words_in_snapshots(store, namespace, subjects, folder)
+    return beginnings_of(said | texts_of(store, namespace, subjects, interactions), labels)
 
 
 def _rows_left(store: Store, namespace: str, subjects: Collection[str], folder: Path) -> int:

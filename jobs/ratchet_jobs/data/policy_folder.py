@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from ratchet_api.attempts import Artifact
 from ratchet_api.stage import artifact_digest
 from ratchet_jobs.models.card import CARD_FILE, PolicyCard, parse_card
+from ratchet_jobs.runtime.commit import ERASED_FILE, ErasedFiles, erased_files
 from ratchet_jobs.runtime.errors import BadModelError, StoreNotFound
 from ratchet_jobs.runtime.store import Store, check_key, resolve_uri, sha256_file
 
@@ -36,15 +37,20 @@ def fetch_policy(store: Store, artifact: Artifact, *, namespace: str, into: Path
     names = sorted(name for name in names if not name.startswith("checkpoints/"))
     if not names:
         raise BadModelError(f"{field} {artifact.uri}: no files there; name a committed policy folder")
+    marked = erased_files(store, key) if ERASED_FILE in names else ErasedFiles()
     digests = {}
     for name in names:
+        if name == ERASED_FILE:
+            continue
         target = into / check_key(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         store.download(f"{key}/{name}", target)
-        digests[name] = sha256_file(target)
-    if (seen := artifact_digest(digests)) != artifact.digest:
+        seen = sha256_file(target)
+        # what was changed for an erasure counts as it was committed
+        digests[name] = marked.committed[name] if marked.now.get(name) == seen else seen
+    if (digest := artifact_digest(digests)) != artifact.digest:
         raise BadModelError(
-            f"{field}: the digest is {artifact.digest}, but {artifact.uri} has {seen}; take the digest that the "
+            f"{field}: the digest is {artifact.digest}, but {artifact.uri} has {digest}; take the digest that the "
             "run's status.artifact shows, or restore the files"
         )
     return into

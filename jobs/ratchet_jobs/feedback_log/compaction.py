@@ -17,6 +17,8 @@ from ratchet_jobs.feedback_log.segment import Segment, lines_of, pack
 from ratchet_jobs.runtime.errors import StoreCorrupt
 from ratchet_jobs.runtime.store import Store
 
+_TEXTS = ("input", "prompt", "response", "correction", "chosen", "rejected", "comment", "notes")
+
 
 def interactions_of(store: Store, namespace: str, subjects: Collection[str]) -> set[str]:
     """Return the ids of the answers that were given to a person."""
@@ -28,6 +30,16 @@ def interactions_of(store: Store, namespace: str, subjects: Collection[str]) -> 
                 event = from_json(line)
                 if event.get("subject") in subjects and event["kind"] != "feedback" and "interaction" in event:
                     found.add(str(event["interaction"]))
+    return found
+
+
+def texts_of(store: Store, namespace: str, subjects: Collection[str], interactions: Collection[str]) -> set[str]:
+    """Return what a person said and was told, as far as the log still has it."""
+    found: set[str] = set()
+    for _, lines in _log(store, namespace):
+        kept = set(_without(lines, subjects, interactions))
+        for event in (from_json(line) for line in lines if line not in kept):
+            found.update(str(event[name]) for name in _TEXTS if name in event)
     return found
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from ratchet_api.attempts import Artifact
+from ratchet_api.base import StatusModel
 from ratchet_api.names import index_key
 from ratchet_api.stage import (
     Commit,
@@ -33,10 +34,22 @@ from ratchet_jobs.runtime.errors import StoreCorrupt, StoreError, StoreNotFound
 from ratchet_jobs.runtime.store import Store, check_key, download_verified, sha256_file
 
 COMMIT_FILE = "COMMIT.json"
+ERASED_FILE = "ERASED.json"
+"""In a committed directory from whose files a person's words had to be taken."""
 
 log = structlog.get_logger(__name__)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class ErasedFiles(StatusModel):
+    """ERASED.json: which committed files were changed for an erasure; the commit and its digest stay as they are."""
+
+    erasures: tuple[str, ...] = Field(default=(), strict=False)
+    committed: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 that each of these files was committed with."""
+    now: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 that it has instead; while it is changed, either."""
 
 
 class Outcome(NamedTuple):
@@ -153,8 +166,25 @@ def open_committed(store: Store, ref: StageRef, *, namespace: str, into: Path) -
     for file in commit.files:
         target = into / check_key(file.path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        download_verified(store, f"{commit.directory}/{file.path}", target, sha256=file.sha256)
+        key = f"{commit.directory}/{file.path}"
+        try:
+            download_verified(store, key, target, sha256=file.sha256)
+        except StoreCorrupt:
+            renewed = erased_files(store, commit.directory).now.get(file.path)
+            if renewed is None:
+                raise
+            download_verified(store, key, target, sha256=renewed)
     return commit
+
+
+def erased_files(store: Store, directory: str) -> ErasedFiles:
+    """Return what was changed for erasures in a committed directory; nothing where there is no mark.
+
+    Raises:
+        StoreCorrupt: the mark is not one.
+    """
+    data = _read(store, f"{directory}/{ERASED_FILE}")
+    return ErasedFiles() if data is None else _parsed(ErasedFiles, data, f"{store.uri}/{directory}/{ERASED_FILE}")
 
 
 def _complete(store: Store, commit: Commit) -> bool:

@@ -258,6 +258,13 @@ class FeedbackDatasetSpec(ApiModel):
         return self
 
     @model_validator(mode="after")
+    def _sampling_leaves_something_out(self) -> Self:
+        feedback = self.source.feedback
+        if feedback is not None and feedback.sampling is not None and self.filters.max_samples is None:
+            raise ValueError("source.feedback.sampling needs filters.maxSamples; set it, or remove sampling")
+        return self
+
+    @model_validator(mode="after")
     def _refresh_reads_a_log(self) -> Self:
         if self.refresh is None:
             return self

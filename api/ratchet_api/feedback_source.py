@@ -64,6 +64,30 @@ class Quarantine(ApiModel):
     ]
 
 
+class Disagreement(ApiModel):
+    """Rows about which people or versions disagree teach more than one more row about which everybody agrees."""
+
+    share_percent: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=100,
+            description="sharePercent: of spec.filters.maxSamples; up to this share is taken from prompts with disagreement, the most disputed first, the rest by hash from all that is left.",
+        ),
+    ]
+
+
+class Sampling(ApiModel):
+    """Which rows are kept where filters.maxSamples does not let all be kept."""
+
+    disagreement: Annotated[
+        Disagreement,
+        Field(
+            description="disagreement: prefer prompts whose same answer was scored differently by different people, that people corrected differently, or that versions answered differently (vote entropy)."
+        ),
+    ]
+
+
 class FeedbackSource(ApiModel):
     """The feedback log of one policy. What was taken back or erased is never read."""
 
@@ -119,6 +143,13 @@ class FeedbackSource(ApiModel):
         Quarantine | None,
         Field(
             default=None, description="quarantine: set people aside who disagree with everybody. If omitted, nobody."
+        ),
+    ]
+    sampling: Annotated[
+        Sampling | None,
+        Field(
+            default=None,
+            description="sampling: which rows filters.maxSamples keeps, which it needs. If omitted, by hash alone.",
         ),
     ]
     as_of: Annotated[

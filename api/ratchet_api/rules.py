@@ -291,6 +291,11 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     ),
     FeedbackDatasetSpec: (
         Rule(
+            "!has(self.source.feedback) || !has(self.source.feedback.sampling) || has(self.filters.maxSamples)",
+            "source.feedback.sampling needs filters.maxSamples; set it, or remove sampling",
+            field_path=".source.feedback.sampling",
+        ),
+        Rule(
             "!has(self.refresh) || has(self.source.feedback)",
             "refresh needs source.feedback, the only source that grows by itself; remove refresh",
             field_path=".refresh",

@@ -63,6 +63,13 @@ class TaskCount(StatusModel):
     test: Annotated[int, Field(default=0, ge=0, le=2**53, description="test: labelled rows in the test split.")]
 
 
+class DisputedCount(StatusModel):
+    """Rows about which people or versions disagree."""
+
+    found: Annotated[int, Field(ge=0, le=2**53, description="found: rows that the other rules left.")]
+    kept: Annotated[int, Field(ge=0, le=2**53, description="kept: rows of these in the snapshot.")]
+
+
 class SnapshotSummary(StatusModel):
     """What a snapshot holds; also the snapshot stage's result in its termination message."""
 
@@ -106,6 +113,13 @@ class SnapshotSummary(StatusModel):
     score_std: Annotated[
         float | None,
         Field(default=None, ge=0, le=1, description="scoreStd: of the rated rows."),
+    ]
+    disputed: Annotated[
+        DisputedCount | None,
+        Field(
+            default=None,
+            description="disputed: rows about which people or versions disagree, with source.feedback.sampling.",
+        ),
     ]
     log_position: Annotated[
         str,

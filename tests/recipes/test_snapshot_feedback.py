@@ -326,3 +326,72 @@ def test_what_the_database_hashes_is_what_python_hashes(process: StageProcess, l
         for row in pq.read_table(folder / f"{name}.parquet").to_pylist():
             assert row["component"] == hash64("text", normalised(row["text"]))
             assert split_of(row["component"], split) == name
+
+
+EVEN = {"trainPercent": 50, "validationPercent": 25, "testPercent": 25}
+
+
+def test_disputed_prompts_are_preferred_up_to_their_share_the_most_disputed_first(
+    process: StageProcess, log: LogBuilder
+) -> None:
+    """Of 300 rows 60 are kept. Up against down is 1, five stars against three 0.5, all else agrees."""
+
+    def rate(number: int, *stars: int, version: int = 1, answer: str = "billing") -> None:
+        for person, rating in enumerate(stars):
+            words = {"prompt": f"question {number}", "response": answer, "subject": f"p{person}", "version": version}
+            log.feedback("rating", rating=rating, **words)
+
+    for number in range(10):
+        rate(number, 5, 1)
+    for number in range(10, 20):
+        rate(number, 5, 3)
+    for number in range(20, 30):
+        rate(number, 5, version=1)
+        rate(number, 5, version=2, answer="login")
+    for number in range(30, 150):
+        rate(number, 4, 4)
+    log.flush()
+
+    def kept(share: float | None, most: int | None = 60) -> tuple[dict[str, Any], list[int]]:
+        rules = {} if share is None else {"sampling": {"disagreement": {"sharePercent": share}}}
+        summary = process.summary(
+            type="ratings",
+            source=source(**rules),
+            filters={} if most is None else {"maxSamples": most},
+            split=EVEN,
+            target=f"{share}-{most}",
+        )
+        return summary, sorted(int(row["text"].split()[1]) for row in rows_of(process, summary))
+
+    plain, by_chance = kept(None)
+    half, chosen = kept(50)
+    whole, all_disputed = kept(100)
+    assert "disputed" not in plain
+    assert sum(n < 30 for n in by_chance) < 25 < 30 <= sum(n < 30 for n in chosen)
+    # 40 rows dispute with 1 (up against down, and versions that answer differently), 20 with half of it
+    assert half["disputed"]["found"] == whole["disputed"]["found"] == 60
+    assert half["disputed"]["kept"] == sum(n < 30 for n in chosen)
+    assert [n for n in all_disputed if n >= 30] == []
+    assert kept(50)[0]["digest"] == half["digest"]
+    assert len(chosen) == len(all_disputed) == removed_from(whole, 300) == 60
+    few, most_disputed = kept(100, most=40)
+    assert set(most_disputed) == {*range(10), *range(20, 30)}
+    assert few["disputed"] == {"found": 60, "kept": 40}
+
+
+def removed_from(summary: dict[str, Any], rows: int) -> int:
+    return rows - sum(removed(summary).values())
+
+
+def test_nobody_quarrels_with_itself_and_who_was_set_aside_is_not_heard(process: StageProcess, log: LogBuilder) -> None:
+    for number in range(40):
+        for rating in (5, 1):  # one person changes its mind, and nobody in particular says two things
+            log.feedback("rating", rating=rating, prompt=f"q{number}", response="a", subject="one")
+            log.feedback("rating", rating=rating, prompt=f"r{number}", response="a")
+        for person, rating in (("x", 5), ("y", 5), ("troll", 1)):
+            log.feedback("rating", rating=rating, prompt=f"s{number}", response="a", subject=person)
+    log.flush()
+    rules = {"sampling": {"disagreement": {"sharePercent": 100}}, "quarantine": {"minAgreement": 0.4}}
+    summary = process.summary(type="ratings", source=source(**rules), filters={"maxSamples": 100}, split=EVEN)
+    assert removed(summary)["Quarantined"] == 40
+    assert summary["disputed"] == {"found": 0, "kept": 0}

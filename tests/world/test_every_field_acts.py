@@ -139,6 +139,7 @@ FEEDBACK: dict[str, Any] = {
     "source.feedback.quarantine.minAgreement": 0.6,
     "source.feedback.quarantine.minComparisons": 7,
     "source.feedback.quarantine.release": PEOPLE,
+    "source.feedback.sampling.disagreement.sharePercent": 30.0,
     "source.feedback.asOf": "a" * 64,
     "refresh.schedule": "0 5 * * *",
     "refresh.everyEvents": 100,
@@ -309,7 +310,8 @@ def same_as_a_runs(path: str) -> bool:
 
 def feedback_spec(path: str) -> dict[str, Any]:
     judged: dict[str, Any] = {"quarantine": {}} if "quarantine" in path else {}
-    return b.dataset_spec(source={"feedback": {"policyRef": {"name": "support"}} | judged})
+    fewer: dict[str, Any] = {"filters": {"maxSamples": 100}} if "sampling" in path else {}
+    return b.dataset_spec(source={"feedback": {"policyRef": {"name": "support"}} | judged}, **fewer)
 
 
 CASES = [

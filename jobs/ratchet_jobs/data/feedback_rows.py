@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from ratchet_api.feedback_dataset import DatasetType, Filters, Split
 from ratchet_api.feedback_source import FeedbackSource, Quarantine
-from ratchet_api.snapshot_summary import Removed
+from ratchet_api.snapshot_summary import DisputedCount, Removed
+from ratchet_jobs.data.feedback_disputes import DISPUTES
 from ratchet_jobs.data.redaction import SUSPECT, redact
 from ratchet_jobs.data.splitting import cap_of, components, hash64, normalised
 from ratchet_jobs.runtime.errors import BadDataError
@@ -46,7 +47,7 @@ _NEEDS = {
 _CANDIDATES = """
 CREATE TABLE candidate AS
 WITH made AS NOT MATERIALIZED (SELECT *, {first} AS first, {second} AS second FROM vote)
-SELECT * EXCLUDE (type, tags, correction, chosen, rejected), {odd} AS odd, CASE
+SELECT * EXCLUDE (type, tags, {unused}chosen, rejected), 0.0::DOUBLE AS dispute, {odd} AS odd, CASE
     WHEN superseded THEN 'Superseded'
     WHEN $types IS NOT NULL AND NOT list_contains($types, type) THEN 'OtherType'
     WHEN $versions IS NOT NULL AND NOT coalesce(list_contains($versions, version), false) THEN 'OtherVersion'
@@ -67,7 +68,7 @@ SELECT subject, count(*) AS comparisons,
 FROM item JOIN whole USING (item) GROUP BY subject HAVING count(*) >= $least ORDER BY subject
 """
 
-_KEPT = "event, o, score, propensity, version, subject, about, received"
+_KEPT = "event, o, score, propensity, version, subject, about, received, dispute"
 
 
 class FeedbackRows:
@@ -91,6 +92,7 @@ class FeedbackRows:
         """Per rule how many, and the first event."""
         self.redacted: Counter[str] = Counter()
         self._db, self._type, self._source, self._labels = database, type, source, labels
+        self._disputed = 0
         paths = ((f"$.{_text(tag.name, chr(34))}", tag.value) for tag in source.tags)
         tags = " AND ".join(f"tags ->> {_text(path)} = {_text(value)}" for path, value in paths)
         less = f"$least IS NOT NULL AND NOT {_GOOD}"
@@ -100,6 +102,7 @@ class FeedbackRows:
             tags=f"coalesce({tags}, false)" if tags else "true",
             needs=_NEEDS.get(type, "").format(less=less),
             odd=_ODD,
+            unused="correction, " if source.sampling is None else "",
         )
         given = {
             "types": source.types,
@@ -137,6 +140,14 @@ class FeedbackRows:
         self._count_removed("candidate", rule="Quarantined")
         return people
 
+    def dispute(self) -> None:
+        """Measure how much people or versions disagree about each prompt; people set aside are not heard."""
+        self._db.execute(DISPUTES)
+        self._db.execute(
+            "UPDATE candidate SET dispute = d.dispute FROM disputed AS d WHERE candidate.prompt = d.prompt"
+        )
+        self._db.execute("DROP TABLE disputed")
+
     def clean(self, filters: Filters) -> None:
         """Redact and measure what is left, into the table `row`.
 
@@ -144,8 +155,8 @@ class FeedbackRows:
         """
         self._db.execute(
             "CREATE TABLE row (event VARCHAR, o BIGINT, text VARCHAR, first VARCHAR, second VARCHAR, score DOUBLE, "
-            "propensity DOUBLE, version BIGINT, subject VARCHAR, about VARCHAR, received TIMESTAMP, text_hash UBIGINT, "
-            "why VARCHAR)"
+            "propensity DOUBLE, version BIGINT, subject VARCHAR, about VARCHAR, received TIMESTAMP, dispute DOUBLE, "
+            "text_hash UBIGINT, why VARCHAR)"
         )
         self._db.execute(
             f"INSERT INTO row BY NAME SELECT {_trimmed('prompt')} AS text, {_trimmed('first')} AS first, "
@@ -197,9 +208,33 @@ class FeedbackRows:
         if filters.max_subject_share_percent is not None:
             self._cap(filters.max_subject_share_percent)
         if filters.max_samples is not None:
-            # ids that follow from a key could be chosen by the sender: hashed again, they cannot be steered cheaply
-            chosen = f"SELECT event FROM row ORDER BY sha256('sample' || event), event LIMIT {filters.max_samples}"
-            self._mark("MaxSamples", f"event NOT IN ({chosen})")
+            self._sample(filters.max_samples)
+
+    def _sample(self, most: int) -> None:
+        """Keep so many rows: of disputed prompts up to their share, the most disputed first; the others by hash."""
+        # ids that follow from a key could be chosen by the sender: hashed again, they cannot be steered cheaply
+        by_hash = "sha256('sample' || event), event"
+        sampling, first = self._source.sampling, 0
+        if sampling is not None:
+            self._disputed = self._number("SELECT count(*) FROM row WHERE dispute > 0")
+            first = min(int(most * sampling.disagreement.share_percent / 100), self._disputed)
+        self._db.execute(
+            "CREATE TABLE sample AS SELECT event FROM row WHERE dispute > 0 "
+            f"ORDER BY dispute DESC, {by_hash} LIMIT {first}"
+        )
+        self._db.execute(
+            "INSERT INTO sample SELECT event FROM row WHERE event NOT IN (SELECT event FROM sample) "
+            f"ORDER BY {by_hash} LIMIT {most - first}"
+        )
+        self._mark("MaxSamples", "event NOT IN (SELECT event FROM sample)")
+        self._db.execute("DROP TABLE sample")
+
+    def disputed(self) -> DisputedCount | None:
+        """Return how many rows were disputed, and how many of them are kept; None = nobody asked."""
+        if self._source.sampling is None:
+            return None
+        kept = self._number("SELECT count(*) FROM placed WHERE dispute > 0")
+        return DisputedCount(found=self._disputed, kept=kept)
 
     def _cap(self, share_percent: float) -> None:
         """Let nobody have more than their share; a row without a subject counts as a subject of its own."""

@@ -2,7 +2,8 @@
 
     1 position  which segments are read: all that are there, or those that an earlier snapshot read (asOf)
     2 load      every event once; what was superseded or erased is out; feedback joined to the answer it is about
-    3 take      what makes a row of this type, by the source's rules; people who disagree with everybody set aside
+    3 take      what makes a row of this type, by the source's rules; people who disagree with everybody set aside;
+            how much the others disagree about each prompt, if sampling asks for it
     4 clean     e-mail addresses, telephone and card numbers and keys redacted; length and label rules
     5 filter    duplicates, maxAgeDays, maxSubjectSharePercent, maxSamples; each choice by hash
     6 split     equal prompts (and a person's rows, if wanted) fall together by a hash
@@ -103,6 +104,9 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
     rows = FeedbackRows(database, config.type, source, config.labels)
     outliers = rows.outliers(source.quarantine) if source.quarantine is not None else []
 
+    if source.sampling is not None:
+        rows.dispute()
+
     # 4 clean
     rows.clean(config.filters)
     ctx.progress.report(3, steps)
@@ -164,6 +168,7 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
         removed=manifest.removed,
         score_mean=mean,
         score_std=std,
+        disputed=rows.disputed(),
         log_position=position.digest,
         log_newest=f"{rows.newest.isoformat()}Z" if rows.newest else None,
         oldest=f"{oldest.isoformat()}Z" if oldest else None,

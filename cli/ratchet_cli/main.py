@@ -27,6 +27,7 @@ from ratchet_cli import (
     objects,
     predict_verb,
     report_verb,
+    serve_verb,
 )
 from ratchet_cli.errors import CliError, Interrupted
 from ratchet_cli.screen import complain, err, say
@@ -81,6 +82,7 @@ _PANELS: dict[str, dict[str, Callable[..., Any]]] = {
         "evaluate": evaluate_verb.evaluate,
         "compare": compare_verb.compare,
         "report": report_verb.report,
+        "serve": serve_verb.serve,
         "export": export_verb.export,
     },
     "Without either": {

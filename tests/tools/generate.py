@@ -19,6 +19,7 @@ from ratchet_gateway.log.writer import WriterStats
 from ratchet_gateway.metrics import GatewayMetrics, WriterCollector
 from ratchet_jobs.runtime.progress import StageMetrics
 from ratchet_operator.metrics import Metrics
+from ratchet_serving.metrics import ServingMetrics
 
 _PAGE = """# Metrics
 
@@ -48,6 +49,13 @@ On the port of its API, `/metrics`, without a token.
 | metric | type | labels | meaning |
 | --- | --- | --- | --- |
 {gateway}
+
+## Of the policy server
+On the port of its API, `/metrics`.
+
+| metric | type | labels | meaning |
+| --- | --- | --- | --- |
+{serving}
 """
 
 
@@ -58,7 +66,8 @@ def metrics_page() -> str:
     gateway = CollectorRegistry()
     GatewayMetrics(gateway)
     gateway.register(WriterCollector(WriterStats()))
-    pages = {"operator": operator, "stage": stage, "gateway": gateway}
+    serving = ServingMetrics(CollectorRegistry()).registry
+    pages = {"operator": operator, "stage": stage, "gateway": gateway, "serving": serving}
     return _PAGE.format(**{name: "\n".join(_rows(registry)) for name, registry in pages.items()})
 
 

@@ -17,7 +17,7 @@ import pytest
 from tests.tools.files import ROOT, repository_files
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OURS = {"ratchet_api", "ratchet_operator", "ratchet_jobs", "ratchet_gateway", "ratchet_cli"}
+OURS = {"ratchet_api", "ratchet_operator", "ratchet_jobs", "ratchet_gateway", "ratchet_serving", "ratchet_cli"}
 # Which extras a package may count on. The CLI runs stages and the reconciler on a laptop, where `jobs` is present, and
 # the gateway in `ratchet up`, which says so where `gateway` is not.
 EXTRAS = {
@@ -25,7 +25,8 @@ EXTRAS = {
     "operator": ("operator",),
     "jobs": ("jobs", "export", "tracking"),
     "gateway": ("gateway",),
-    "cli": ("cli", "jobs", "gateway"),
+    "serving": ("serving",),
+    "cli": ("cli", "jobs", "gateway", "serving"),
 }
 # What a library brings along and hands out (its errors, its base types): the carrier decides its version.
 COMES_WITH = {
@@ -37,8 +38,13 @@ COMES_WITH = {
 }
 # What an extra needs and its package does not import itself: the server's loop and parser, named to uvicorn; the store
 # and the segments of the log that the gateway shares with the stages; the Parquet of the eraser, which runs in its
-# image; the transport of ratchet_api.client; what the operator's rules need where `ratchet run` hosts them.
-INDIRECT = {"gateway": {"uvloop", "httptools", "boto3", "zstandard", "pyarrow"}, "cli": {"httpx2", "cronsim"}}
+# image; what the stages' own code loads a policy with; the transport of ratchet_api.client; what the operator's rules
+# need where `ratchet run` hosts them.
+INDIRECT = {
+    "gateway": {"uvloop", "httptools", "boto3", "zstandard", "pyarrow"},
+    "serving": {"uvloop", "httptools", "boto3", "transformers", "tokenizers", "peft", "safetensors", "httpx2"},
+    "cli": {"httpx2", "cronsim"},
+}
 # The generator of `make generate` is run by developers only, with the extra `dev`.
 DEVELOPER_FILES = ("api/ratchet_api/crdgen", "api/ratchet_api/apidocs")
 
@@ -92,7 +98,7 @@ def test_a_package_imports_only_what_its_extra_declares(root: str) -> None:
     assert undeclared == {}, f"declare these in an extra of {EXTRAS[root]}, or do not import them"
 
 
-@pytest.mark.parametrize("extra", ["operator", "jobs", "gateway", "cli"])
+@pytest.mark.parametrize("extra", ["operator", "jobs", "gateway", "serving", "cli"])
 def test_an_extra_declares_only_what_its_package_imports(extra: str) -> None:
     used = {name for module in third_party(extra) for name in distributions_of(module)}
     own = {distribution(requirement) for requirement in PROJECT["optional-dependencies"][extra]}

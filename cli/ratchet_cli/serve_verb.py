@@ -1,0 +1,52 @@
+"""`ratchet serve`: a trained version answers over HTTP on this machine, as the policy server does in a cluster.
+
+Decides the address (loopback, since nobody is asked for a token) and how the answers call the policy. Everything else
+is the policy server's.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ratchet_cli.errors import CliError
+from ratchet_cli.options import Context, HomeDir, Local, Namespace
+from ratchet_cli.screen import out, say
+from ratchet_cli.trained import opened
+from ratchet_cli.versions import VERSION_HELP, BaseFolder, Place, Version, find_version
+
+HOST = "127.0.0.1"
+
+
+def serve(
+    version: Annotated[str, typer.Argument(help=VERSION_HELP)],
+    port: Annotated[int, typer.Option("--port", min=1, max=65_535, help="Port on 127.0.0.1.")] = 8080,
+    base: BaseFolder = None,
+    namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
+) -> None:  # fmt: skip
+    """Serve a trained version on this machine: POST /v1/classify with {"text": …}; Ctrl-C ends it."""
+    try:
+        from ratchet_serving.serving import listen, parts_of, serve
+        from ratchet_serving.settings import Settings
+    except ImportError as error:
+        raise CliError(f"serving needs the package {error.name}; install ratchet[serving]") from error
+    found = find_version(version, Place(namespace, local, context, home))
+    try:
+        door = listen(HOST, port)
+    except OSError as error:
+        raise CliError(f"--port {port}: {error.strerror} on {HOST}; choose another --port") from error
+    policy, number = _called(found)
+    settings = Settings(policy=policy, version=number, host=HOST, port=port, log_level="warning")
+    with door, opened(found, base=base) as loaded:
+        digest = "" if not hasattr(found.files, "digest") else found.files.digest
+        parts = parts_of(settings, loaded, digest=digest)
+        out.print(f"[good]serving[/]   [name]{found.title}[/]   http://{HOST}:{port}/v1/classify", soft_wrap=True)
+        say(f"API: http://{HOST}:{port}/docs   no token, this machine only   Ctrl-C ends it")
+        serve(settings, parts, door=door)
+
+
+def _called(version: Version) -> tuple[str, int | None]:
+    """Return how answers name the policy, and its number where it is published."""
+    policy, at, number = version.title.rpartition("@")
+    return (policy, int(number)) if at and number.isdecimal() else (version.title, None)

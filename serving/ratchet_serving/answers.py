@@ -1,0 +1,169 @@
+"""From logits to answers and records: calibrated probabilities, whether the policy abstains, who was told what.
+
+Decides nothing that the policy's card does not say; temperature, threshold and labels are the card's, the formulas
+those of the evaluate stage. Signs an interaction id for every answer where there are keys.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ratchet_api.signing import Exposure, KeyRing, sign_interaction
+from ratchet_jobs.metrics.classification import predict
+from ratchet_jobs.models.card import Head, PolicyCard
+from ratchet_serving.errors import Malformed
+from ratchet_serving.messages import Ask, AskMany
+from ratchet_serving.metrics import ServingMetrics
+
+Arm = Literal["champion", "canary", "control"]
+
+
+class Assignment(NamedTuple):
+    """How a request came to this version, as the router says."""
+
+    subject: str | None = None
+    arm: Arm | None = None
+    propensity: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Makes interaction ids.
+
+    Attributes:
+        ring: the newest key signs.
+        lifetime: how long they may be cited.
+        now: the clock.
+    """
+
+    ring: KeyRing
+    lifetime: timedelta
+    now: Callable[[], datetime]
+
+    def sign(self, policy: str, version: int | None, who: Assignment) -> str:
+        """Return a new signed id."""
+        now = self.now()
+        exposure = Exposure(
+            id=f"{int(now.timestamp() * 1000):012x}{secrets.token_hex(10)}",
+            policy=policy,
+            version=version,
+            arm=who.arm,
+            propensity=who.propensity,
+            issued=int(now.timestamp()),
+            expires=int((now + self.lifetime).timestamp()),
+        )
+        return sign_interaction(exposure, self.ring)
+
+
+class Answers(NamedTuple):
+    """What one request is answered."""
+
+    body: dict[str, Any]
+    """As `messages.OneAnswer` or `messages.ManyAnswers` have it."""
+    records: list[dict[str, Any]]
+    """For the gateway, one for each text and task."""
+    interactions: list[str]
+    """Signed ids, likewise; empty without keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answerer:
+    """Turns logits into answers of one policy.
+
+    Attributes:
+        card: of the policy.
+        policy: its name.
+        version: of it.
+        signer: None = answers carry no interaction id and are not recorded.
+        metrics: where answers are counted.
+    """
+
+    card: PolicyCard
+    policy: str
+    version: int | None
+    signer: Signer | None
+    metrics: ServingMetrics
+
+    def heads(self, task: str | None) -> tuple[Head, ...]:
+        """Return the tasks that are asked for.
+
+        Raises:
+            Malformed: the policy has no such task.
+        """
+        if task is None:
+            return self.card.heads
+        found = tuple(head for head in self.card.heads if head.task.name == task)
+        if not found:
+            there = ", ".join(map(repr, self.card.task_names or ())) or "one without a name; leave task out"
+            raise Malformed(f"task: {task!r} is none of the policy's, which has {there}")
+        return found
+
+    def answer(self, ask: Ask, logits: NDArray[np.float64], who: Assignment) -> Answers:
+        """Answer a request.
+
+        Args:
+            ask: what was asked.
+            logits: (N, C) of its texts.
+            who: whom, in which arm.
+
+        Raises:
+            Malformed: the policy has no such task.
+        """
+        texts: Sequence[str] = ask.texts if isinstance(ask, AskMany) else (ask.text,)
+        by_task = {
+            head.task.name: self._read(head, logits, probabilities=ask.probabilities) for head in self.heads(ask.task)
+        }
+        found = Answers({"policy": self.policy} | ({} if self.version is None else {"version": self.version}), [], [])
+        results = []
+        for place, text in enumerate(texts):
+            said = {task: answers[place] for task, answers in by_task.items()}
+            for task, answer in said.items():
+                self._record(found, text, task, answer, who)
+            results.append(said[""] if "" in said else {"tasks": said})
+        found.body.update({"results": results} if isinstance(ask, AskMany) else results[0])
+        return found
+
+    def _read(self, head: Head, logits: NDArray[np.float64], *, probabilities: bool) -> list[dict[str, Any]]:
+        task, fit = head
+        labels, threshold = task.plain_labels, fit.threshold or 0.0
+        said = predict(logits[:, task.start : task.stop], temperature=fit.temperature)
+        answers = []
+        for place in range(len(logits)):
+            confidence = min(1.0, float(said.confidence[place]))
+            abstain = confidence < threshold
+            self.metrics.answers.labels(task.name, str(abstain).lower()).inc()
+            answer: dict[str, Any] = {
+                "label": labels[said.classes[place]],
+                "confidence": confidence,
+                "abstain": abstain,
+            }
+            if probabilities:
+                answer["probabilities"] = dict(zip(labels, said.probs[place].tolist(), strict=True))
+            answers.append(answer)
+        return answers
+
+    def _record(self, found: Answers, text: str, task: str, answer: dict[str, Any], who: Assignment) -> None:
+        """Sign an answer and note what the gateway is told of it."""
+        if self.signer is None:
+            return
+        signed = self.signer.sign(self.policy, self.version, who)
+        answer["interactionId"] = signed
+        found.interactions.append(signed)
+        label = f"{task}/{answer['label']}" if task else answer["label"]
+        record = {
+            "interactionId": signed,
+            "idempotencyKey": signed.rpartition(".")[2],
+            "subject": who.subject,
+            "input": text,
+            "label": label,
+            "actionPropensity": 1.0,  # the likeliest class is answered, always
+            "tags": {"abstain": str(answer["abstain"]).lower()},
+        }
+        found.records.append({name: value for name, value in record.items() if value is not None})

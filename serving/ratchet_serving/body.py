@@ -1,0 +1,66 @@
+"""The outermost layer of the application: how large a request may be, how long it took, how it was answered.
+
+Decides that a body beyond the limit is refused without being read to its end (413), and counts every request by the
+route it matched. Plain ASGI, because a body must be stopped while it arrives. The framework's own limit does the same,
+but answers in plain text, which is no answer of the API.
+"""
+
+from __future__ import annotations
+
+import time
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ratchet_serving.metrics import ServingMetrics
+
+
+class Guard:
+    """Limits bodies and counts requests.
+
+    Args:
+        app: what is inside.
+        max_bytes: of a body.
+        metrics: where requests are counted.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, metrics: ServingMetrics) -> None:
+        self._app, self._max_bytes, self._metrics = app, max_bytes, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection's request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, code, seen = time.perf_counter(), 500, 0
+
+        async def counted_receive() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_bytes or (seen == 0 and _declared(scope) > self._max_bytes):
+                self._metrics.refused.labels("size").inc()
+                raise HTTPException(
+                    413, f"body: is larger than {self._max_bytes} bytes; send smaller batches", {"Connection": "close"}
+                )
+            return message
+
+        async def noted_send(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, counted_receive, noted_send)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.requests.labels(route, str(code)).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+
+
+def _declared(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0
+    return 0

@@ -1,0 +1,89 @@
+"""One server put together from a loaded policy, and run until it is told to stop.
+
+Decides the device, the socket, and how the end is drawn out. Shared by the container's `__main__`
+and by `ratchet serve`.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket
+
+import torch
+import uvicorn
+
+from ratchet_api.client import GatewayClient
+from ratchet_api.signing import KeyRing
+from ratchet_jobs.models.classifier import LoadedPolicy
+from ratchet_serving.app import Parts, create_app
+from ratchet_serving.engine import Engine
+from ratchet_serving.settings import Settings, SettingsError
+
+PATIENCE_SECONDS = 5.0
+"""How long one request to the gateway is tried again before the recorder takes a rest."""
+
+
+def parts_of(settings: Settings, policy: LoadedPolicy, *, digest: str) -> Parts:
+    """Make what an application needs.
+
+    Raises:
+        BadKey: the signing keys cannot be used.
+        SettingsError: the gateway's token cannot be read.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    card = policy.card
+    gateway = None
+    if settings.gateway_url is not None:
+        gateway = GatewayClient(settings.gateway_url, token=_token(settings), patience_seconds=PATIENCE_SECONDS)
+    return Parts(
+        model=Engine(policy, max_tokens=settings.max_batch_tokens, device=device),
+        card=card,
+        digest=digest,
+        ring=None if settings.signing_keys is None else KeyRing.from_directory(settings.signing_keys),
+        gateway=gateway,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens, so that a taken port is told before the model is loaded.
+
+    Raises:
+        OSError: the address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    door = socket.socket(family)
+    try:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        door.bind((host, port))
+        door.listen(2048)
+    except OSError:
+        door.close()
+        raise
+    return door
+
+
+def serve(settings: Settings, parts: Parts, *, door: socket.socket) -> None:
+    """Answer on a listening socket until SIGTERM or SIGINT, then answer what was accepted."""
+    gc.freeze()  # little of what lives until the end is garbage: look for it seldom
+    gc.set_threshold(50_000, 50, 100)
+    config = uvicorn.Config(
+        create_app(settings, parts),
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=round(settings.drain_seconds) or 1,
+    )
+    uvicorn.Server(config).run(sockets=[door])
+
+
+def _token(settings: Settings) -> str | None:
+    if settings.gateway_token_file is None:
+        return None
+    try:
+        return settings.gateway_token_file.read_text().strip()
+    except OSError as error:
+        raise SettingsError(
+            f"RATCHET_SERVING_GATEWAY_TOKEN_FILE={str(settings.gateway_token_file)!r}: {error.strerror}; mount it there"
+        ) from error

@@ -1,0 +1,183 @@
+"""The policy server's settings, read once from the environment that its Deployment sets.
+
+Decides names, defaults and bounds of every variable. Never reads the store; `from_env` is called once in `__main__`,
+tests and `ratchet serve` build `Settings` directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ratchet_api.attempts import Artifact
+from ratchet_api.stage import StoreConfig
+from ratchet_serving.batching import BatchSettings
+
+
+class SettingsError(ValueError):
+    """An environment variable has a value that cannot be used; the text names it, the value and what is wanted."""
+
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that may be decided about a server besides what it serves.
+
+    Attributes:
+        policy: name of the RLPolicy, as records and answers give it.
+        version: of it; None = not published.
+        host: address to listen on.
+        port: 0 = any free one.
+        batch: how requests are put together.
+        max_batch_tokens: of one pass of the model, padding included.
+        max_body_bytes: larger requests are refused unread.
+        behind_router: whether x-ratchet-arm and x-ratchet-propensity come from our router, which overwrites what
+            clients send; without it they are ignored.
+        signing_keys: directory of the keys of interaction ids; None = answers carry none.
+        interaction_lifetime: how long an answer may be rated.
+        gateway_url: where answers are recorded; None = nowhere.
+        gateway_token_file: of the gateway's API key or token; None = it asks for none.
+        record_buffer: records that may wait for the gateway.
+        drain_seconds: how long a clean end may take.
+        log_level: debug, info, warning or error.
+    """
+
+    policy: str
+    version: int | None = None
+    host: str = "127.0.0.1"
+    port: int = 8080
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    max_batch_tokens: int = 4096
+    max_body_bytes: int = 1 << 20
+    behind_router: bool = False
+    signing_keys: Path | None = None
+    interaction_lifetime: timedelta = timedelta(days=30)
+    gateway_url: str | None = None
+    gateway_token_file: Path | None = None
+    record_buffer: int = 20_000
+    drain_seconds: float = 20.0
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        """Refuse records that nobody could join feedback to.
+
+        Raises:
+            SettingsError: the combination and its remedy.
+        """
+        if self.gateway_url is not None and self.signing_keys is None:
+            raise SettingsError(
+                "RATCHET_SERVING_GATEWAY_URL is set without RATCHET_SERVING_SIGNING_KEYS: feedback could not be joined "
+                "to what is recorded; mount the gateway's signing keys, too"
+            )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the settings from environment variables; an absent or empty one means the default.
+
+        Raises:
+            SettingsError: a value cannot be used, or a needed one is missing.
+        """
+        read = _Reader(environ)
+        version = read.number("RATCHET_SERVING_VERSION", 0, 0, 2**31)
+        return cls(
+            policy=read.needed("RATCHET_SERVING_POLICY", "the name of the RLPolicy that is served"),
+            version=int(version) or None,
+            host=read.text("RATCHET_SERVING_HOST", "127.0.0.1"),
+            port=int(read.number("RATCHET_SERVING_PORT", 8080, 0, 65_535)),
+            batch=BatchSettings(
+                max_texts=int(read.number("RATCHET_SERVING_BATCH_TEXTS", 64, 1, 4096)),
+                max_wait_seconds=read.number("RATCHET_SERVING_BATCH_MILLISECONDS", 2, 0, 1000) / 1000,
+                max_queue=int(read.number("RATCHET_SERVING_QUEUE_TEXTS", 2048, 1, 1_000_000)),
+            ),
+            max_batch_tokens=int(read.number("RATCHET_SERVING_BATCH_TOKENS", 4096, 16, 1 << 22)),
+            max_body_bytes=int(read.number("RATCHET_SERVING_MAX_BODY_BYTES", 1 << 20, 1024, 64 << 20)),
+            behind_router=read.flag("RATCHET_SERVING_BEHIND_ROUTER"),
+            signing_keys=read.path("RATCHET_SERVING_SIGNING_KEYS"),
+            interaction_lifetime=timedelta(hours=read.number("RATCHET_SERVING_INTERACTION_HOURS", 720, 0.01, 8760)),
+            gateway_url=read.text("RATCHET_SERVING_GATEWAY_URL") or None,
+            gateway_token_file=read.path("RATCHET_SERVING_GATEWAY_TOKEN_FILE"),
+            record_buffer=int(read.number("RATCHET_SERVING_RECORD_BUFFER", 20_000, 1, 1_000_000)),
+            drain_seconds=read.number("RATCHET_SERVING_DRAIN_SECONDS", 20, 0.1, 600),
+            log_level=read.choice("RATCHET_LOG_LEVEL", "info", LEVELS),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which committed policy is served.
+
+    Attributes:
+        store: where it lies.
+        namespace: the part of the store.
+        artifact: URI and digest, as the version's status shows them.
+    """
+
+    store: StoreConfig
+    namespace: str
+    artifact: Artifact
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Source:
+        """Read which policy is served.
+
+        Raises:
+            SettingsError: a value cannot be used, or a needed one is missing.
+        """
+        read = _Reader(environ)
+        store = StoreConfig(
+            uri=read.needed("RATCHET_STORE_URI", "s3://BUCKET[/PREFIX] or file:///DIR"),
+            endpoint=read.text("RATCHET_STORE_ENDPOINT") or None,
+            region=read.text("RATCHET_STORE_REGION", "us-east-1"),
+        )
+        namespace = read.needed("RATCHET_SERVING_NAMESPACE", "the namespace of the policy")
+        uri = read.needed("RATCHET_SERVING_ARTIFACT_URI", "the version's uri, as status.versions shows it")
+        digest = read.needed("RATCHET_SERVING_ARTIFACT_DIGEST", "the version's digest, as status.versions shows it")
+        try:
+            return cls(store, namespace, Artifact(uri=uri, digest=digest))
+        except ValidationError as error:
+            where = "DIGEST" if error.errors()[0]["loc"] == ("digest",) else "URI"
+            raise SettingsError(
+                f"RATCHET_SERVING_ARTIFACT_{where}={digest if where == 'DIGEST' else uri!r} cannot be: "
+                f"{error.errors()[0]['msg']}; take it from status.versions"
+            ) from error
+
+
+class _Reader:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def text(self, name: str, default: str = "") -> str:
+        return self._environ.get(name, "").strip() or default
+
+    def needed(self, name: str, what: str) -> str:
+        if not (text := self.text(name)):
+            raise SettingsError(f"{name} is not set; set it to {what}")
+        return text
+
+    def path(self, name: str) -> Path | None:
+        return Path(text) if (text := self.text(name)) else None
+
+    def number(self, name: str, default: float, low: float, high: float) -> float:
+        text = self.text(name, f"{default}")
+        try:
+            value = float(text)
+        except ValueError:
+            raise SettingsError(f"{name}={text!r} is not a number; set one between {low:g} and {high:g}") from None
+        if not low <= value <= high:
+            raise SettingsError(f"{name}={text!r} is out of bounds; set a number between {low:g} and {high:g}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        return self.choice(name, "false", ("true", "false")) == "true"
+
+    def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
+        word = self.text(name, default).lower()
+        if word not in allowed:
+            raise SettingsError(f"{name}={word!r} is unknown; set one of {', '.join(allowed)}")
+        return word

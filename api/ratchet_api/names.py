@@ -37,6 +37,9 @@ ANNOTATION_ERASED = "ratchet.dev/erased"
 """On an RLTrainingRun: id of the newest erasure that removed data which it had learned from; on an RLPolicy: the
 versions that such runs published, as in 3,5."""
 
+ANNOTATION_INDEX = "batch.kubernetes.io/job-completion-index"
+"""On a pod of an indexed Job, by Kubernetes: which node of the stage it is, from 0."""
+
 STORE_CONFIGMAP = "ratchet-store"
 """Name of the optional ConfigMap that gives a namespace its own store (keys uri, endpoint, region, secretName)."""
 STAGE_FILE = "stage.json"

@@ -47,6 +47,18 @@ class Resources(ApiModel):
     ]
 
 
+Nodes = Annotated[
+    int,
+    Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="nodes: pods that do the stage together, each with the stage's resources; the batch is shared evenly, and the result is one pod's up to the order of additions. Above 1 the Job is indexed, and a pod that is lost takes all back to the last checkpoint.",
+    ),
+]
+"""How many pods do a stage together."""
+
+
 class Toleration(ApiModel):
     """A toleration as in a pod spec."""
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ratchet_api.base import ApiModel, LabelName, ObjectName, ObjectRef, Sha256, StoreUri
-from ratchet_api.placement import Resources
+from ratchet_api.placement import Nodes, Resources
 from ratchet_api.tasks import TaskName
 
 AlgorithmName = Literal["ppo", "a2c", "reinforce", "dqn"]
@@ -523,9 +523,19 @@ class RlStage(RlSettings):
             description="checkpointEverySteps: rollouts between checkpoints; a preemption loses at most this many.",
         ),
     ]
+    nodes: Nodes
     resources: Annotated[
         Resources, Field(default=Resources(cpu=2, memory_gi=6), description="resources: of the stage's pod.")
     ]
+
+    @model_validator(mode="after")
+    def _shared_evenly(self) -> Self:
+        if self.minibatch_size % self.nodes:
+            raise ValueError(
+                f"minibatchSize {self.minibatch_size} must be a multiple of nodes {self.nodes}, which share it evenly; "
+                "change one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_a_log(self) -> Self:

@@ -33,7 +33,14 @@ from ratchet_api.rl import (
     StartFrom,
 )
 from ratchet_api.tracking import Tracking
-from ratchet_api.training_run import GATED_LABEL_BYTES, Evaluation, Gate, RLTrainingRunSpec, RunTemplate
+from ratchet_api.training_run import (
+    GATED_LABEL_BYTES,
+    Evaluation,
+    Gate,
+    RLTrainingRunSpec,
+    RunTemplate,
+    SupervisedStage,
+)
 
 MUTABLE_ONCE_STARTED = ("suspend", "ttlSecondsAfterFinished")
 """Fields of a started run's spec that may still change."""
@@ -126,6 +133,11 @@ RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "self.minibatchSize <= self.rolloutSize",
             "minibatchSize must not be above rolloutSize; lower it",
             field_path=".minibatchSize",
+        ),
+        Rule(
+            "self.minibatchSize % self.nodes == 0",
+            "minibatchSize must be a multiple of nodes, which share it evenly; change one of them",
+            field_path=".nodes",
         ),
         Rule(
             "!has(self.bufferCapacity) || self.bufferCapacity >= self.rolloutSize",
@@ -405,6 +417,13 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "self.operator != 'Exists' || !has(self.value) || self.value == ''",
             "value is only for operator Equal; remove it or set operator: Equal",
             field_path=".value",
+        ),
+    ),
+    SupervisedStage: (
+        Rule(
+            "self.batchSize % self.nodes == 0",
+            "batchSize must be a multiple of nodes, which share it evenly; change one of them",
+            field_path=".nodes",
         ),
     ),
     Evaluation: (

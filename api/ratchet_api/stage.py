@@ -270,6 +270,11 @@ StageConfig = Annotated[
 ]
 
 
+def nodes_of(config: StageConfig) -> int:
+    """Return how many pods do the stage together."""
+    return config.hyper.nodes if isinstance(config, SupervisedConfig | RlConfig) else 1
+
+
 class StageInput(StatusModel):
     """The whole of /etc/ratchet/stage.json."""
 

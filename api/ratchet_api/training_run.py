@@ -26,7 +26,7 @@ from ratchet_api.base import (
 )
 from ratchet_api.comparison import Choice, Comparison
 from ratchet_api.conditions import Condition
-from ratchet_api.placement import Placement, Resources
+from ratchet_api.placement import Nodes, Placement, Resources
 from ratchet_api.policy_types import ABOVE_ONE, ClassifierMetric, GeneratorMetric, PolicyType, check_type
 from ratchet_api.resolved import Estimate, ResolvedRun
 from ratchet_api.rl import RlStage, StartFrom
@@ -156,9 +156,19 @@ class SupervisedStage(ApiModel):
             description="checkpointEverySteps: optimizer steps between checkpoints; a preemption loses at most this many.",
         ),
     ]
+    nodes: Nodes
     resources: Annotated[
         Resources, Field(default=Resources(cpu=2, memory_gi=6), description="resources: of the stage's pod.")
     ]
+
+    @model_validator(mode="after")
+    def _shared_evenly(self) -> Self:
+        if self.batch_size % self.nodes:
+            raise ValueError(
+                f"batchSize {self.batch_size} must be a multiple of nodes {self.nodes}, which share it evenly; "
+                "change one of them"
+            )
+        return self
 
 
 class Answers(ApiModel):

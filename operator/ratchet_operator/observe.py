@@ -189,10 +189,10 @@ class Observer:
             return StageSight(job=job)
         labels = {LABEL_OWNER_UID: meta.uid, LABEL_STAGE: stage, LABEL_ATTEMPT: str(attempt.number)}
         pods = tuple(pod_sight(pod) for pod in await self._cluster.list("pods", meta.namespace, labels=labels))
-        refused = ""
-        if not pods and not job.over:
-            refused = refused_pods(await self._cluster.events(found))
-        return StageSight(job=job, pods=pods, refused_pods=refused)
+        sight = StageSight(job=job, pods=pods)
+        if sight.short and not job.over:
+            return replace(sight, refused_pods=refused_pods(await self._cluster.events(found)))
+        return sight
 
     async def _previous(self, meta: Meta, stage: str, attempt: StageAttempt) -> JobSight | None:
         """The Job of the attempt before: it must not live when the next one is created."""
@@ -204,7 +204,7 @@ class Observer:
 
     def _running_pod(self, sight: StageSight) -> PodSight | None:
         pod = sight.pod
-        return pod if pod is not None and pod.started and not pod.over and not pod.deleting else None
+        return pod if pod is not None and sight.runs and not pod.over and not pod.deleting else None
 
     async def _progress(self, sight: StageSight) -> Progress | None:
         pod = self._running_pod(sight)

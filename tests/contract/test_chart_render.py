@@ -17,7 +17,7 @@ import yaml
 import ratchet_api
 from ratchet_api.base import GROUP
 from ratchet_api.kinds import KINDS
-from ratchet_api.names import LABEL_MANAGED_BY, MANAGED_BY, PROGRESS_PORT
+from ratchet_api.names import LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGED_BY, PROGRESS_PORT
 from ratchet_operator.settings import Settings
 from tests.contract.chart import CHART, NAMESPACE, ROOT, HelmError, Object, Rendered, helm, render, render_text
 
@@ -314,11 +314,14 @@ def test_the_operators_network_policy_lets_through_what_it_needs_and_no_more(eve
 
 
 @pytest.mark.parametrize("namespace", ["team-a", "team-b"])
-def test_stage_pods_reach_names_and_the_store_alone(everything: Rendered, namespace: str) -> None:
+def test_stage_pods_reach_names_the_store_and_each_other_alone(everything: Rendered, namespace: str) -> None:
     policy = everything.one("NetworkPolicy", namespace=namespace)["spec"]
     assert policy["podSelector"]["matchLabels"] == {LABEL_MANAGED_BY: MANAGED_BY}
-    assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == {PROGRESS_PORT}
-    assert [[port["port"] for port in rule["ports"]] for rule in policy["egress"]] == [[53, 53], [443]]
+    assert [[port["port"] for port in rule["ports"]] for rule in policy["ingress"]] == [[PROGRESS_PORT]] * 2 + [[1024]]
+    assert [[port["port"] for port in rule["ports"]] for rule in policy["egress"]] == [[53, 53], [443], [1024]]
+    other_nodes = [{"podSelector": {"matchLabels": {LABEL_MANAGED_BY: MANAGED_BY, LABEL_COMPONENT: "stage"}}}]
+    assert policy["ingress"][2]["from"] == policy["egress"][2]["to"] == other_nodes, "of this namespace only"
+    assert policy["ingress"][2]["ports"] == policy["egress"][2]["ports"]
     asks = policy["ingress"][0]["from"][0]
     assert asks["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NAMESPACE}
     assert asks["podSelector"]["matchLabels"].items() <= pod_template(everything)["metadata"]["labels"].items()

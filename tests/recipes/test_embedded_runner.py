@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ratchet_api.kinds import RL_TRAINING_RUN
+from ratchet_api.names import ANNOTATION_INDEX
 from ratchet_cli.home import find_home
 from ratchet_cli.local import LocalBackend
 from ratchet_operator.cluster.local import HomeBusy, LocalCluster
@@ -173,6 +174,52 @@ async def test_an_exit_code_is_retried_as_the_contract_says(
     _, objects = await host.run(manifests(backoffLimit=1))
     assert state(objects) == want_state
     assert host.starts().count("supervised") == want_starts
+
+
+TEAM = {"stages": {"supervised": {"nodes": 2}}}
+
+
+async def test_the_nodes_of_a_stage_are_processes_of_one_job_and_a_lost_one_is_replaced(host: Host) -> None:
+    """P12: one of three starts leaves with a checkpoint, its successor goes on under the same attempt."""
+    host.plan(supervised=["commit", "preempted", "commit"])
+    _, objects = await host.run(manifests(**TEAM))
+    assert state(objects) == "Complete"
+    assert host.starts().count("supervised") == 3
+    supervised = next(s for s in objects["RLTrainingRun"]["status"]["stages"] if s["name"] == "supervised")
+    assert (supervised["attempt"]["number"], supervised["attempt"].get("countedFailures", 0)) == (1, 0)
+    with LocalCluster(host.home) as cluster:
+        job = next(job for job in cluster.objects.find_all("jobs") if "supervised" in job["metadata"]["name"])
+        assert (job["status"]["succeeded"], job["status"]["active"]) == (2, 0)
+        pods = [pod for pod in cluster.objects.find_all("pods") if "supervised" in pod["metadata"]["name"]]
+        ended = [(pod["metadata"]["annotations"][ANNOTATION_INDEX], pod["status"]["phase"]) for pod in pods]
+        assert sorted(phase for _, phase in ended) == ["Failed", "Succeeded", "Succeeded"]
+        assert {index for index, phase in ended if phase == "Succeeded"} == {"0", "1"}
+
+
+async def test_a_node_that_fails_ends_the_other_and_the_run(host: Host) -> None:
+    """P13: the reason is that of the node that failed, not of the one that was asked to leave."""
+    host.plan(supervised=["wait", "12"])
+    _, objects = await host.run(manifests(**TEAM))
+    assert state(objects) == "Failed"
+    assert start_ticks(host.waiting_pids()[0]) is None
+    failed = next(c for c in objects["RLTrainingRun"]["status"]["conditions"] if c["type"] == "Failed")
+    assert failed["reason"] == "BadLabels"
+
+
+async def test_stopping_asks_every_node_and_the_same_command_goes_on_with_all(host: Host) -> None:
+    """P12."""
+    host.plan(supervised=["wait", "wait", "commit"])
+
+    async def stop_when_both_train(cluster: LocalCluster, stop: asyncio.Event) -> None:
+        await until(lambda: len(host.waiting_pids()) == 2)
+        stop.set()
+
+    rested, _ = await host.run(manifests(**TEAM), meanwhile=stop_when_both_train)
+    assert not rested
+    assert [start_ticks(pid) for pid in host.waiting_pids()] == [None, None]
+    rested, objects = await host.run(manifests(**TEAM))
+    assert (rested, state(objects)) == (True, "Complete")
+    assert host.starts().count("supervised") == 4
 
 
 async def test_the_failure_message_names_what_the_stage_said(host: Host) -> None:

@@ -31,6 +31,17 @@ BANNED_METHODS = {
     "extractall": "copy the members you need, one by one",
     "allow_pickle": "arrays of objects are pickles",
     "trust_remote_code": "only code that is in the image may run",
+    **dict.fromkeys(
+        (
+            "all_gather_object",
+            "broadcast_object_list",
+            "gather_object",
+            "recv_object_list",
+            "scatter_object_list",
+            "send_object_list",
+        ),
+        "they send pickles between nodes; send tensors",
+    ),
 }
 
 

@@ -37,6 +37,7 @@ REFUSED = [
     (RlStage, {"learningRate": float("nan")}, "learningRate", "lr that is no number"),
     (RlStage, {"algorithm": "sarsa"}, "algorithm", "an unknown algorithm"),
     (RlStage, {"interactions": 0}, "interactions", "no interactions"),
+    (RlStage, {"nodes": 3}, "minibatchSize 16 must be a multiple of nodes 3", "a minibatch that nodes cannot share"),
     (RlStage, {"minibatchSize": 300}, "minibatchSize 300 must not be above rolloutSize 256", "minibatch above rollout"),
     (RlStage, {"bufferCapacity": 255}, "bufferCapacity 255 must not be below rolloutSize 256", "a small buffer"),
     (RlStage, {"explorationEpsilon": {}}, "explorationEpsilon is only for algorithm dqn", "epsilon for ppo"),
@@ -94,9 +95,9 @@ def test_every_validator_has_its_rule_for_the_server() -> None:
     judged = {model for model, _, want, _ in REFUSED if "must" in want or "only for" in want or "exactly" in want}
     assert judged <= set(rules.RL_RULES)
     # one rule per way to be wrong: four members of the union, two fields of one type, no scale of 0, one weight, an
-    # ordered curriculum; two sizes, five fields of one algorithm, four about a log
+    # ordered curriculum; two sizes, even shares, five fields of one algorithm, four about a log
     assert len(rules.RL_RULES[Reward]) == 9
-    assert len(rules.RL_RULES[RlStage]) == 11
+    assert len(rules.RL_RULES[RlStage]) == 12
 
 
 CONFIG = {"dataset": {"digest": DIGEST, "prefix": "ns/snapshots/0"}, "hyper": {}, "seed": 0}

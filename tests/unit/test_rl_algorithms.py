@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from ratchet_jobs.rl.algorithms import ALGORITHMS, make_algorithm
 from ratchet_jobs.rl.algorithms.base import Algorithm
-from ratchet_jobs.rl.learner import Learner, Solo, Team
+from ratchet_jobs.rl.learner import Learner
 from ratchet_jobs.rl.rollout import PolicyOutput, Rollout
 from ratchet_jobs.rl.seeds import generator_for
 from ratchet_jobs.runtime.errors import BadConfigError, NotANumberError
+from ratchet_jobs.runtime.team import Solo, Team
 
 LN2, LN3 = 0.6931472, 1.0986123
 ON_POLICY = ("ppo", "a2c", "reinforce")
@@ -411,6 +412,19 @@ class Member:
         total = torch.stack([self.threads.given[rank] for rank in range(self.size)]).sum(0)
         self.threads.barrier.wait()
         tensor.copy_(total)
+
+    def any(self, yes: bool) -> bool:
+        said = torch.tensor([int(yes)])
+        self.sum_(said)
+        return bool(said)
+
+    def number(self, of_first: int) -> int:
+        told = torch.tensor([of_first * (self.rank == 0)])
+        self.sum_(told)
+        return int(told)
+
+    def close(self) -> None:
+        self.threads.barrier.abort()
 
 
 @pytest.mark.parametrize("size", [2, 3])

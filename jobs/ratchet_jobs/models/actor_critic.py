@@ -109,7 +109,9 @@ class QueryTable:
         """Answer from these features, one row per text, from now on: the encoder no longer learns."""
         self._features = features
 
-    def pooled(self, asked: NDArray[np.int64], *, after_batch: Callable[[int], None]) -> Tensor:
+    def pooled(
+        self, asked: NDArray[np.int64], *, after_batch: Callable[[int], None], share: slice = slice(None)
+    ) -> Tensor:
         """Pooled features of the texts that are asked about, as the encoder makes them now; 0 for the others.
 
         The batches depend on `asked` alone, so a resumed stage computes the very same bits.
@@ -117,9 +119,10 @@ class QueryTable:
         Args:
             asked: (M,) queries.
             after_batch: called with the number of rows in each batch that is done; may raise to stop.
+            share: which of the texts asked about to compute; the others are 0, too.
         """
         device = self._model.value_head.weight.device
-        asked = np.unique(self._texts[asked])
+        asked = np.unique(self._texts[asked])[share]
         features = torch.zeros((len(self._rows), self._model.value_head.in_features), device=device)
         with torch.no_grad(), _autocast(device):
             for part in sorted_batches(self._lengths[asked], self._batch_size):

@@ -46,6 +46,35 @@ class TaskLoss:
         self._class_weights = class_weights
         self._label_smoothing = label_smoothing
 
+    def share(self, logits: Tensor, wanted: NDArray[np.int64], *, batch: NDArray[np.int64]) -> Tensor:
+        """Return what some rows add to the loss of the batch that they are part of, a scalar.
+
+        The sum over parts that make up the batch is the batch's loss, up to the order of additions.
+
+        Args:
+            logits: (M, C) float32, M >= 1.
+            wanted: (M, T) of these rows, as for the whole loss.
+            batch: (B, T) of all rows.
+        """
+        total = logits.sum() * 0.0
+        for place, task in enumerate(self._tasks):
+            if (batch[:, place] == UNSAID).all() or (wanted[:, place] == UNSAID).all():
+                continue
+            weight = self._class_weights[place]
+            classes = torch.from_numpy(_classes(wanted[:, place], task)).to(logits.device)
+            term = nn.functional.cross_entropy(
+                logits[:, task.start : task.stop],
+                classes,
+                weight=weight,
+                label_smoothing=self._label_smoothing,
+                ignore_index=_IGNORED,
+                reduction="sum",
+            )
+            labelled = batch[batch[:, place] != UNSAID, place] - task.start
+            whole = len(labelled) if weight is None else float(weight.cpu()[torch.from_numpy(labelled)].sum())
+            total = total + self._weights[place] * term / whole
+        return total
+
     def __call__(self, logits: Tensor, wanted: NDArray[np.int64]) -> Tensor:
         """Return the loss, a scalar.
 
@@ -58,16 +87,20 @@ class TaskLoss:
             said = wanted[:, place]
             if (said == UNSAID).all():  # no row of this batch has a label of it
                 continue
-            classes = np.where(said == UNSAID, _IGNORED, said - task.start)
             term = nn.functional.cross_entropy(
                 logits[:, task.start : task.stop],
-                torch.from_numpy(classes).to(logits.device),
+                torch.from_numpy(_classes(said, task)).to(logits.device),
                 weight=self._class_weights[place],
                 label_smoothing=self._label_smoothing,
                 ignore_index=_IGNORED,
             )
             terms.append(self._weights[place] * term)
         return torch.stack(terms).sum()
+
+
+def _classes(said: NDArray[np.int64], task: Task) -> NDArray[np.int64]:
+    """Places within the task, _IGNORED where nothing was said of it."""
+    return np.where(said == UNSAID, _IGNORED, said - task.start)
 
 
 def class_weights_of(tasks: Sequence[Task], labels: NDArray[np.int64]) -> list[NDArray[np.float32]]:

@@ -27,6 +27,9 @@ Deviations from a plain PPO loop, and why (measured in bench/classifier_rl):
  e. A start policy with a temperature has it folded into its head: answers are drawn as confidently as it speaks. At
     the end, the newest verdicts, taken before they were learned from, cool the head down if it is too sure.
 
+Several nodes answer and learn as one: each computes its share of every rollout and minibatch, and all know all numbers
+(`rl.sharing`); the result is one node's up to the order of additions.
+
 The order of queries and every draw are functions of (seed, rollout); the state of everything else is in the checkpoint;
 so a resumed run repeats the curves of an undisturbed one bit for bit on one kind of CPU and number of threads.
 """
@@ -87,6 +90,7 @@ from ratchet_jobs.rl.categorical import log_prob_of
 from ratchet_jobs.rl.learner import Learner
 from ratchet_jobs.rl.rollout import Action, Rollout
 from ratchet_jobs.rl.seeds import generator_for
+from ratchet_jobs.rl.sharing import in_shares, of_first
 from ratchet_jobs.runtime.context import StageContext
 
 VERDICTS_KEPT = 1024
@@ -153,7 +157,8 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     parameters = model.trainable(adapters=hyper.learning_rate is not None)
     optimizer = torch.optim.Adam(parameter_groups(parameters, hyper), eps=ADAM_EPS)
     forward = table.q_values if hyper.algorithm == "dqn" else table.forward
-    learner = Learner(forward, parameters, optimizer, max_grad_norm=hyper.max_grad_norm)
+    learner = Learner(forward, parameters, optimizer, max_grad_norm=hyper.max_grad_norm, team=ctx.team)
+    answer = in_shares(forward, ctx.team, actions=len(card.labels))
     algorithm = make_algorithm(hyper.algorithm, algorithm_settings(hyper), learner=learner, seed=config.seed)
     rewards = make_rewards(hyper.rewards, labels=card.labels, tasks=card.task_names)
     limits = Limits(max_kl=hyper.max_kl, min_entropy_ratio=hyper.min_entropy_ratio)
@@ -167,7 +172,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     latency = torch.zeros(len(rows), device=device)  # milliseconds per query, measured once
     if needs_latency(hyper.rewards):
         asks = TokenRows(rows, tokens.lengths[kept], tokens.has_words[kept])
-        latency = torch.from_numpy(ms_by_length(model.classifier, asks)).to(device)
+        latency = of_first(ctx.team, torch.from_numpy(ms_by_length(model.classifier, asks)).to(device))
     if (checkpoint := ctx.checkpoints.latest()) is not None:
         notes = json.loads((checkpoint.folder / NOTES_FILE).read_text())
         curve, breakers = notes["curve"], BreakerState(**notes["breakers"])
@@ -191,7 +196,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         asked = traffic.take(before, size + 1)  # and the query after them, whose value an episode cut here goes on with
         obs = torch.from_numpy(asked.rows[:size]).to(device)  # (B,)
         with torch.no_grad():
-            output = forward(obs)
+            output = answer(obs)
             check_finite(output, number)
             action = algorithm.act(
                 output, progress=progress, generator=generator_for(config.seed, "act", number, device=device)
@@ -207,10 +212,10 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
                 tasks=task_of[obs],
             )
             scored = rewards.score(batch)
-            total = scored.total  # (B,)
+            total = of_first(ctx.team, scored.total)  # (B,)
             if hyper.kl_coef > 0:
                 with parameters_as(parameters, {name: reference[name] for name in parameters}):
-                    started = log_prob_of(forward(obs).logits, action.actions)
+                    started = log_prob_of(answer(obs).logits, action.actions)
                 total = total - hyper.kl_coef * (action.logprobs - started)
             if hyper.algorithm == "dqn":
                 check_probabilities(total)
@@ -220,7 +225,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
                 )
             else:
                 following = torch.from_numpy(asked.rows[1:]).to(device)
-                last = forward(following[-1:]).values
+                last = answer(following[-1:]).values
                 rollout = _in_turns(action, total, ends=asked.ends[:size], obs=obs, following=following, last=last)
 
         # 7. update

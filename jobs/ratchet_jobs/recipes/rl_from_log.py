@@ -88,6 +88,7 @@ from ratchet_jobs.rl.learner import Learner
 from ratchet_jobs.rl.off_policy import doubly_robust_values, effective_sample_size, importance_weights
 from ratchet_jobs.rl.rollout import Rollout
 from ratchet_jobs.rl.seeds import generator_for
+from ratchet_jobs.rl.sharing import in_shares, of_first
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadDataError, NoSupportError
 
@@ -193,8 +194,9 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     if hyper.learning_rate is None:
         table.keep(features)
     all_rows = torch.from_numpy(everything).to(device)
+    look = in_shares(table.forward, ctx.team, actions=len(card.labels))
     with torch.no_grad():
-        first = table.forward(all_rows)
+        first = look(all_rows)
         check_finite(first, 0)
         started = first.logits.log_softmax(-1)  # (N + M, C)
 
@@ -206,12 +208,14 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     estimates = estimate_rewards(
         features, started.exp(), actions=answers.actions, scores=answers.scores, folds=answers.folds
     )
+    estimates = of_first(ctx.team, estimates)
 
     # 6. optimizer, algorithm, rewards
     parameters = model.trainable(adapters=hyper.learning_rate is not None)
     optimizer = torch.optim.Adam(parameter_groups(parameters, hyper), eps=ADAM_EPS)
     forward = table.q_values if hyper.algorithm == "dqn" else table.forward
-    learner = Learner(forward, parameters, optimizer, max_grad_norm=hyper.max_grad_norm)
+    learner = Learner(forward, parameters, optimizer, max_grad_norm=hyper.max_grad_norm, team=ctx.team)
+    answer = in_shares(forward, ctx.team, actions=len(card.labels))
     algorithm = make_algorithm(hyper.algorithm, algorithm_settings(hyper), learner=learner, seed=config.seed)
     rewards = make_rewards(hyper.rewards, labels=card.labels, tasks=card.task_names)
     limits = Limits(max_kl=hyper.max_kl, min_entropy_ratio=hyper.min_entropy_ratio)
@@ -224,7 +228,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     latency = torch.zeros(len(rows), device=device)  # milliseconds per query, measured once
     if needs_latency(hyper.rewards):
         asks = TokenRows(rows, tokens.lengths[kept], tokens.has_words[kept])
-        latency = torch.from_numpy(ms_by_length(model.classifier, asks)).to(device)
+        latency = of_first(ctx.team, torch.from_numpy(ms_by_length(model.classifier, asks)).to(device))
     if (checkpoint := ctx.checkpoints.latest()) is not None:
         notes = json.loads((checkpoint.folder / NOTES_FILE).read_text())
         curve, breakers = notes["curve"], BreakerState(**notes["breakers"])
@@ -248,7 +252,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         obs = torch.from_numpy(traffic.take(before, size).rows).to(device)  # (B,)
         asked = answers.at(obs)
         with torch.no_grad():
-            output = forward(obs)
+            output = answer(obs)
             check_finite(output, number)
             # dqn's logits are probabilities, but for the classes of other tasks, which are at minus infinity
             probs = output.logits.clamp_min(0) if hyper.algorithm == "dqn" else output.logits.softmax(-1)  # (B, C)
@@ -272,7 +276,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
                     tasks=task_of[obs],
                 )
             )
-            total = scored.total  # (B,)
+            total = of_first(ctx.team, scored.total)  # (B,)
             if hyper.kl_coef > 0:
                 total = total - hyper.kl_coef * (logprobs - log_prob_of(started[obs], actions))
             if hyper.algorithm == "dqn":
@@ -307,7 +311,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
 
     # 11. support and value of what was learned; policy and value head
     with torch.no_grad():
-        last = table.forward(all_rows)
+        last = look(all_rows)
         check_finite(last, rollouts - 1)
         learned = last.logits.log_softmax(-1)
     support = _effective(learned, answers, hyper)

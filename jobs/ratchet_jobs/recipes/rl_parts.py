@@ -19,6 +19,7 @@ from ratchet_api.stage import StageRef
 from ratchet_jobs.data.policy_folder import fetch_policy
 from ratchet_jobs.models.actor_critic import QueryTable
 from ratchet_jobs.rl.rollout import PolicyOutput
+from ratchet_jobs.rl.sharing import share_of
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, NotANumberError, Preempted
 
@@ -82,10 +83,10 @@ def check_sizes(hyper: RlStage, *, rows: int, of: str) -> None:
 
 
 def encode(ctx: StageContext, table: QueryTable, asked: NDArray[np.int64]) -> Tensor:
-    """Let every query that will be asked pass the encoder once.
+    """Let every query that will be asked pass the encoder once; of several nodes each encodes its share.
 
     Args:
-        ctx: asked after each batch whether the pod must leave.
+        ctx: asked after each batch whether the pod must leave; its team shares the texts.
         table: of all queries.
         asked: (M,) rows, each once.
 
@@ -93,19 +94,21 @@ def encode(ctx: StageContext, table: QueryTable, asked: NDArray[np.int64]) -> Te
         Features (N, D) of all queries of the table, 0 for those not asked.
 
     Raises:
-        Preempted: the pod must leave; the pass is short and starts over.
+        Preempted: the pod must leave; the pass is short and starts over. Other nodes then lose a peer.
     """
     done = 0
 
     def after_batch(rows: int) -> None:
         nonlocal done
         done += rows
-        if ctx.should_stop():
+        if ctx.stop.is_set():  # shares differ in batches, so nodes cannot ask each other here
             raise Preempted(
                 f"asked to leave after {done} of {len(asked)} queries were encoded; the next pod starts over"
             )
 
-    return table.pooled(asked, after_batch=after_batch)
+    features = table.pooled(asked, after_batch=after_batch, share=share_of(ctx.team))
+    ctx.team.sum_(features)
+    return features
 
 
 def parameter_groups(parameters: Mapping[str, nn.Parameter], hyper: RlStage) -> list[dict[str, object]]:

@@ -26,6 +26,9 @@ Deviations from the common fine-tuning script, and why:
  e. The last weights are kept, not the best by validation: the learning rate ends at 0, where the loss is flat, and
     a choice on validation would flatter the temperature that `evaluate` fits on the same rows.
 
+Several nodes learn as one: each computes its share of every batch, and the gradients are summed (`rl.sharing`); without
+dropout the result is one node's up to the order of additions.
+
 The order of batches is a function of (seed, epoch), the state of everything else is in the checkpoint; so a resumed
 run repeats the loss curve of an undisturbed one bit for bit on one kind of CPU and number of threads.
 """
@@ -59,6 +62,7 @@ from ratchet_jobs.models.task_loss import TaskLoss, class_weights_of
 from ratchet_jobs.models.tokenizing import TokenRows, load_tokenizer, tokenize
 from ratchet_jobs.models.training_state import load_training_state, save_training_state
 from ratchet_jobs.recipes import supervised_generator
+from ratchet_jobs.rl.sharing import seed_share, share_of, sum_gradients
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError, NotANumberError
 
@@ -86,7 +90,7 @@ def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
     """
     if config.policy_type == GENERATOR:
         return supervised_generator.run(ctx, config)
-    hyper = config.hyper
+    hyper, team = config.hyper, ctx.team
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(ctx.threads)
 
@@ -147,14 +151,24 @@ def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
         factor = learning_rate_factor(step, steps=steps, warmup_ratio=hyper.warmup_ratio)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        input_ids, token_mask = pad([rows[i] for i in batch], pad_id=classifier.pad_id)  # (B, T) both
-        with autocast:
-            logits = classifier(input_ids.to(device), token_mask.to(device))  # (B, C)
-        loss = loss_of(logits.float(), targets[batch])  # targets (N, T), T tasks
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        mine, loss = batch[share_of(team)], torch.zeros(1)
+        seed_share(team, config.seed, step)
+        if len(mine):  # a team larger than the batch: this node has no row
+            input_ids, token_mask = pad([rows[i] for i in mine], pad_id=classifier.pad_id)  # (B, T) both
+            with autocast:
+                logits = classifier(input_ids.to(device), token_mask.to(device)).float()  # (B, C)
+            # targets (N, T), T tasks
+            if team.size == 1:
+                loss = loss_of(logits, targets[batch])
+            else:
+                loss = loss_of.share(logits, targets[mine], batch=targets[batch])
+            loss.backward()
+        sum_gradients(team, parameters.values())
         grad_norm = float(nn.utils.clip_grad_norm_(parameters.values(), hyper.max_grad_norm))
-        losses.append(float(loss.detach()))
+        loss = loss.detach().reshape(1)
+        team.sum_(loss)
+        losses.append(float(loss))
         if not math.isfinite(losses[-1]) or not math.isfinite(grad_norm):
             raise NotANumberError(
                 f"step {step + 1} of {steps}: loss {losses[-1]}, gradient norm {grad_norm}; "

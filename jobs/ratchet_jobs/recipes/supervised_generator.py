@@ -21,6 +21,9 @@ Deviations from the common fine-tuning script (TRL's SFTTrainer), and why:
  d. Batches hold rows of like length, padded to their own longest; nothing is packed, so no row sees another.
  e. The model's own dropout is off, lora.dropout alone acts.
 
+Several nodes learn as one: each computes its share of every batch, and the gradients are summed (`rl.sharing`); without
+dropout the result is one node's up to the order of additions.
+
 The order of batches is a function of (seed, epoch), the state of everything else is in the checkpoint; so a resumed
 run repeats the loss curve of an undisturbed one bit for bit on one kind of CPU and number of threads.
 """
@@ -50,6 +53,7 @@ from ratchet_jobs.generators.loading import build_generator, train_mode, trainab
 from ratchet_jobs.models.batching import bucketed_batches
 from ratchet_jobs.models.schedule import learning_rate_factor
 from ratchet_jobs.models.training_state import load_training_state, save_training_state
+from ratchet_jobs.rl.sharing import seed_share, share_of, sum_gradients
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import NotANumberError
 
@@ -73,7 +77,7 @@ def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
     Raises:
         StageError: data, settings or model cannot be used; the loss is no number; or the pod must leave.
     """
-    hyper = config.hyper
+    hyper, team = config.hyper, ctx.team
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(ctx.threads)
 
@@ -117,17 +121,30 @@ def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
         epoch, place = divmod(step, epoch_steps)
         if place == 0 or not batches:
             batches = bucketed_batches(lengths, hyper.batch_size, seed=config.seed, epoch=epoch)
-        rows = [pairs[i] for i in batches[place]]
+        batch = batches[place]
+        rows = [pairs[i] for i in batch[share_of(team)]]
         rate = hyper.learning_rate * learning_rate_factor(step, steps=steps, warmup_ratio=hyper.warmup_ratio)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with autocast:
-            logits, targets = response_logits(model, to_device(stacked(rows, pad_id=wording.pad_id), device))
-        loss = nn.functional.cross_entropy(logits, targets)  # (N, V), (N,): N response tokens of the batch
+        seed_share(team, config.seed, step)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        tokens, loss = torch.zeros(1), torch.zeros(1)
+        if rows:  # a team larger than the batch: this node has no row
+            with autocast:
+                logits, targets = response_logits(model, to_device(stacked(rows, pad_id=wording.pad_id), device))
+            loss = nn.functional.cross_entropy(logits, targets)  # (M, V), (M,): M response tokens of this node's rows
+            tokens += len(targets)
+        mine = float(tokens)
+        team.sum_(tokens)  # N of the batch
+        if rows:
+            if team.size > 1:
+                loss = loss * (mine / float(tokens))
+            loss.backward()
+        sum_gradients(team, parameters.values())
         grad_norm = float(nn.utils.clip_grad_norm_(parameters.values(), hyper.max_grad_norm))
-        losses.append(float(loss.detach()))
+        loss = loss.detach().reshape(1)
+        team.sum_(loss)
+        losses.append(float(loss))
         if not math.isfinite(losses[-1]) or not math.isfinite(grad_norm):
             raise NotANumberError(
                 f"step {step + 1} of {steps}: loss {losses[-1]}, gradient norm {grad_norm}; "
@@ -137,7 +154,7 @@ def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
 
         # 7. progress, checkpoint, leave
         done = step + 1
-        ctx.progress.report(done, steps, loss=losses[-1], examples=len(rows), learning_rate=rate, grad_norm=grad_norm)
+        ctx.progress.report(done, steps, loss=losses[-1], examples=len(batch), learning_rate=rate, grad_norm=grad_norm)
         leaving = ctx.should_stop()
         if leaving or (done % hyper.checkpoint_every_steps == 0 and done < steps):
             ctx.checkpoints.save(done, save_state)

@@ -10,43 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ratchet_jobs.rl.rollout import PolicyOutput
 from ratchet_jobs.rl.schedules import linear
+from ratchet_jobs.rl.sharing import share_of, sum_gradients
 from ratchet_jobs.runtime.errors import NotANumberError
+from ratchet_jobs.runtime.team import Solo, Team
 
 Forward = Callable[[Tensor], PolicyOutput]
 """Observations (B, *O) in, logits (B, A) and values (B,) out, with gradient where autograd is on."""
-
-
-class Team(Protocol):
-    """The processes that train together; every one calls the same methods in the same order."""
-
-    @property
-    def rank(self) -> int:
-        """This process, 0..size-1."""
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-
-    def sum_(self, tensor: Tensor) -> None:
-        """Replace the tensor's content by its sum over the team."""
-
-
-@dataclass(frozen=True, slots=True)
-class Solo:
-    """A team of one."""
-
-    rank: int = 0
-    size: int = 1
-
-    def sum_(self, tensor: Tensor) -> None:
-        """The sum over one process is the tensor itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +61,7 @@ class Learner:
 
     def share(self, rows: int) -> slice:
         """Which of a minibatch's rows this process computes: every size-th from its rank on, perhaps none."""
-        return slice(self.team.rank, rows, self.team.size)
+        return share_of(self.team, rows)
 
     def step(self) -> float:
         """Sum the gradients over the team, clip, step, clear.
@@ -97,8 +72,7 @@ class Learner:
         Raises:
             NotANumberError: it is NaN or infinite; the parameters are left as they were.
         """
-        if self.team.size > 1:
-            self._sum_gradients()
+        sum_gradients(self.team, self.parameters.values())
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm))
         if not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
@@ -109,17 +83,6 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
-
-    def _sum_gradients(self) -> None:
-        """One exchange for all parameters; a process without rows takes part with zeros."""
-        for parameter in self.parameters.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        joined = torch.cat([gradient.flatten() for gradient in gradients])
-        self.team.sum_(joined)
-        for gradient, part in zip(gradients, torch.split(joined, [g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
 
     def state(self) -> dict[str, Tensor]:
         """Parameters and the optimizer's moments by name, for a checkpoint."""

@@ -2,7 +2,7 @@
 
 Each pod writes below its own directory; resuming takes the highest complete step of any attempt at the stage. What
 is in a checkpoint is the recipe's business (safetensors and JSON only), but for the stage's history, which is in each.
-Torch-free.
+Of several nodes the first alone saves, and all resume from the one that it chose. Torch-free.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import structlog
 from ratchet_jobs.runtime.errors import StoreCorrupt, StoreNotFound
 from ratchet_jobs.runtime.history import History
 from ratchet_jobs.runtime.store import Store, download_verified, sha256_file
+from ratchet_jobs.runtime.team import Solo, Team
 
 MANIFEST = "MANIFEST.json"
 KEEP = 2
@@ -38,7 +39,14 @@ class Checkpoints:
     """The checkpoints of one stage, as one pod sees them."""
 
     def __init__(
-        self, store: Store, *, prefix: str, directory: str, scratch: Path, history: History | None = None
+        self,
+        store: Store,
+        *,
+        prefix: str,
+        directory: str,
+        scratch: Path,
+        history: History | None = None,
+        team: Team | None = None,
     ) -> None:
         """Remember where.
 
@@ -48,12 +56,14 @@ class Checkpoints:
             directory: of this pod.
             scratch: local folder for files on their way.
             history: saved with each checkpoint, and taken back to it by `latest`.
+            team: the nodes that do the stage together; by default there is one.
         """
         self._store = store
         self._prefix = prefix
         self._directory = f"{directory}/checkpoints"
         self._scratch = scratch
         self._history = History() if history is None else history  # an empty one is falsy
+        self._team = team or Solo()
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Let the recipe write its files into a folder, store them, and then say so in the manifest.
@@ -61,6 +71,8 @@ class Checkpoints:
         Raises:
             StoreError: the store failed for longer than its patience; earlier checkpoints are untouched.
         """
+        if self._team.rank > 0:
+            return
         folder = self._fresh(f"save-{step}")
         write(folder)
         self._history.save(folder)
@@ -78,8 +90,28 @@ class Checkpoints:
         log.info("checkpoint saved", step=step)
 
     def latest(self) -> Found | None:
-        """Return the newest complete checkpoint of any attempt; damaged ones are passed over with a warning."""
+        """Return the newest complete checkpoint of any attempt; damaged ones are passed over with a warning.
+
+        Raises:
+            StoreCorrupt: this node cannot read the checkpoint that the first one could.
+            PeerLost: another node is gone.
+        """
+        found = self._read(lambda step: True) if self._team.rank == 0 else None
+        chosen = self._team.number(found.step if found is not None else 0)
+        if self._team.rank > 0 and chosen:
+            found = self._read(lambda step: step == chosen)
+            if found is None:
+                raise StoreCorrupt(
+                    f"checkpoint of step {chosen} below {self._prefix}: node 0 read it and node {self._team.rank} "
+                    "cannot; look for who else writes there, and start the stage again"
+                )
+        return found
+
+    def _read(self, wanted: Callable[[int], bool]) -> Found | None:
+        """Download the newest of the wanted checkpoints that is whole, and take the history back to it."""
         for step, base in sorted(self._complete(self._prefix), reverse=True):
+            if not wanted(step):
+                continue
             folder = self._fresh(f"load-{step}")
             try:
                 manifest = json.loads(self._store.read(f"{base}/{MANIFEST}"))

@@ -18,6 +18,7 @@ from ratchet_jobs.runtime.commit import open_committed
 from ratchet_jobs.runtime.errors import BadConfigError, Preempted
 from ratchet_jobs.runtime.progress import ProgressBoard
 from ratchet_jobs.runtime.store import Store
+from ratchet_jobs.runtime.team import Solo, Team
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,12 @@ class Settings:
     patience_seconds: float
     leave_seconds: float
     log_level: str
+    rank: int
+    """Which of the stage's nodes this pod is; 0 speaks for all."""
+    address: str
+    """Where the other nodes reach this pod."""
+    silence_seconds: float
+    """After which a silent node counts as gone; above the store's patience, with which node 0 writes a checkpoint."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
@@ -58,6 +65,9 @@ class Settings:
             patience_seconds=_number(env, "RATCHET_STORE_PATIENCE_SECONDS", 600.0),
             leave_seconds=_number(env, "RATCHET_LEAVE_SECONDS", GRACE_SECONDS - 15.0),
             log_level=env.get("RATCHET_LOG_LEVEL", "info"),
+            rank=int(_number(env, "JOB_COMPLETION_INDEX", 0)),
+            address=env.get("RATCHET_POD_IP", ""),
+            silence_seconds=_number(env, "RATCHET_SILENCE_SECONDS", 900.0),
         )
 
 
@@ -82,6 +92,8 @@ class StageContext:
     checkpoints: Checkpoints
     progress: ProgressBoard
     stop: threading.Event = field(default_factory=threading.Event)
+    team: Team = field(default_factory=Solo)
+    """The nodes that run this recipe, this one among them."""
 
     @property
     def namespace(self) -> str:
@@ -94,8 +106,11 @@ class StageContext:
         return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
     def should_stop(self) -> bool:
-        """True once the pod was asked to leave; finish the step, checkpoint, then call `preempted`."""
-        return self.stop.is_set()
+        """True once the pod was asked to leave; finish the step, checkpoint, then call `preempted`.
+
+        Of several nodes each asks after the same step, and all get the same answer: one that leaves takes all with it.
+        """
+        return self.team.any(self.stop.is_set())
 
     def preempted(self, step: int) -> Preempted:
         """The error to raise after the checkpoint of that step is saved."""

@@ -15,6 +15,7 @@ StageError
 ├── NoSupportError          32  a log that says too little about the policy that learns from it
 ├── AcceleratorError        40  the device failed
 └── Preempted               75  asked to leave; a checkpoint is written
+    └── PeerLost            75  another node of the stage left or died; all start over from the last checkpoint
 
 A message names the object, the field, the value seen and the remedy; it ends up in the run's status.
 """
@@ -112,3 +113,7 @@ class Preempted(StageError):
     """The pod was asked to leave and its checkpoint is written."""
 
     code = ExitCode.PREEMPTED
+
+
+class PeerLost(Preempted):
+    """Another node of the stage left without saying so, or died; nobody can go on without it."""

@@ -2,8 +2,8 @@
 
     1 read stage.json, set up logs, signals and the progress server
     2 committed already, here or by equal inputs elsewhere? then say so and end
-    3 run the recipe
-    4 commit its files; the first commit wins
+    3 run the recipe; a stage of several nodes together with the others
+    4 commit its files; the first commit wins, and of several nodes the first alone tries
     5 write the termination message and exit with the contract's code
 
 Asked to leave (SIGTERM), a stage finishes its step and checkpoints; if that takes longer than its grace, say because
@@ -25,6 +25,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,12 @@ from ratchet_api.stage import EndState, ExitCode, Stage, StageInput, StageResult
 from ratchet_jobs.runtime.checkpoint import Checkpoints
 from ratchet_jobs.runtime.commit import Outcome, commit_stage, find_commit, publish
 from ratchet_jobs.runtime.context import Settings, StageContext
-from ratchet_jobs.runtime.errors import BadConfigError, Preempted, StageError, StoreError
+from ratchet_jobs.runtime.errors import BadConfigError, PeerLost, Preempted, StageError, StoreError
+from ratchet_jobs.runtime.nodes import find_team, part
 from ratchet_jobs.runtime.progress import ProgressBoard, ProgressServer, StageMetrics
 from ratchet_jobs.runtime.record import write_record
 from ratchet_jobs.runtime.store import Store, open_store
+from ratchet_jobs.runtime.team import Team
 from ratchet_jobs.runtime.tracking.watching import watched
 
 Recipe = Callable[[StageContext, Any], StageResult]
@@ -119,7 +122,7 @@ def _leave_now(termination: Path) -> None:
 def _run(settings: Settings, job: StageInput, stop: threading.Event) -> tuple[TerminationMessage, int]:
     store = open_store(job.store, patience_seconds=settings.patience_seconds)
     metrics = StageMetrics(namespace=job.owner.namespace, run=job.owner.name, stage=job.config.stage)
-    board = ProgressBoard(job.config.stage, metrics)
+    board = ProgressBoard(job.config.stage, metrics, silent=settings.rank > 0)
     server = ProgressServer(board, metrics, host=settings.progress_host, port=settings.progress_port)
     scratch = Path(tempfile.mkdtemp(prefix="ratchet-", dir=settings.scratch))
     try:
@@ -153,26 +156,56 @@ def _tracked(
 ) -> Outcome:
     """Work, and let the trackers that the run names watch; whatever becomes of them, the stage goes on."""
     where = scratch / "tracking"
+    if settings.rank > 0:  # node 0 has the same numbers
+        job = job.model_copy(update={"tracking": None})
     with watched(store, job, settings.pod_uid, where, count_failure=metrics.count_tracking_failure) as watcher:
         board.listener = watcher.step
-        outcome = _work(store, job, settings, scratch, board, stop)
+        team = find_team(store, job, settings, stop)
+        if team is None:
+            return _of_another(store, job)
+        with closing(team):
+            outcome = _work(store, job, settings, scratch, board, stop, team)
         watcher.result(outcome.commit.result.metrics)
         return outcome
 
 
+def _of_another(store: Store, job: StageInput) -> Outcome:
+    """The commit of another node of the stage."""
+    outcome = _already(store, job)
+    if outcome is None:
+        raise PeerLost("node 0 of the stage ended without a commit; all nodes start over from the last checkpoint")
+    return outcome
+
+
 def _work(
-    store: Store, job: StageInput, settings: Settings, scratch: Path, board: ProgressBoard, stop: threading.Event
+    store: Store,
+    job: StageInput,
+    settings: Settings,
+    scratch: Path,
+    board: ProgressBoard,
+    stop: threading.Event,
+    team: Team,
 ) -> Outcome:
     directory = f"{job.prefix}/{job.attempt}-{settings.pod_uid[:8]}"
     output = scratch / "output"
     output.mkdir()
     checkpoints = Checkpoints(
-        store, prefix=job.prefix, directory=directory, scratch=scratch / "checkpoints", history=board.history
+        store, prefix=job.prefix, directory=directory, scratch=scratch / "checkpoints", history=board.history, team=team
     )
     ctx = StageContext(
-        job=job, store=store, scratch=scratch, output=output, checkpoints=checkpoints, progress=board, stop=stop
+        job=job,
+        store=store,
+        scratch=scratch,
+        output=output,
+        checkpoints=checkpoints,
+        progress=board,
+        stop=stop,
+        team=team,
     )
     result = find_recipe(Stage(job.config.stage))(ctx, job.config)
+    if team.rank > 0:
+        part(team)
+        return _of_another(store, job)
     write_record(output, job.config, board.history)
     writer = f"{settings.pod_uid}:{secrets.token_hex(8)}"
     outcome = commit_stage(store, job, folder=output, directory=directory, writer=writer, result=result)
@@ -180,6 +213,7 @@ def _work(
         checkpoints.clear()
     except StoreError as error:  # the stage is done; left-over checkpoints only take room
         log.warning("checkpoints not cleared", error=str(error))
+    part(team)
     return outcome
 
 

@@ -104,13 +104,22 @@ class StageMetrics:
 class ProgressBoard:
     """The newest progress of the stage, and its smoothed loss, speed and time left."""
 
-    def __init__(self, stage: str, metrics: StageMetrics, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start at step 0 of 0."""
+    def __init__(
+        self, stage: str, metrics: StageMetrics, *, clock: Callable[[], float] = time.monotonic, silent: bool = False
+    ) -> None:
+        """Start at step 0 of 0.
+
+        Args:
+            stage: its name.
+            metrics: whose gauges it sets.
+            clock: seconds.
+            silent: set no gauge, because another node of the stage tells the same numbers.
+        """
         self.history = History()
         self.listener: Callable[[int, Mapping[str, float]], None] = lambda _step, _values: None
         """Told the numbers of every step, as they are."""
         self._stage = stage
-        self._metrics = metrics
+        self._metrics = None if silent else metrics
         self._clock = clock
         self._lock = threading.Lock()
         self._now = Progress(stage=stage, step=0, steps=0)
@@ -149,8 +158,9 @@ class ProgressBoard:
         eta = min(round((now - self._first[0]) / done * (steps - step)), ETA_LIMIT_SECONDS) if done > 0 else None
         if eta is not None:
             gauges["eta_seconds"] = eta
-        for name, value in {"step": step, "steps": steps, **gauges}.items():
-            self._metrics.set(name, value)
+        if self._metrics is not None:
+            for name, value in {"step": step, "steps": steps, **gauges}.items():
+                self._metrics.set(name, value)
         with self._lock:
             self._now = Progress(stage=self._stage, step=step, steps=steps, loss=self._loss, eta_seconds=eta)
 

@@ -18,7 +18,7 @@ HISTORY_SUFFIX = "-history.parquet"
 SETTINGS_SUFFIX = "-settings.json"
 _UNRECORDED = frozenset({Stage.SNAPSHOT, Stage.RESOLVE})
 """A snapshot's manifest has its settings; resolve leaves nothing."""
-_UNDECISIVE = frozenset({"prefix", "uri", "resources", "checkpointEverySteps"})
+_UNDECISIVE = frozenset({"prefix", "uri", "resources", "nodes", "checkpointEverySteps"})
 
 
 def write_record(output: Path, config: StageConfig, history: History) -> None:

@@ -8,8 +8,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from ratchet_api.names import ANNOTATION_INDEX
 from ratchet_api.stage import ExitCode
 from ratchet_operator.cluster.protocol import KubeObject
+
+Verdict = tuple[str, str, str]
+"""Type, reason and message of a Job's last condition."""
 
 _COMMITTED_STATES = {"Committed", "AlreadyCommitted", "Superseded"}
 
@@ -31,8 +35,20 @@ def job_finished(job: KubeObject) -> bool:
     )
 
 
-def judge(job: KubeObject, pod_name: str, ended: Ended) -> tuple[str, str, str] | None:
+def nodes_of(job: KubeObject) -> int:
+    """Return how many pods the Job runs at a time, each under an index of its own."""
+    return int(job["spec"].get("parallelism", 1))
+
+
+def index_of(pod: KubeObject) -> int:
+    """Return a pod's number in its Job; 0 in a Job that does not number them."""
+    return int(pod["metadata"].get("annotations", {}).get(ANNOTATION_INDEX, 0))
+
+
+def judge(job: KubeObject, pod_name: str, ended: Ended) -> Verdict | None:
     """Return the Job's final condition (type, reason, message), or None if the pod is to be replaced.
+
+    A pod of several that ended well completes the Job only once all have.
 
     Follows the Job controller: the deadline first, then podFailurePolicy rules in order, then backoffLimit.
     """

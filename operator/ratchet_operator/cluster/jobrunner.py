@@ -23,8 +23,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ratchet_api.base import format_time, parse_time
-from ratchet_api.names import ANNOTATION_STAGE_INPUT, STAGE_FILE
-from ratchet_operator.cluster.jobrules import Ended, code_from_message, container_env, cpu_request, job_finished, judge
+from ratchet_api.names import ANNOTATION_INDEX, ANNOTATION_STAGE_INPUT, STAGE_FILE
+from ratchet_operator.cluster.jobrules import (
+    Ended,
+    Verdict,
+    code_from_message,
+    container_env,
+    cpu_request,
+    index_of,
+    job_finished,
+    judge,
+    nodes_of,
+)
 from ratchet_operator.cluster.processes import ProcessGroup, find_by_pod_uid, free_port, start_ticks, write_json
 from ratchet_operator.cluster.protocol import KubeObject, Resource
 
@@ -90,8 +100,10 @@ class JobRunner:
         self._wants = wants
         self._now = now
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._processes: dict[str, ProcessGroup] = {}
+        self._processes: dict[tuple[str, int], ProcessGroup] = {}  # by the Job's uid and the node's index
         self._used: dict[str, float] = {}
+        self._holders: dict[str, int] = {}  # how many nodes of a Job hold its room
+        self._failed: set[str] = set()  # Jobs of which one node failed for good, while the others still leave
         self._room = asyncio.Condition()
         self._poke: asyncio.Task[None] | None = None
         self._stopping = False
@@ -105,8 +117,7 @@ class JobRunner:
         """Look at a Job that was created, changed or is to be deleted."""
         uid = job["metadata"]["uid"]
         if "deletionTimestamp" in job["metadata"] and uid in self._tasks:
-            if uid in self._processes:
-                self._end(uid, job)
+            self._end(uid, job)
             self._poke = asyncio.get_running_loop().create_task(self._look_again())  # it may wait for room
         if uid in self._tasks:
             return
@@ -153,28 +164,48 @@ class JobRunner:
         namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
         if not job.get("status", {}).get("startTime"):
             self._objects.set_status("jobs", namespace, name, {"startTime": self._time(), "active": 0})
-        while True:
-            pod = self._pod_to_go_on_with(job) or self._new_pod(job)
-            self._job_status(job, active=1)
-            ended = await self._pod(job, pod)
-            current = self._objects.find("jobs", namespace, name)
-            if current is None or "deletionTimestamp" in current["metadata"]:
-                self._forget(job)
-                return
-            if ended is None or self._stopping:
-                self._job_status(job, active=0)
-                return
-            verdict = judge(job, pod["metadata"]["name"], ended)
-            if verdict is not None:
-                self._finish_job(job, ended, verdict)
-                return
+        self._job_status(job, active=nodes_of(job))
+        async with asyncio.TaskGroup() as nodes:
+            tasks = [nodes.create_task(self._node(job, index)) for index in range(nodes_of(job))]
+        verdicts = [task.result() for task in tasks]
+        self._failed.discard(job["metadata"]["uid"])
+        if self._going(job):
+            self._forget(job)
+            return
+        reached = [verdict for verdict in verdicts if verdict is not None]
+        failed = next((verdict for verdict in reached if verdict[0] == "Failed"), None)
+        if failed is not None:
+            self._finish_job(job, failed)
+        elif len(reached) == len(tasks):
+            self._finish_job(job, reached[0])
+        else:  # the runner stops
+            self._job_status(job, active=0)
 
-    async def _pod(self, job: KubeObject, pod: KubeObject) -> Ended | None:
+    async def _node(self, job: KubeObject, index: int) -> Verdict | None:
+        """Run one node's pods, one after the other, to the end that counts; None = it does not come to it here."""
+        uid = job["metadata"]["uid"]
+        if any(pod["status"].get("phase") == "Succeeded" for pod in self._pods(job, index)):
+            return judge(job, "", Ended(0, ""))
+        while True:
+            pod = self._pod_to_go_on_with(job, index) or self._new_pod(job, index)
+            ended = await self._pod(job, index, pod)
+            if ended is None or self._leaving(job):
+                return None
+            verdict = judge(job, pod["metadata"]["name"], ended)
+            if verdict is None:
+                continue
+            if verdict[0] == "Failed":  # for the other nodes, too
+                self._failed.add(uid)
+                self._end(uid, job)
+                await self._look_again()
+            return verdict
+
+    async def _pod(self, job: KubeObject, index: int, pod: KubeObject) -> Ended | None:
         """Run the pod to its end; None if it was never started because the runner stops or the Job goes."""
         uid = job["metadata"]["uid"]
         process = self._adopt(pod)
         if process is not None:
-            self._used[uid] = cpu_request(job)
+            self._hold_room(job)
         else:
             if pod["status"].get("phase") == "Running":
                 return self._finish_pod(pod, None)  # it ended while nobody was looking
@@ -188,18 +219,18 @@ class JobRunner:
             await self._give_room(uid)
             return self._finish_pod(pod, CANNOT_START, message=f"the stage's process could not be started: {error}")
         try:
-            self._processes[uid] = process
-            if self._stopping or self._going(job):
+            self._processes[uid, index] = process
+            if self._leaving(job):
                 self._end(uid, job)
-            passed, code = await self._wait(job, process)
+            passed, code = await self._wait(job, index, process)
         finally:
-            self._processes.pop(uid, None)
+            self._processes.pop((uid, index), None)
             await self._give_room(uid)
         return self._finish_pod(pod, code, deadline_passed=passed)
 
-    async def _wait(self, job: KubeObject, process: ProcessGroup) -> tuple[bool, int | None]:
+    async def _wait(self, job: KubeObject, index: int, process: ProcessGroup) -> tuple[bool, int | None]:
         deadline = job["spec"].get("activeDeadlineSeconds")
-        left = None if deadline is None else max(0.0, deadline - self._spent_seconds(job))
+        left = None if deadline is None else max(0.0, deadline - self._spent_seconds(job, index))
         try:
             async with asyncio.timeout(left):
                 return False, await process.wait()
@@ -208,11 +239,15 @@ class JobRunner:
             return True, await process.wait()
 
     def _end(self, uid: str, job: KubeObject) -> None:
-        """Ask a Job's process to leave; kill it when its grace is over."""
-        process = self._processes[uid]
-        process.send(signal.SIGTERM)
+        """Ask a Job's processes to leave; kill those that still run when their grace is over."""
         grace = job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30)
-        asyncio.get_running_loop().call_later(grace, process.send, signal.SIGKILL)
+        for process in [each for (owner, _), each in self._processes.items() if owner == uid]:
+            process.send(signal.SIGTERM)
+            asyncio.get_running_loop().call_later(grace, process.send, signal.SIGKILL)
+
+    def _leaving(self, job: KubeObject) -> bool:
+        """Tell whether no pod of the Job is to be started any more."""
+        return self._stopping or job["metadata"]["uid"] in self._failed or self._going(job)
 
     def _going(self, job: KubeObject) -> bool:
         current = self._objects.find("jobs", job["metadata"]["namespace"], job["metadata"]["name"])
@@ -226,23 +261,31 @@ class JobRunner:
     # -- room on the machine ------------------------------------------------------------------------------------
 
     async def _take_room(self, job: KubeObject) -> bool:
-        wanted = cpu_request(job)
+        """Wait for room for all nodes of the Job at once: half a team would wait for the rest and hold its cores."""
+        uid, wanted = job["metadata"]["uid"], cpu_request(job) * nodes_of(job)
         async with self._room:
             await self._room.wait_for(
                 lambda: (
-                    self._stopping
-                    or self._going(job)
+                    self._leaving(job)
+                    or uid in self._used
                     or not self._used
                     or sum(self._used.values()) + wanted <= self._cores
                 )
             )
-            if self._stopping or self._going(job):
+            if self._leaving(job):
                 return False
-            self._used[job["metadata"]["uid"]] = wanted
+            self._hold_room(job)
             return True
 
+    def _hold_room(self, job: KubeObject) -> None:
+        uid = job["metadata"]["uid"]
+        self._used[uid] = cpu_request(job) * nodes_of(job)
+        self._holders[uid] = self._holders.get(uid, 0) + 1
+
     async def _give_room(self, uid: str) -> None:
-        self._used.pop(uid, None)
+        self._holders[uid] -= 1
+        if not self._holders[uid]:
+            del self._holders[uid], self._used[uid]
         await self._look_again()
 
     async def _look_again(self) -> None:
@@ -280,7 +323,10 @@ class JobRunner:
             # each stage is a process of its own: without compiled files every one of them compiles torch for 15 s
             "PYTHONDONTWRITEBYTECODE": "",
             # nothing limits a process here as a pod's CPU limit would, so a stage takes the whole machine
-            "OMP_NUM_THREADS": str(os.cpu_count() or 1),
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nodes_of(job))),
+            # as Kubernetes has it for a pod of an indexed Job, and the one address that no other machine reaches
+            "JOB_COMPLETION_INDEX": str(index_of(pod)),
+            "RATCHET_POD_IP": "127.0.0.1",
         }  # fmt: skip
         self._pod_running(pod, port)  # recorded before it exists: a crash here is seen as a pod that was lost
         logfile = self.log_path(pod)
@@ -311,23 +357,25 @@ class JobRunner:
 
     def _left_behind(self, job: KubeObject) -> bool:
         """Tell whether an earlier runner's process still works for this Job."""
-        pod = self._pod_to_go_on_with(job)
-        return pod is not None and self._adopt(pod) is not None
+        pods = (self._pod_to_go_on_with(job, index) for index in range(nodes_of(job)))
+        return any(pod is not None and self._adopt(pod) is not None for pod in pods)
 
-    def _pod_to_go_on_with(self, job: KubeObject) -> KubeObject | None:
-        return next((p for p in self._pods(job) if p["status"].get("phase") in ("Pending", "Running")), None)
+    def _pod_to_go_on_with(self, job: KubeObject, index: int) -> KubeObject | None:
+        return next((p for p in self._pods(job, index) if p["status"].get("phase") in ("Pending", "Running")), None)
 
-    def _pods(self, job: KubeObject) -> list[KubeObject]:
+    def _pods(self, job: KubeObject, index: int | None = None) -> list[KubeObject]:
+        """Pods of the Job, of one node or of all."""
         uid = job["metadata"]["uid"]
         owned = [
             p
             for p in self._objects.find_all("pods")
-            if any(o["uid"] == uid for o in p["metadata"].get("ownerReferences", []))
+            if any(o["uid"] == uid for o in p["metadata"].get("ownerReferences", [])) and index in (None, index_of(p))
         ]
         return sorted(owned, key=lambda p: str(p["metadata"]["creationTimestamp"]))
 
-    def _new_pod(self, job: KubeObject) -> KubeObject:
+    def _new_pod(self, job: KubeObject, index: int) -> KubeObject:
         meta = job["metadata"]
+        numbered = job["spec"].get("completionMode") == "Indexed"
         template = job["spec"]["template"]
         labels = {
             **template.get("metadata", {}).get("labels", {}),
@@ -346,9 +394,10 @@ class JobRunner:
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {
-                "name": f"{meta['name']}-{secrets.token_hex(3)[:5]}",
+                "name": f"{meta['name']}-{f'{index}-' if numbered else ''}{secrets.token_hex(3)[:5]}",
                 "namespace": meta["namespace"],
                 "labels": labels,
+                "annotations": {ANNOTATION_INDEX: str(index)} if numbered else {},
                 "ownerReferences": [owner],
             },
             "spec": {**template["spec"], "nodeName": NODE_NAME},
@@ -417,7 +466,7 @@ class JobRunner:
             status = {**current.get("status", {}), "active": active, "ready": active, **more}
             self._objects.set_status("jobs", meta["namespace"], meta["name"], status)
 
-    def _finish_job(self, job: KubeObject, ended: Ended, verdict: tuple[str, str, str]) -> None:
+    def _finish_job(self, job: KubeObject, verdict: Verdict) -> None:
         kind, reason, message = verdict
         now = self._time()
         early = "SuccessCriteriaMet" if kind == "Complete" else "FailureTarget"
@@ -432,7 +481,7 @@ class JobRunner:
             }
             for each in (early, kind)
         ]
-        count = {"succeeded": 1, "completionTime": now} if kind == "Complete" else {"failed": 1}
+        count = {"succeeded": nodes_of(job), "completionTime": now} if kind == "Complete" else {"failed": 1}
         self._job_status(job, active=0, conditions=conditions, terminating=0, **count)
 
     def _forget(self, job: KubeObject) -> None:
@@ -440,10 +489,10 @@ class JobRunner:
             self._objects.remove("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
         self._objects.remove("jobs", job["metadata"]["namespace"], job["metadata"]["name"])
 
-    def _spent_seconds(self, job: KubeObject) -> float:
-        """Time that the Job's ended pods ran; a laptop that was off does not use up a deadline."""
+    def _spent_seconds(self, job: KubeObject, index: int) -> float:
+        """Time that a node's ended pods ran; a laptop that was off does not use up a deadline."""
         spent = 0.0
-        for pod in self._pods(job):
+        for pod in self._pods(job, index):
             for container in pod["status"].get("containerStatuses", []):
                 ended = container["state"].get("terminated")
                 if ended:

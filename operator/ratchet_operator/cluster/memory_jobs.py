@@ -14,8 +14,9 @@ from datetime import datetime
 from typing import Any
 
 from ratchet_api.base import digest_of, format_time
-from ratchet_api.names import ANNOTATION_STAGE_INPUT, LABEL_ATTEMPT, LABEL_STAGE, STAGE_CONTAINER
+from ratchet_api.names import ANNOTATION_INDEX, ANNOTATION_STAGE_INPUT, LABEL_ATTEMPT, LABEL_STAGE, STAGE_CONTAINER
 from ratchet_api.stage import UNCOUNTED_EXITS, EvaluateConfig, StageInput
+from ratchet_operator.cluster.jobrules import index_of, nodes_of
 from ratchet_operator.cluster.memory import MemoryCluster
 from ratchet_operator.cluster.protocol import KubeObject
 
@@ -33,6 +34,7 @@ class Act:
         waiting: it never starts: the container's waiting reason and message.
         unschedulable: it never gets a node: the scheduler's message.
         refused: its Job never gets a pod: the Job controller's event.
+        nodes: what single nodes of a stage of several do instead, by index.
     """
 
     exit_code: int | None = 0
@@ -43,10 +45,15 @@ class Act:
     waiting: tuple[str, str] | None = None
     unschedulable: str = ""
     refused: str = ""
+    nodes: Mapping[int, Act] = field(default_factory=dict)
+
+    def of(self, index: int) -> Act:
+        """What the node of that index does."""
+        return self.nodes.get(index, self)
 
 
 Play = Callable[[StageInput, int], Act]
-"""What the n-th pod (from 1) of an attempt does, told its stage.json."""
+"""What the n-th pod (from 1) of an attempt's node does, told its stage.json."""
 
 
 def committed(stage: StageInput, *, metrics: Mapping[str, float] | None = None, **result: Any) -> Act:
@@ -129,11 +136,13 @@ class JobScript:
             return
         status.setdefault("startTime", self._now())
         pods = self._pods_of(job)
-        live = [pod for pod in pods if pod["status"].get("phase") not in ("Succeeded", "Failed")]
-        verdict = next((v for pod in pods if (v := _verdict(pod, job["spec"]))), None)
-        if verdict is None and not live:
-            self._make_pod(job, len(pods))
-            live = self._pods_of(job)[-1:] if len(self._pods_of(job)) > len(pods) else []
+        verdict = _job_verdict(pods, job)
+        if verdict is None:
+            self._make_missing(job, pods)
+        live = [pod for pod in self._pods_of(job) if _phase(pod) not in ("Succeeded", "Failed")]
+        if verdict is not None and verdict[0] != "Complete":
+            for pod in live:  # the Job is over for the other nodes, too
+                self.cluster.objects.delete("pods", *_name(pod), uid=pod["metadata"]["uid"])
         status["active"] = len(live)
         if verdict is not None and not live:
             status |= self._conclusion(*verdict)
@@ -159,8 +168,15 @@ class JobScript:
         pods = self.cluster.objects.select("pods", job["metadata"]["namespace"])
         return [p for p in pods if any(o["uid"] == uid for o in p["metadata"].get("ownerReferences", []))]
 
-    def _make_pod(self, job: KubeObject, number: int) -> None:
-        act = self.play(self._stage(job), number + 1)
+    def _make_missing(self, job: KubeObject, pods: list[KubeObject]) -> None:
+        """Give every node a pod that has none, or of which the last one failed."""
+        for index in range(nodes_of(job)):
+            of_node = [pod for pod in pods if index_of(pod) == index]
+            if all(_phase(pod) == "Failed" for pod in of_node):
+                self._make_pod(job, index, len(of_node))
+
+    def _make_pod(self, job: KubeObject, index: int, number: int) -> None:
+        act = self.play(self._stage(job), number + 1).of(index)
         if act.refused:
             event = {"reason": "FailedCreate", "message": act.refused, "lastTimestamp": self._now()}
             self.cluster.event_objects[job["metadata"]["uid"]] = [event]
@@ -168,8 +184,13 @@ class JobScript:
         template = job["spec"]["template"]
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "controller": True}
         name = f"{job['metadata']['name']}-{number:05d}"
+        template_metadata = template["metadata"]
+        if job["spec"].get("completionMode") == "Indexed":
+            name = f"{job['metadata']['name']}-{index}-{number:05d}"
+            numbered = {**template_metadata["annotations"], ANNOTATION_INDEX: str(index)}
+            template_metadata = {**template_metadata, "annotations": numbered}
         metadata = {
-            **template["metadata"],
+            **template_metadata,
             "name": name,
             "namespace": job["metadata"]["namespace"],
             "ownerReferences": [{**owner, "uid": job["metadata"]["uid"]}],
@@ -193,7 +214,7 @@ class JobScript:
             return
         if over:
             return
-        act = self.play(self._stage(pod), self._pods.get(uid, 1))
+        act = self.play(self._stage(pod), self._pods.get(uid, 1)).of(index_of(pod))
         if status["phase"] == "Pending":
             self.cluster.objects.set_status("pods", pod, self._starting(pod, act), locked=False)
             return
@@ -234,6 +255,17 @@ class JobScript:
 
 def _name(obj: KubeObject) -> tuple[str, str]:
     return obj["metadata"]["namespace"], obj["metadata"]["name"]
+
+
+def _phase(pod: KubeObject) -> str:
+    return str((pod.get("status") or {}).get("phase", "Pending"))
+
+
+def _job_verdict(pods: list[KubeObject], job: KubeObject) -> tuple[str, str] | None:
+    """A pod that fails for good fails the Job; it is complete once a pod of every node ended well."""
+    verdicts = {index_of(pod): v for pod in pods if (v := _verdict(pod, job["spec"]))}
+    failed = next((v for v in verdicts.values() if v[0] != "Complete"), None)
+    return failed or (verdicts[0] if len(verdicts) == nodes_of(job) else None)
 
 
 def _ended(status: Mapping[str, Any]) -> bool:

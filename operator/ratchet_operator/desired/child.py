@@ -41,11 +41,12 @@ class StageRequest:
         name: name of the Job, as recorded in status.
         content: the stage's input file.
         image: the stage image.
-        resources: of the pod.
+        resources: of each pod.
         placement: of the pod.
         deadline_seconds: what is left of the owner's active time.
         avoid_nodes: host names that the pod must stay away from.
         store: gives the name of the credentials' Secret.
+        nodes: how many pods do the stage together.
     """
 
     owner: Meta
@@ -59,6 +60,7 @@ class StageRequest:
     deadline_seconds: int
     avoid_nodes: tuple[str, ...]
     store: StoreSettings
+    nodes: int = 1
 
 
 class NotAllowed(ValueError):

@@ -1,10 +1,14 @@
-"""The Job of one attempt: one pod that satisfies Pod Security `restricted`, whatever the custom resource says.
+"""The Job of one attempt: its pods satisfy Pod Security `restricted`, whatever the custom resource says.
 
 The stage's input travels in the pod template, which nobody can change once the Job exists; the pod mounts it as a file
 (ADR 0010).
 
 Pure; called by the plan rules that create children. The Job itself replaces a pod only for the exits that count
 nothing (preemption); every counted retry is a new attempt, hence a new Job.
+
+A stage of several nodes is an indexed Job, a pod per node. One pod that is lost ends the others with the code of a
+preemption (they notice), so the same policy replaces all of them, each under its index; any other exit of one pod ends
+the Job, hence the attempt, for all. The pods find each other through the store and need no Service (ADR 0011).
 """
 
 from __future__ import annotations
@@ -45,14 +49,16 @@ def render_job(request: StageRequest, settings: Settings) -> dict[str, Any]:
         "annotations": {**metadata["annotations"], ANNOTATION_STAGE_INPUT: _stage_input(request)},
     }
     spec: dict[str, Any] = {
-        "completions": 1,
-        "parallelism": 1,
+        "completions": request.nodes,
+        "parallelism": request.nodes,
         "backoffLimit": 0,
         "activeDeadlineSeconds": max(1, request.deadline_seconds),
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": _failure_rules()},
         "template": {"metadata": pod_metadata, "spec": _pod(request, settings)},
     }
+    if request.nodes > 1:
+        spec["completionMode"] = "Indexed"  # gives each pod its number, in JOB_COMPLETION_INDEX
     if request.placement.queue_name is not None:
         # said once: from here on the queue alone owns this field
         spec["suspend"] = True
@@ -163,6 +169,8 @@ def _environment(request: StageRequest, settings: Settings) -> list[dict[str, An
         "RATCHET_POD_NAME": "metadata.name",
         "RATCHET_NODE_NAME": "spec.nodeName",
     }
+    if request.nodes > 1:
+        downward["RATCHET_POD_IP"] = "status.podIP"
     return [
         *({"name": k, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": v}}} for k, v in downward.items()),
         *({"name": k, "value": v} for k, v in fixed.items()),

@@ -57,7 +57,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The stage's container runs."""
+    """The stage's container runs, on every node of it; the pod is that of node 0."""
 
     job: JobSight
     pod: PodSight
@@ -103,9 +103,8 @@ def judge(attempt: StageAttempt, sight: StageSight, limits: Limits, *, owner_uid
     if job.deleted_at is not None:
         text = f"Job {job.name!r} is being deleted by somebody else"
         return lost(attempt, text, limits, seconds=job.active_seconds)
-    pod = sight.pod
-    if pod is not None and pod.started and not pod.over and not job.suspended:
-        return Running(job, pod)
+    if sight.runs and sight.pod is not None and not job.suspended:
+        return Running(job, sight.pod)
     reason, message = why_waiting(sight)
     return Waiting(reason, message, _look_again(job, sight, reason, limits), queued=job.suspended)
 
@@ -165,7 +164,11 @@ def _lacks(said: TerminationMessage, stage: str) -> str:
 
 def _look_again(job: JobSight, sight: StageSight, reason: Reason, limits: Limits) -> float:
     """Seconds until the next look; a refusal of the pod stands in an event, which no watch of ours brings."""
-    if reason not in (Reason.WAITING_FOR_POD, Reason.WAITING_FOR_QUEUE) or sight.pods or job.created is None:
+    if (
+        reason not in (Reason.WAITING_FOR_POD, Reason.WAITING_FOR_QUEUE)
+        or (sight.pods and not sight.short)
+        or job.created is None
+    ):
         return PENDING_SECONDS
     age = (limits.now - job.created).total_seconds() / limits.settings.time_scale
     return min(max(2 * age, FRESH_SECONDS), QUIET_SECONDS)

@@ -12,7 +12,7 @@ from datetime import datetime
 from ratchet_api.attempts import StageAttempt, StageExit
 from ratchet_api.conditions import Reason
 from ratchet_api.names import child_name
-from ratchet_api.stage import UNKNOWN_EXIT_LIMIT, ExitCode, Retry, exit_rule
+from ratchet_api.stage import UNCOUNTED_EXITS, UNKNOWN_EXIT_LIMIT, ExitCode, Retry, exit_rule
 from ratchet_operator.plan.say import with_remedy
 from ratchet_operator.plan.world import JobSight, PodSight, StageSight
 from ratchet_operator.settings import Settings
@@ -78,8 +78,13 @@ def judge_failure(attempt: StageAttempt, job: JobSight, sight: StageSight, limit
 
 
 def _failed_pod(sight: StageSight) -> PodSight | None:
+    """The pod that failed the Job: of several nodes not one that left because another did."""
     ended = [pod for pod in sight.pods if pod.phase == "Failed" or pod.exit_code not in (None, 0)]
-    return max(ended, key=lambda p: (p.created, p.name), default=None)
+    return max(
+        ended,
+        key=lambda p: (p.exit_code not in UNCOUNTED_EXITS and not p.disrupted, p.created, p.name),
+        default=None,
+    )
 
 
 def _ending(attempt: StageAttempt, job: JobSight, pod: PodSight | None) -> _Ending:

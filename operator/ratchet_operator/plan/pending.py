@@ -42,12 +42,13 @@ def why_waiting(sight: StageSight) -> tuple[Reason, str]:
         return Reason.WAITING_FOR_QUEUE, with_remedy(
             Reason.WAITING_FOR_QUEUE, f"Job {name!r} is suspended until its queue admits it"
         )
-    if sight.pod is not None and not sight.pod.over:
+    if sight.pod is not None and not sight.pod.over and not sight.pod.started:
         return _why_pod_waits(sight.pod)
     if sight.refused_pods:
         reason = refusal_reason(sight.refused_pods)
         return reason, with_remedy(reason, f"Job {name!r} cannot create its pod: {sight.refused_pods}")
-    return Reason.WAITING_FOR_POD, with_remedy(Reason.WAITING_FOR_POD, f"Job {name!r} has no pod yet")
+    what = f"{len(sight.team)} of {job.nodes} pods" if job and sight.team and sight.short else "no pod yet"
+    return Reason.WAITING_FOR_POD, with_remedy(Reason.WAITING_FOR_POD, f"Job {name!r} has {what}")
 
 
 def _why_pod_waits(pod: PodSight) -> tuple[Reason, str]:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from ratchet_api.attempts import Artifact
 from ratchet_api.base import parse_time
 from ratchet_api.conditions import ConditionType
-from ratchet_api.names import STAGE_CONTAINER
+from ratchet_api.names import ANNOTATION_INDEX, STAGE_CONTAINER
 from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.stage import TerminationMessage
 from ratchet_api.training_run import RLTrainingRunStatus
@@ -90,7 +90,7 @@ def job_sight(obj: KubeObject) -> JobSight:
     owner = controller_of(obj)
     complete = condition_of(status.get("conditions"), "Complete")
     failed = condition_of(status.get("conditions"), "Failed")
-    active = status.get("active")
+    active, nodes = status.get("active"), spec.get("parallelism")
     return JobSight(
         name=text_of(metadata.get("name")),
         uid=text_of(metadata.get("uid")),
@@ -105,6 +105,7 @@ def job_sight(obj: KubeObject) -> JobSight:
         failed_reason=(text_of(failed.get("reason")) or "Failed") if failed else "",
         failed_message=text_of(failed.get("message")),
         active=active if isinstance(active, int) else 0,
+        nodes=nodes if isinstance(nodes, int) else 1,
     )
 
 
@@ -141,8 +142,15 @@ def pod_sight(obj: KubeObject) -> PodSight:
         waiting_message=text_of(waiting.get("message")),
         unschedulable=text_of(scheduled.get("message")) or "no node fits" if lost else "",
         disrupted=bool(condition_of(status.get("conditions"), "DisruptionTarget")),
+        index=_index_of(metadata),
         manifest=obj,
     )
+
+
+def _index_of(metadata: Mapping[str, Any]) -> int:
+    """Number of a pod of an indexed Job; the annotation is there wherever such Jobs are."""
+    text = text_of(table_of(metadata.get("annotations")).get(ANNOTATION_INDEX))
+    return int(text) if text.isdecimal() and len(text) < 6 else 0
 
 
 def refused_pods(events: Iterable[KubeObject]) -> str:

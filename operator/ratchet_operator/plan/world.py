@@ -69,12 +69,19 @@ class PodSight:
     waiting_message: str = ""
     unschedulable: str = ""
     disrupted: bool = False
+    index: int = 0
+    """Which node of the stage it is."""
     manifest: KubeObject = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def over(self) -> bool:
         """Whether the pod ended."""
         return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def works(self) -> bool:
+        """Whether the stage's container runs or has done its work."""
+        return self.started and self.phase != "Failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,8 @@ class JobSight:
     failed_reason: str = ""
     failed_message: str = ""
     active: int = 0
+    nodes: int = 1
+    """How many pods it runs at a time, each under an index of its own."""
 
     @property
     def over(self) -> bool:
@@ -126,9 +135,27 @@ class StageSight:
     """The pod's own word, if it was asked in this pass and answered."""
 
     @property
+    def team(self) -> tuple[PodSight, ...]:
+        """The newest pod of each node, by index; one that still lives before any that ended."""
+        newest: dict[int, PodSight] = {}
+        for pod in sorted(self.pods, key=lambda p: (not p.over, p.created, p.name)):
+            newest[pod.index] = pod
+        return tuple(newest[index] for index in sorted(newest))
+
+    @property
     def pod(self) -> PodSight | None:
-        """The newest pod; one that still lives before any that ended."""
-        return max(self.pods, key=lambda p: (not p.over, p.created, p.name), default=None)
+        """The pod that speaks for the stage: the first that keeps the others waiting, else that of node 0."""
+        return next((pod for pod in self.team if not pod.works), next(iter(self.team), None))
+
+    @property
+    def short(self) -> bool:
+        """Whether some node has no pod yet."""
+        return self.job is not None and len(self.team) < self.job.nodes
+
+    @property
+    def runs(self) -> bool:
+        """Whether every node's container runs; one that ended well waits for nobody."""
+        return not self.short and any(not pod.over for pod in self.team) and all(pod.works for pod in self.team)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def report_dry_run(world: RunWorld) -> RunPlan | None:
         return _wait_for_start(world, missing)
     kinds, rows = pipeline(spec), snapshot.counts.train
     stages = tuple(kind.stage.value for kind in kinds)
-    steps, gpus = sum(kind.steps(spec, rows) for kind in kinds), max(kind.resources(spec).gpus for kind in kinds)
+    steps, gpus = sum(kind.steps(spec, rows) for kind in kinds), max(kind.gpus(spec) for kind in kinds)
     estimate = Estimate(stages=stages, train_rows=rows, steps=steps, gpus=gpus)
     text = f"Would run {', '.join(stages)} on {rows} rows: {steps} steps, at most {gpus} GPUs."
     said = (

@@ -91,6 +91,7 @@ def _create(world: RunWorld, row: StageStatus, attempt: StageAttempt) -> RunPlan
         content=stage_input(world.meta, spec, world.status, store, name=row.name, attempt=attempt.number),
         image=image_of(world),
         resources=kind_of(spec, row.name).resources(spec),
+        nodes=kind_of(spec, row.name).nodes(spec),
         placement=spec.placement,
         deadline_seconds=left,
         avoid_nodes=attempt.avoid_nodes,

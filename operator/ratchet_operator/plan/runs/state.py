@@ -69,7 +69,7 @@ def gpu_hours(world: RunWorld, status: RLTrainingRunStatus) -> float:
     spec = spec_of(world)
     total = 0.0
     for row in status.stages:
-        gpus = kind_of(spec, row.name).resources(spec).gpus
+        gpus = kind_of(spec, row.name).gpus(spec)
         if row.attempt is not None and gpus:
             total += gpus * row.attempt.active_seconds
             if row.state == "Running" and row.attempt.started is not None:

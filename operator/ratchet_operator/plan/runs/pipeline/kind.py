@@ -41,10 +41,11 @@ class StageKind:
 
     Attributes:
         stage: its name.
-        resources: what its pod may use.
+        resources: what each of its pods may use.
         config: what it is told.
         deciding: what decides its result; None = it is never cached.
         steps: how many steps of training it takes with so many rows in the train split.
+        nodes: how many pods do it together.
         numbers_may_fail: whether the run goes on without it when its numbers went wrong (exit codes 30 to 39).
     """
 
@@ -53,7 +54,12 @@ class StageKind:
     config: Callable[[Told], StageConfig]
     deciding: Callable[[RLTrainingRunSpec, ResolvedRun, Digests], Deciding] | None = None
     steps: Callable[[RLTrainingRunSpec, int], int] = lambda _spec, _train_rows: 0
+    nodes: Callable[[RLTrainingRunSpec], int] = lambda _spec: 1
     numbers_may_fail: Callable[[RLTrainingRunSpec], bool] = lambda _spec: False
+
+    def gpus(self, spec: RLTrainingRunSpec) -> int:
+        """Return how many GPUs its pods hold together."""
+        return self.nodes(spec) * self.resources(spec).gpus
 
     def digest(self, spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) -> str | None:
         """Return the stage's input digest; None for one that is never cached."""

@@ -10,7 +10,7 @@ from ratchet_api.stage import RlConfig, Stage
 from ratchet_api.training_run import RLTrainingRunSpec
 from ratchet_operator.plan.runs.pipeline.kind import Deciding, Digests, StageKind, Told, parent, wire_without
 
-_PLACES = ("resources", "checkpointEverySteps", "datasetRef")
+_PLACES = ("resources", "nodes", "checkpointEverySteps", "datasetRef")
 """Fields of the stage that do not change its result: the log stands in the digest by its own."""
 
 
@@ -61,6 +61,7 @@ def _steps(spec: RLTrainingRunSpec, _train_rows: int) -> int:
 RL = StageKind(
     stage=Stage.RL,
     resources=lambda spec: spec.rl.resources,
+    nodes=lambda spec: spec.rl.nodes,
     config=_config,
     deciding=_deciding,
     steps=_steps,

@@ -15,7 +15,7 @@ from ratchet_operator.plan.runs.pipeline.kind import Deciding, Digests, StageKin
 def _deciding(spec: RLTrainingRunSpec, resolved: ResolvedRun, _earlier: Digests) -> Deciding:
     settings: dict[str, Any] = {
         "lora": wire_without(spec.lora),
-        "hyper": wire_without(spec.stages.supervised, "resources", "checkpointEverySteps"),
+        "hyper": wire_without(spec.stages.supervised, "resources", "nodes", "checkpointEverySteps"),
         "seed": spec.seed,
     }
     if spec.policy_type == GENERATOR:
@@ -43,6 +43,7 @@ def _steps(spec: RLTrainingRunSpec, train_rows: int) -> int:
 SUPERVISED = StageKind(
     stage=Stage.SUPERVISED,
     resources=lambda spec: spec.stages.supervised.resources,
+    nodes=lambda spec: spec.stages.supervised.nodes,
     config=_config,
     deciding=_deciding,
     steps=_steps,

@@ -16,6 +16,7 @@ import pytest
 from ratchet_api.stage import Commit
 from ratchet_cli.main import run_command
 from ratchet_jobs import load_policy
+from ratchet_jobs.data.erase_artifacts import blot_out
 from tests.tiny_bert import reviews, write_tiny_bert
 from tests.trained_home import TrainedHome
 from tests.workbench import NAMESPACE, Workbench
@@ -303,6 +304,21 @@ def test_a_page_that_was_changed_in_the_store_is_not_shown(ratchet: Command, com
         assert (code, "poor: no report.html in file://" in printed) == (4, True)
     finally:
         page.write_bytes(before)
+
+
+def test_a_page_that_an_erasure_replaced_says_so_and_is_shown(ratchet: Command, home: TrainedHome) -> None:
+    """P30: the mark beside it tells it from one that somebody else changed."""
+    page = Path(ratchet("report", "poor")[1].strip())
+    before, store = page.read_bytes(), home.bench.store
+    key = page.relative_to(store.uri.removeprefix("file://")).as_posix()
+    try:
+        blot_out(store, key, (), "0" * 32)
+        code, printed = ratchet("report", "poor")
+        assert (code, printed.strip()) == (0, str(page))
+        assert "This page quoted a person who was erased" in page.read_text()
+    finally:
+        page.write_bytes(before)
+        (page.parent / "ERASED.json").unlink()
 
 
 # --- a cluster's versions ------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def utc_now() -> datetime:
 
 def metric(name: str, value: float) -> str:
     """Return a metric's value for people: shares with four digits, counts as whole numbers."""
-    return f"{value:,.0f}" if name.startswith("n_") else f"{value:.4f}"
+    return f"{value:,.0f}" if name.startswith("n_") or name.endswith("_rows") else f"{value:.4f}"
 
 
 def say(message: str, *, style: str = "") -> None:

@@ -168,6 +168,17 @@ _ORDER = (
     "loss",
     "ms_per_sample_1",
     "ms_per_sample_32",
+    "perplexity",
+    "base_perplexity",
+    "kl",
+    "bleu1",
+    "bleu2",
+    "distinct1",
+    "distinct2",
+    "repetition",
+    "empty",
+    "ended",
+    "mean_tokens",
     "n_test",
 )
 
@@ -235,6 +246,10 @@ def dataset_view(body: Body, live: Live, now: datetime) -> RenderableType:
     return Group(*parts)
 
 
+_SHOWN_OF = {"classifier": ("accuracy", "macro_f1", "ece"), "generator": ("perplexity", "kl", "bleu1")}
+"""Numbers of a policy's versions."""
+
+
 def policy_view(body: Body, live: Live, now: datetime) -> RenderableType:
     """A policy: headline, its versions with their numbers, who is champion and since when."""
     status = RLPolicyStatus.model_validate(body.get("status", {}))
@@ -242,13 +257,11 @@ def policy_view(body: Body, live: Live, now: datetime) -> RenderableType:
     parts: list[RenderableType] = [title(body, status.state, champion)]
     if status.versions:
         table = Table(box=None, pad_edge=False, header_style="faint", padding=(0, 3, 0, 0))
-        for column in ("version", "run", "accuracy", "macro_f1", "ece", "digest", "age", ""):
+        shown = _SHOWN_OF.get(body.get("spec", {}).get("type", ""), _SHOWN_OF["classifier"])
+        for column in ("version", "run", *shown, "digest", "age", ""):
             table.add_column(column)
         for each in status.versions:
-            numbers = (
-                metric(name, each.metrics[name]) if name in each.metrics else "-"
-                for name in ("accuracy", "macro_f1", "ece")
-            )
+            numbers = (metric(name, each.metrics[name]) if name in each.metrics else "-" for name in shown)
             mark = Text("champion", style="good") if each.version == status.champion else Text("")
             table.add_row(str(each.version), each.run, *numbers, each.digest[:12], age(each.published, now), mark)
         parts.append(Padding(table, (0, 0, 0, 2)))

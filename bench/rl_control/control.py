@@ -135,7 +135,7 @@ def learn(setting: Setting, *, seed: int, watch: Callable[[int, list[float]], No
     model = network(*task.sizes, hidden=setting.hidden, seed=seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=setting.learning_rate, eps=1e-5)
     parameters = dict(model.named_parameters())
-    learner = Learner(model, parameters=parameters, optimizer=optimizer, max_grad_norm=setting.max_grad_norm)
+    learner = Learner(forward=model, parameters=parameters, optimizer=optimizer, max_grad_norm=setting.max_grad_norm)
     algorithm = make_algorithm(setting.algorithm, setting.settings, learner=learner, seed=seed)
     draws = generator_for(seed, "actions")
     per_rollout = setting.environments * setting.rollout_steps

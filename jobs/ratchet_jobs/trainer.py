@@ -136,7 +136,7 @@ class RLTrainer:
         forward = self._forward_of(queries)
         asks = self._probabilities_of(forward) if config.algorithm == "dqn" else forward
         optimizer = torch.optim.Adam(self._groups(parameters), eps=1e-5)
-        learner = Learner(asks, parameters, optimizer, max_grad_norm=config.max_grad_norm)
+        learner = Learner(parameters, optimizer, forward=asks, max_grad_norm=config.max_grad_norm)
         algorithm = make_algorithm(config.algorithm, self._settings(), learner=learner, seed=config.seed)
         rewards = self._rewards()
         limits = Limits(max_kl=config.max_kl, min_entropy_ratio=config.min_entropy_ratio)

@@ -48,7 +48,7 @@ class Table(nn.Module):
 
 def learner_of(model: Table, *, rate: float = 1.0, max_grad_norm: float = 1e9, team: Team | None = None) -> Learner:
     return Learner(
-        model,
+        forward=model,
         parameters=dict(model.named_parameters()),
         optimizer=torch.optim.SGD(model.parameters(), lr=rate),
         max_grad_norm=max_grad_norm,
@@ -337,7 +337,7 @@ def right(states: Tensor, actions: Tensor) -> Tensor:
 def ready(name: str, *, rate: float = 0.05, **changes: object) -> tuple[Table, Learner, Algorithm]:
     model = Table([[0.0] * 3 for _ in range(3)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
-    learner = Learner(model, parameters=dict(model.named_parameters()), optimizer=optimizer)
+    learner = Learner(forward=model, parameters=dict(model.named_parameters()), optimizer=optimizer)
     extra = DQN_NOW if name == "dqn" else {}
     return model, learner, make_algorithm(name, {**extra, **changes}, learner=learner, seed=3)
 
@@ -443,7 +443,7 @@ def test_a_team_takes_the_steps_of_one_process(name: str, size: int) -> None:
             model = Table([[0.0] * 3 for _ in range(3)])
             optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
             parameters = dict(model.named_parameters())
-            learner = Learner(model, parameters=parameters, optimizer=optimizer, team=threads.member(rank))
+            learner = Learner(forward=model, parameters=parameters, optimizer=optimizer, team=threads.member(rank))
             extra = DQN_NOW if name == "dqn" else {}
             member = make_algorithm(name, {**extra, **changes}, learner=learner, seed=3)
             train(member, model, updates=range(5), reward=right)

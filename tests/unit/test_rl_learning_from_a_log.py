@@ -75,7 +75,9 @@ def learned(
     known = CHANCES[kinds, answers] if propensities is None else propensities
     model, reward = Table(), Feedback(estimator, max_weight=None)
     learner = Learner(
-        model, parameters=dict(model.named_parameters()), optimizer=torch.optim.Adam(model.parameters(), lr=0.05)
+        forward=model,
+        parameters=dict(model.named_parameters()),
+        optimizer=torch.optim.Adam(model.parameters(), lr=0.05),
     )
     settings: dict[str, object] = {"minibatch_size": 200, "update_epochs": 2} if algorithm == "ppo" else {}
     maker = make_algorithm(algorithm, settings, learner=learner, seed=0)
@@ -185,7 +187,7 @@ def test_a_samples_weight_multiplies_its_policy_gradient(algorithm: str, setting
     # with w = 2 that is (2/3, -1/3, -1/3) for the first kind; the second sample weighs nothing
     model = Table()
     learner = Learner(
-        model,
+        forward=model,
         parameters=dict(model.named_parameters()),
         optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
         max_grad_norm=1e9,

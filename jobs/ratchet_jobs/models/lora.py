@@ -10,6 +10,7 @@ Decides nothing about which layers are adapted; that is peft's configuration. Ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,27 +50,38 @@ class _FoldedLinear(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b, None
 
 
-def fold_lora(model: nn.Module, *, adapter: str = "default") -> int:
+def fold_lora(model: nn.Module, *, adapters: Sequence[str] = ("default",), least_rows: int = 0) -> int:
     """Give every plain LoRA layer of a peft model the folded forward pass.
 
     A layer with adapter dropout is left to peft, since the dropped input has no folded form; so are layers that are
     merged, switched off, of another LoRA variant or on a GPU at the time of the call to `forward`.
+
+    Args:
+        model: with its adapters.
+        adapters: to fold; of a model with several, whichever is active counts.
+        least_rows: inputs of fewer rows are left to peft: a token at a time is cheaper without folding a whole matrix.
 
     Returns:
         How many layers were changed.
     """
     changed = 0
     for layer in model.modules():
-        if isinstance(layer, LoraLinear) and isinstance(layer.lora_dropout[adapter], nn.Identity):
-            layer.forward = _folded_forward(layer, adapter)
+        if not isinstance(layer, LoraLinear) or not isinstance(layer.base_layer, nn.Linear):
+            continue
+        foldable = frozenset(name for name in adapters if isinstance(layer.lora_dropout[name], nn.Identity))
+        if foldable:
+            layer.forward = _folded_forward(layer, foldable, least_rows)
             changed += 1
     return changed
 
 
-def _folded_forward(layer: LoraLinear, adapter: str) -> Any:
+def _folded_forward(layer: LoraLinear, adapters: frozenset[str], least_rows: int) -> Any:
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        is_plain = layer.active_adapters == [adapter] and adapter not in layer.lora_variant
+        active = layer.active_adapters
+        adapter = active[0] if len(active) == 1 else ""
+        is_plain = adapter in adapters and adapter not in layer.lora_variant
         is_exact = x.device.type == "cpu"  # under a GPU's bf16 autocast peft casts each product by itself
+        is_exact = is_exact and x.dtype == torch.float32 and x.numel() >= least_rows * x.shape[-1]
         if args or kwargs or layer.disable_adapters or layer.merged or not (is_plain and is_exact):
             result: Tensor = LoraLinear.forward(layer, x, *args, **kwargs)
             return result

@@ -157,7 +157,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     parameters = model.trainable(adapters=hyper.learning_rate is not None)
     optimizer = torch.optim.Adam(parameter_groups(parameters, hyper), eps=ADAM_EPS)
     forward = table.q_values if hyper.algorithm == "dqn" else table.forward
-    learner = Learner(forward, parameters, optimizer, max_grad_norm=hyper.max_grad_norm, team=ctx.team)
+    learner = Learner(parameters, optimizer, forward=forward, max_grad_norm=hyper.max_grad_norm, team=ctx.team)
     answer = in_shares(forward, ctx.team, actions=len(card.labels))
     algorithm = make_algorithm(hyper.algorithm, algorithm_settings(hyper), learner=learner, seed=config.seed)
     rewards = make_rewards(hyper.rewards, labels=card.labels, tasks=card.task_names)

@@ -25,13 +25,12 @@ Forward = Callable[[Tensor], PolicyOutput]
 
 
 @dataclass(frozen=True, slots=True)
-class Learner:
-    """The model as an algorithm sees it.
+class Stepper:
+    """What is trained, and how a step is taken on its gradients.
 
     A parameter group's learning rate is its `peak` (by default the rate it was made with) times the schedule's factor.
     """
 
-    forward: Forward
     parameters: Mapping[str, nn.Parameter]
     """All that is trained, by name, in one order on every process."""
     optimizer: torch.optim.Optimizer
@@ -107,6 +106,13 @@ class Learner:
                 # a count of steps stays on the host, where Adam wants it; moments stand beside their parameter
                 device = "cpu" if tensor.ndim == 0 else parameter.device
                 self.optimizer.state[parameter][key] = tensor.to(device, copy=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Learner(Stepper):
+    """The model as an algorithm of single actions sees it."""
+
+    forward: Forward = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

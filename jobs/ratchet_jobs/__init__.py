@@ -1,7 +1,8 @@
 """The stages that run in Jobs, and a small Python API on what they are made of.
 
 `load_policy` asks a trained policy; `train_with_rl`, or `RLTrainer` with an `RLConfig`, trains any Hugging Face
-sequence classifier from rewards. The names are looked up when first used: light stages never import torch.
+sequence classifier from rewards; `RLHFTrainer` with a `TrainingConfig` trains a language model from feedback. The names
+are looked up when first used: light stages never import torch.
 """
 
 from __future__ import annotations
@@ -11,9 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ratchet_jobs.policy import Policy, load_policy
+    from ratchet_jobs.rlhf.config import RewardModelConfig, TrainingConfig
+    from ratchet_jobs.rlhf.result import TrainingResult
+    from ratchet_jobs.rlhf.trainer import RLHFTrainer
     from ratchet_jobs.trainer import RLConfig, RLResult, RLTrainer, train_with_rl
 
-__all__ = ["Policy", "RLConfig", "RLResult", "RLTrainer", "load_policy", "train_with_rl"]
+__all__ = [
+    "Policy",
+    "RLConfig",
+    "RLHFTrainer",
+    "RLResult",
+    "RLTrainer",
+    "RewardModelConfig",
+    "TrainingConfig",
+    "TrainingResult",
+    "load_policy",
+    "train_with_rl",
+]
 
 _HOMES = {
     "Policy": "policy",
@@ -22,6 +37,10 @@ _HOMES = {
     "RLResult": "trainer",
     "RLTrainer": "trainer",
     "train_with_rl": "trainer",
+    "RLHFTrainer": "rlhf.trainer",
+    "RewardModelConfig": "rlhf.config",
+    "TrainingConfig": "rlhf.config",
+    "TrainingResult": "rlhf.result",
 }
 
 

@@ -115,7 +115,7 @@ def accuracy(confusion: Ints) -> float:
     return float(np.trace(confusion) / confusion.sum())
 
 
-def expected_calibration_error(confidence: Floats, right: NDArray[np.bool_], *, bins: int) -> float:
+def expected_calibration_error(confidence: Floats, right: NDArray[np.bool_] | Floats, *, bins: int) -> float:
     """Expected calibration error over equal-width bins (Naeini et al. 2015; Guo et al. 2017, eq. 3).
 
     ECE = sum over bins of (examples in bin / N) * |accuracy in bin - mean confidence in bin|; bin b holds
@@ -123,7 +123,7 @@ def expected_calibration_error(confidence: Floats, right: NDArray[np.bool_], *, 
 
     Args:
         confidence: (N,) in [0, 1].
-        right: (N,), True = the prediction is the label.
+        right: (N,), True = the prediction is the label; or what came true, as a number in [0, 1].
         bins: number of bins, >= 1.
     """
     surplus = np.bincount(_bins_of(confidence, bins), weights=right.astype(np.float64) - confidence, minlength=bins)

@@ -1,0 +1,405 @@
+"""PPO on a language model (Ziegler et al. 2019, arXiv:1909.08593; Stiennon et al. 2020, arXiv:2009.01325, appendix B).
+
+One step, `LanguagePPO.step`:
+ 1. The next batch of prompts, in an order that is a function of seed and pass, is answered by the policy.
+ 2. The reward scores each whole answer; an answer that was cut loses `missing_eos_penalty`.
+ 3. Scores are whitened by the moments of all scores so far and clipped; the reference's log-probabilities give each
+    token its penalty -kl_coef * (log pi - log pi_ref); the score is added at the last token.
+ 4. Advantages by GAE along each answer, value targets = advantages + values; advantages of all tokens get mean 0 and
+    deviation 1.
+ 5. For each of ppo_epochs passes over the batch in a new order: clipped surrogate + vf_coef * clipped value loss,
+    averaged over the *tokens* of everything one optimizer step sees, so that accumulation changes nothing but rounding.
+ 6. The KL controller moves the penalty's weight; breakers judge the step. If one fires, or a number is not finite, the
+    parameters are again those after the last step that broke no rule.
+
+Deviations from the usual reference code, and why:
+ a. Reference and value model are no models of their own but the same weights asked in another way (`trunk.py`).
+ b. Log-probabilities and values are those noted while drawing; the pass that recomputes them is saved. Where the frozen
+    weights are not float32 the two differ by more than rounding, so there they are recomputed.
+ c. Answers have no fixed length: padding columns are cut from every minibatch.
+ d. Everything random is a function of (seed, purpose, step), so a checkpoint needs no generator's state.
+Called by the door (`trainer.py`) and by recipes; it writes no file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ratchet_jobs.rl.breakers import BreakerState, Limits, check_update
+from ratchet_jobs.rl.diagnostics import clipped, explained_variance, kl_k3
+from ratchet_jobs.rl.learner import Stepper, UpdateStats
+from ratchet_jobs.rl.losses import clipped_value_loss, ppo_policy_loss
+from ratchet_jobs.rl.returns import center_and_scale
+from ratchet_jobs.rl.seeds import generator_for
+from ratchet_jobs.rlhf.breakers import AnswerLimits, AnswerState, StepSeen, check_answers, correlation
+from ratchet_jobs.rlhf.generate import Episodes, Sampling, answer_pass, generate, pad_prompts, token_logprobs
+from ratchet_jobs.rlhf.shaping import KlController, Moments, penalise_unstopped, token_advantages, token_rewards
+from ratchet_jobs.rlhf.trunk import Trunk
+from ratchet_jobs.runtime.errors import BadConfigError, BadModelError, DivergedError, NotANumberError
+
+ScoreFunction = Callable[[Episodes], Tensor]
+"""B answered prompts -> (B,) scores of the answers, higher is better."""
+
+_AGREE = 1e-3
+"""Largest difference, in nats, between a token's log-probability when drawn and in a pass over the whole answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class PpoSettings:
+    """Settings of PPO on a language model.
+
+    Raises:
+        BadConfigError: a setting is out of range.
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    batch_size: int = 8
+    """Episodes per step."""
+    mini_batch_size: int = 4
+    """Episodes per pass with gradient: memory grows with it."""
+    gradient_accumulation_steps: int = 1
+    """Passes per optimizer step."""
+    ppo_epochs: int = 2
+    """Passes over a step's episodes."""
+    learning_rate: float = 1e-4
+    """Of the policy."""
+    value_learning_rate: float = 1e-3
+    """Of the value head, which begins at zero."""
+    final_lr_factor: float = 0.1
+    """Share of the learning rates left at the last step; they fall linearly."""
+    gamma: float = 1.0
+    """Discount per token."""
+    lam: float = 0.95
+    """Of GAE."""
+    cliprange: float = 0.2
+    """How far a token's probability ratio may leave 1 and still be rewarded for it."""
+    cliprange_value: float = 0.2
+    """How far a value may leave its old self, in units of the whitened score."""
+    vf_coef: float = 0.1
+    value_gradient: bool = True
+    """Whether the value loss also shapes the policy's hidden states; False = the value head alone learns from it."""
+    init_kl_coef: float = 0.05
+    target_kl: float | None = 6.0
+    """Mean KL of an answer that the penalty steers to; None = init_kl_coef for good."""
+    kl_horizon: float = 10_000.0
+    """Episodes over which the penalty's weight follows."""
+    score_whitening: bool = True
+    score_clip: float | None = 5.0
+    """Largest size of a score after whitening; None = any."""
+    missing_eos_penalty: float = 0.0
+    """Taken off the score of an answer that was cut at max_new_tokens, before whitening."""
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    """Less memory for a third more time in the update."""
+    limits: AnswerLimits = field(default_factory=AnswerLimits)
+    min_entropy_ratio: float | None = 0.01
+    """Smallest entropy as a share of that of the first step; None = any."""
+    max_update_kl: float | None = 0.5
+    """Largest approximate KL of a token within one step's updates; None = any."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "mini_batch_size", "gradient_accumulation_steps", "ppo_epochs"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "give a whole number from 1 up")
+        for name in ("learning_rate", "value_learning_rate", "cliprange", "cliprange_value", "max_grad_norm"):
+            value = getattr(self, name)
+            _require(value > 0 and math.isfinite(value), name, value, "give a number above 0")
+        for name in ("gamma", "lam", "final_lr_factor"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "give a number from 0 to 1")
+        for name in ("vf_coef", "missing_eos_penalty"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "give a number from 0 up")
+        _require(self.score_clip is None or self.score_clip > 0, "score_clip", self.score_clip, "above 0, or none")
+        per_step = self.mini_batch_size * self.gradient_accumulation_steps
+        if self.batch_size % per_step:
+            raise BadConfigError(
+                f"batch_size: {self.batch_size} is no multiple of mini_batch_size {self.mini_batch_size} x "
+                f"gradient_accumulation_steps {self.gradient_accumulation_steps}; change one of the three"
+            )
+        KlController(self.init_kl_coef, self.target_kl, self.kl_horizon)
+        Limits(max_kl=self.max_update_kl, min_entropy_ratio=self.min_entropy_ratio)
+
+
+class Experience(NamedTuple):
+    """A step's episodes with all that the update learns from."""
+
+    episodes: Episodes
+    """Log-probabilities and values in it are the old ones of the ratio and of the value's clip."""
+    advantages: Tensor
+    """(B, T), 0 where masked out."""
+    returns: Tensor
+    """(B, T) value targets."""
+
+
+class LanguagePPO:
+    """PPO's state between steps; see the module's text."""
+
+    def __init__(
+        self,
+        settings: PpoSettings,
+        *,
+        trunk: Trunk,
+        prompts: Sequence[Sequence[int]],
+        score: ScoreFunction,
+        steps: int,
+        seed: int,
+        judge: ScoreFunction | None = None,
+    ) -> None:
+        """Prepare; nothing is computed yet.
+
+        Args:
+            settings: of the algorithm.
+            trunk: whose policy is trained.
+            prompts: token rows to be answered, in no particular order.
+            score: what is maximised.
+            steps: planned in all; the learning rates fall over them.
+            seed: of prompts' order, draws and minibatches.
+            judge: an independent score that is only watched: if it falls while `score` rises, training stops.
+
+        Raises:
+            BadConfigError: no prompts, no steps, or answers would pass the model's context.
+        """
+        if not prompts or steps < 1:
+            raise BadConfigError(f"ppo: {len(prompts)} prompts and max_steps {steps}; give at least one of each")
+        longest = max(len(row) for row in prompts) + settings.sampling.max_new_tokens
+        if trunk.context is not None and longest > trunk.context:
+            raise BadConfigError(
+                f"max_new_tokens: {settings.sampling.max_new_tokens} beside the longest prompt of "
+                f"{longest - settings.sampling.max_new_tokens} tokens is above the model's context of {trunk.context}; "
+                "lower it or shorten the prompt"
+            )
+        self.settings, self.trunk, self.score, self.judge = settings, trunk, score, judge
+        self.done, self.steps = 0, steps
+        self._prompts, self._seed = prompts, seed
+        self._kl = KlController(settings.init_kl_coef, settings.target_kl, settings.kl_horizon)
+        self._moments, self._update_state, self._answer_state = Moments(), BreakerState(), AnswerState()
+        parameters = trunk.policy_parameters()
+        heads = [p for name, p in parameters.items() if name.startswith("value_head.")]
+        policy = [p for name, p in parameters.items() if not name.startswith("value_head.")]
+        optimizer = torch.optim.AdamW(
+            [{"params": policy, "lr": settings.learning_rate}, {"params": heads, "lr": settings.value_learning_rate}],
+            eps=1e-5,
+            weight_decay=0.0,
+        )
+        self._stepper = Stepper(parameters, optimizer, max_grad_norm=settings.max_grad_norm)
+        self._good = self._copied()
+
+    def step(self) -> dict[str, float]:
+        """Take one step; see the module's text for its numbers.
+
+        Returns:
+            Numbers of the step by name.
+
+        Raises:
+            NotANumberError: a score, loss or gradient is not finite.
+            DivergedError: a breaker fired.
+        """
+        try:
+            told = self._step()
+        except (NotANumberError, DivergedError):
+            with torch.no_grad():
+                for name, parameter in self._stepper.parameters.items():
+                    parameter.copy_(self._good[name])
+            raise
+        updates, answers = self._update_state, self._answer_state
+        if not (updates.low_entropy or updates.constant_reward or answers.high_kl or answers.empty):
+            self._good = self._copied()
+        return told
+
+    def _copied(self) -> dict[str, Tensor]:
+        return {name: parameter.detach().clone() for name, parameter in self._stepper.parameters.items()}
+
+    def _step(self) -> dict[str, float]:
+        settings = self.settings
+        # 1. answers
+        prompts = pad_prompts(self._next_prompts(), pad_id=self.trunk.wording.pad_id, device=self.trunk.device)
+        draws = generator_for(self._seed, "answers", self.done, device=self.trunk.device)
+        episodes = self._settled(generate(self.trunk, prompts, settings.sampling, generator=draws))
+        # 2. scores
+        scores = self._scores(self.score, episodes)
+        penalised = penalise_unstopped(scores, episodes.stopped, penalty=settings.missing_eos_penalty)
+        # 3. and 4. rewards and advantages
+        moments = self._moments.with_(penalised)
+        shaped = moments.whiten(penalised) if settings.score_whitening else penalised
+        if settings.score_clip is not None:
+            shaped = shaped.clamp(-settings.score_clip, settings.score_clip)
+        logits, _ = answer_pass(self.trunk, episodes, reference=True)
+        ref_logprobs = token_logprobs(logits, episodes, temperature=settings.sampling.temperature)
+        del logits  # as large as the vocabulary, and of no further use
+        experience = self._experience(episodes, shaped, ref_logprobs)
+        # 5. update
+        stats = self._update(experience)
+        # 6. controller and breakers
+        kl = float((episodes.logprobs - ref_logprobs).sum(1).mean())
+        kl_estimate = float(kl_k3(ref_logprobs, episodes.logprobs).sum(1).mean())
+        empty = sum(not text for text in self.answers(episodes)) / len(episodes)
+        lengths = episodes.lengths.double().tolist()
+        judged = None if self.judge is None else float(self._scores(self.judge, episodes).mean())
+        follows = correlation(scores.double().tolist(), lengths)
+        seen = StepSeen(float(scores.mean()), sum(lengths) / len(lengths), follows, judged)
+        self._update_state = check_update(
+            stats,
+            self._update_state,
+            limits=Limits(max_kl=settings.max_update_kl, min_entropy_ratio=settings.min_entropy_ratio),
+            reward_constant=bool((scores == scores[0]).all()) and len(scores) > 1,
+            update=self.done + 1,
+        )
+        self._answer_state = check_answers(
+            seen, self._answer_state, kl=kl, empty_share=empty, limits=settings.limits, step=self.done + 1
+        )
+        told = {
+            "score_mean": seen.score,
+            "score_std": float(scores.double().std(correction=0)),
+            "kl": kl,
+            "kl_k3": kl_estimate,
+            "kl_coef": self._kl.coef,
+            "response_length": seen.length,
+            "stopped_share": float(episodes.stopped.double().mean()),
+            "empty_share": empty,
+        }
+        self._moments, self._kl, self.done = moments, self._kl.after(kl, episodes=len(episodes)), self.done + 1
+        return told | ({} if judged is None else {"judge_mean": judged}) | stats.as_metrics()
+
+    def answers(self, episodes: Episodes) -> list[str]:
+        """The text of each answer, stop tokens left out."""
+        stops = set(self.settings.sampling.stop_ids)
+        rows = zip(episodes.response_ids.tolist(), episodes.lengths.tolist(), strict=True)
+        return [self.trunk.wording.text([t for t in ids[:length] if t not in stops]) for ids, length in rows]
+
+    def _next_prompts(self) -> list[Sequence[int]]:
+        """Every prompt comes once before any comes again, in a new order each time."""
+        size, count = self.settings.batch_size, len(self._prompts)
+        places = range(self.done * size, (self.done + 1) * size)
+        orders = {
+            number: torch.randperm(count, generator=generator_for(self._seed, "prompts", number)).tolist()
+            for number in {place // count for place in places}
+        }
+        return [self._prompts[orders[place // count][place % count]] for place in places]
+
+    def _settled(self, episodes: Episodes) -> Episodes:
+        """Check once that drawing and training agree; recompute what was noted where rounding is coarse."""
+        exact = self.trunk.base.dtype == torch.float32
+        if exact and self.done > 0:
+            return episodes
+        with torch.no_grad():
+            logits, hidden = answer_pass(self.trunk, episodes)
+            logprobs = token_logprobs(logits, episodes, temperature=self.settings.sampling.temperature)
+            if not exact:
+                values = torch.where(episodes.response_mask, self.trunk.values(hidden), 0.0)
+                return replace(episodes, logprobs=logprobs, values=values)
+        apart = float((logprobs - episodes.logprobs).abs().max())
+        if not apart <= _AGREE:
+            raise BadModelError(
+                f"base_model: log-probabilities of its answers differ by {apart:.3g} nats between drawing with a cache "
+                "and a pass over the whole answer; its code for caches or left padding is wrong: use another "
+                "version of transformers, or another base model"
+            )
+        return episodes
+
+    def _scores(self, score: ScoreFunction, episodes: Episodes) -> Tensor:
+        with torch.no_grad():
+            scores = score(episodes).detach().float().to(self.trunk.device)
+        if scores.shape != (len(episodes),):
+            raise BadConfigError(
+                f"score: gave a tensor of shape {tuple(scores.shape)} for {len(episodes)} answers; give one number each"
+            )
+        if not bool(torch.isfinite(scores).all()):
+            raise NotANumberError(
+                f"step {self.done + 1}: a score is {scores[~torch.isfinite(scores)][0]:g}; look for NaN in the reward"
+            )
+        return scores
+
+    def _experience(self, episodes: Episodes, scores: Tensor, ref_logprobs: Tensor) -> Experience:
+        settings, mask = self.settings, episodes.response_mask
+        rewards = token_rewards(scores, episodes.logprobs, ref_logprobs, mask, kl_coef=self._kl.coef)
+        advantages = token_advantages(rewards, episodes.values, mask, gamma=settings.gamma, lam=settings.lam)
+        returns = advantages + episodes.values
+        scaled = torch.zeros_like(advantages).masked_scatter(mask, center_and_scale(advantages[mask]))
+        return Experience(episodes, scaled, returns)
+
+    def _deal(self) -> Iterator[list[Tensor]]:
+        """Rows of each pass of each optimizer step."""
+        settings = self.settings
+        for epoch in range(settings.ppo_epochs):
+            draws = generator_for(self._seed, "minibatches", self.done, epoch)
+            order = torch.randperm(settings.batch_size, generator=draws)
+            for rows in order.split(settings.mini_batch_size * settings.gradient_accumulation_steps):
+                yield list(rows.split(settings.mini_batch_size))
+
+    def _update(self, experience: Experience) -> UpdateStats:
+        settings, stepper, episodes = self.settings, self._stepper, experience.episodes
+        rate = stepper.set_rate(progress=self.done / self.steps, final_lr_factor=settings.final_lr_factor)
+        grad_norms: list[float] = []
+        means: list[Tensor] = []
+        for parts in self._deal():
+            tokens = int(episodes.lengths[torch.cat(parts)].sum())
+            sums = torch.zeros(4, dtype=torch.float64, device=self.trunk.device)
+            for rows in parts:
+                sums += self._pass(experience, rows.to(self.trunk.device), tokens=tokens)
+            means.append(sums / tokens)
+            grad_norms.append(stepper.step())
+        policy_loss, value_loss, approx_kl, clipfrac = torch.stack(means).mean(0).tolist()
+        mask = episodes.response_mask
+        return UpdateStats(
+            policy_loss=policy_loss,
+            value_loss=value_loss,
+            entropy=float(episodes.entropies[mask].mean()),
+            approx_kl=approx_kl,
+            clipfrac=clipfrac,
+            explained_variance=explained_variance(episodes.values[mask], experience.returns[mask]),
+            grad_norm=sum(grad_norms) / len(grad_norms),
+            learning_rate=rate,
+            optimizer_steps=len(grad_norms),
+        )
+
+    def _pass(self, experience: Experience, rows: Tensor, *, tokens: int) -> Tensor:
+        """Add some episodes' share to the gradient.
+
+        Args:
+            experience: of the step.
+            rows: (M,) of it.
+            tokens: response tokens of everything that the optimizer step sees.
+
+        Returns:
+            Sums over these rows' tokens of policy loss, value loss, approximate KL and clipped tokens, (4,) float64.
+        """
+        settings = self.settings
+        episodes = experience.episodes.take(rows)
+        mask, width = episodes.response_mask, episodes.response_mask.shape[1]
+        advantages, returns = (part[rows, :width][mask] for part in (experience.advantages, experience.returns))
+        with self.trunk.training("policy", checkpointing=settings.gradient_checkpointing):
+            logits, hidden = answer_pass(self.trunk, episodes)
+            logprobs = token_logprobs(logits, episodes, temperature=settings.sampling.temperature)[mask]  # (N,)
+            values = self.trunk.values(hidden if settings.value_gradient else hidden.detach())[mask]
+            old, old_values = episodes.logprobs[mask], episodes.values[mask]
+            policy = ppo_policy_loss(logprobs, old, advantages, cliprange=settings.cliprange)
+            value = clipped_value_loss(values, old_values, returns, cliprange_value=settings.cliprange_value)
+            torch.autograd.backward((policy + settings.vf_coef * value).sum() / tokens)
+        with torch.no_grad():
+            moved, outside = kl_k3(logprobs, old), clipped(logprobs, old, cliprange=settings.cliprange)
+            return torch.stack([part.double().sum() for part in (policy, value, moved, outside)])
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that the next step depends on: tensors for a safetensors file, and numbers for a JSON file."""
+        answers = asdict(self._answer_state)
+        numbers = {"done": self.done, "kl_coef": self._kl.coef, "moments": asdict(self._moments)}
+        return self._stepper.state(), numbers | {"updates": asdict(self._update_state), "answers": answers}
+
+    def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Put back what `state()` gave; going on gives the bits that never stopping would have given."""
+        self._stepper.load_state(tensors)
+        self.done, self._kl = int(numbers["done"]), replace(self._kl, coef=numbers["kl_coef"])
+        self._moments, self._update_state = Moments(**numbers["moments"]), BreakerState(**numbers["updates"])
+        answers = dict(numbers["answers"])
+        early, late = (tuple(StepSeen(**each) for each in answers.pop(name)) for name in ("early", "late"))
+        self._answer_state = AnswerState(**answers, early=early, late=late)
+        self._good = self._copied()
+
+
+def _require(fits: bool, name: str, value: object, remedy: str) -> None:
+    if not fits:
+        raise BadConfigError(f"{name}: {value}; {remedy}")

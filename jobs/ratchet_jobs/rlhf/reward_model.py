@@ -1,0 +1,320 @@
+"""A model of what people think of an answer, learned from scores and from pairs, on a scale of 0 to 1.
+
+ 1. Rows are split by prompt: no held-out prompt was trained on.
+ 2. Loss of a rated answer: cross-entropy between sigmoid(raw) and its score (a proper scoring rule also for scores
+    between 0 and 1); of a pair: -log sigmoid(raw of the better - raw of the worse) (Bradley and Terry 1952).
+ 3. Held-out rows calibrate (`calibration.py`) and tell how good it is: each row is calibrated by the *other* half of
+    the held-out rows before it counts, so that the error told is not that of numbers fitted to it.
+
+Deviation from the usual code: no trainer of a library, since the adapter shares the policy's trunk, which a trainer
+would wrap, move and save as a model of its own (docs/adr/0014-reward-model-on-the-trunk.md).
+Called by the door and by recipes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ratchet_api.feedback import MIN_TRAIN_SAMPLES
+from ratchet_jobs.metrics.classification import expected_calibration_error
+from ratchet_jobs.models.schedule import learning_rate_factor
+from ratchet_jobs.rl.learner import Stepper
+from ratchet_jobs.rl.seeds import generator_for
+from ratchet_jobs.rlhf.calibration import Floats, Scaling, fit_differences, fit_scores
+from ratchet_jobs.rlhf.generate import Episodes
+from ratchet_jobs.rlhf.scorers import Answer, Scorer, TrunkScorer
+from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadModelError, NotANumberError
+
+WEIGHTS_FILE = "reward_model.safetensors"
+CARD_FILE = "reward_model.json"
+_FORMAT = "ratchet.dev/reward-model-v1"
+
+
+class Rated(NamedTuple):
+    """An answer and the score that somebody gave it."""
+
+    prompt: str
+    response: str
+    score: float
+    """0..1, higher is better."""
+
+
+class Preferred(NamedTuple):
+    """Two answers of which somebody preferred one."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+Row = Rated | Preferred
+
+
+@dataclass(frozen=True, slots=True)
+class RewardSettings:
+    """Settings of reward-model training.
+
+    Raises:
+        BadConfigError: a setting is out of range.
+    """
+
+    num_epochs: int = 3
+    batch_size: int = 8
+    """Rows per step; a pair is one row."""
+    learning_rate: float = 2e-4
+    """Of the adapter, at its peak."""
+    head_learning_rate: float = 2e-3
+    warmup_ratio: float = 0.1
+    held_out_share: float = 0.2
+    """Of the prompts."""
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise BadConfigError(f"{name}: {getattr(self, name)}; give a whole number from 1 up")
+        for name in ("learning_rate", "head_learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise BadConfigError(f"{name}: {getattr(self, name)}; give a number above 0")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise BadConfigError(f"warmup_ratio: {self.warmup_ratio}; give a number from 0 to 1")
+        if not 0 < self.held_out_share < 1:
+            raise BadConfigError(f"held_out_share: {self.held_out_share}; give a number above 0 and below 1")
+
+
+@dataclass(frozen=True, slots=True)
+class RewardMetrics:
+    """How good a reward model is on rows that it never saw."""
+
+    held_out: int
+    """Rows."""
+    pair_accuracy: float | None
+    """Share of held-out pairs, given or formed of answers whose scores differ, that it ranks as people did; None = no
+    pair."""
+    mean_squared_error: float | None
+    """Between scores of rated answers; None = none was held out."""
+    ece: float | None
+    """Expected calibration error of the scores, ten bins; None = no rated answer was held out."""
+
+
+class RewardModel:
+    """A scorer with its scale; called with episodes it is a reward of PPO."""
+
+    def __init__(self, scorer: Scorer, scaling: Scaling = Scaling()) -> None:  # noqa: B008 - immutable
+        self.scorer, self.scaling = scorer, scaling
+
+    def scores(self, answers: Sequence[Answer], *, batch_size: int = 16) -> Floats:
+        """Scores in 0..1, higher is better: (N,)."""
+        return self.scaling(raw_numbers(self.scorer, answers, batch_size=batch_size))
+
+    def of_episodes(self, episodes: Episodes) -> Tensor:
+        """Scores (B,) of answers that are tokens of the trunk already."""
+        if not isinstance(self.scorer, TrunkScorer):
+            raise BadConfigError(f"reward model: of kind {self.scorer.kind} reads text; give it the decoded answers")
+        ids = torch.cat([episodes.prompt_ids, episodes.response_ids], 1)
+        mask = torch.cat([episodes.prompt_mask, episodes.response_mask], 1)
+        answered = torch.cat([torch.zeros_like(episodes.prompt_mask), episodes.response_mask], 1)
+        with torch.no_grad():
+            raw = self.scorer.of_tokens(ids, mask, answered)
+        return torch.sigmoid(self.scaling.slope * raw + self.scaling.offset)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and scale; equal models give equal bytes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        parameters = self.scorer.parameters()
+        save_file({n: p.detach().cpu().contiguous() for n, p in parameters.items()}, folder / WEIGHTS_FILE)
+        card = {"format": _FORMAT, "kind": self.scorer.kind, "base": self.scorer.digest, **asdict(self.scaling)}
+        (folder / CARD_FILE).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, scorer: Scorer) -> RewardModel:
+        """Put saved weights and scale onto a scorer of the same kind on the same base.
+
+        Raises:
+            BadModelError: the files cannot be read, or belong to another kind of scorer or another base.
+        """
+        try:
+            card = json.loads((folder / CARD_FILE).read_bytes())
+            kind, base, scaling = card["kind"], card["base"], Scaling(float(card["slope"]), float(card["offset"]))
+            weights = load_file(folder / WEIGHTS_FILE)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise BadModelError(
+                f"reward model {folder}: cannot be read: {error}; take a folder as it was saved"
+            ) from error
+        if (kind, base) != (scorer.kind, scorer.digest):
+            raise BadModelError(
+                f"reward model {folder}: of kind {kind} on base {base[:12]}, but this is {scorer.kind} on "
+                f"{scorer.digest[:12]}; use the base model that it was trained on"
+            )
+        parameters = scorer.parameters()
+        wanted = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        if wanted != given:
+            odd = sorted(wanted.items() ^ given.items())[0]
+            raise BadModelError(
+                f"reward model {folder}: its weights do not fit, first at {odd[0]}; set lora_r as it was trained with"
+            )
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(weights[name])
+        return cls(scorer, scaling)
+
+
+def train_reward_model(
+    scorer: Scorer,
+    rows: Sequence[Row],
+    settings: RewardSettings,
+    *,
+    seed: int,
+    after_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+) -> tuple[RewardModel, RewardMetrics]:
+    """Learn from rated answers and pairs; see the module's text for the steps.
+
+    Args:
+        scorer: trained in place.
+        rows: at least MIN_TRAIN_SAMPLES.
+        settings: of training.
+        seed: of split and order.
+        after_step: told step (from 1), steps and loss.
+
+    Raises:
+        BadDataError: too few rows, or rows that teach nothing.
+        NotANumberError: the loss or a gradient is not finite.
+    """
+    check_rows(rows)
+    train, held_out = split_rows(rows, share=settings.held_out_share, seed=seed)
+    parameters = scorer.parameters()
+    heads = [p for name, p in parameters.items() if name.startswith("head.")]
+    adapter = [p for name, p in parameters.items() if not name.startswith("head.")]
+    optimizer = torch.optim.AdamW(
+        [{"params": adapter, "lr": settings.learning_rate}, {"params": heads, "lr": settings.head_learning_rate}],
+        weight_decay=0.01,
+    )
+    stepper = Stepper(parameters, optimizer, max_grad_norm=settings.max_grad_norm)
+    per_epoch = -(-len(train) // settings.batch_size)
+    steps = settings.num_epochs * per_epoch
+    for step in range(steps):
+        epoch, place = divmod(step, per_epoch)
+        order = torch.randperm(len(train), generator=generator_for(seed, "reward-model", epoch)).tolist()
+        batch = [train[row] for row in order[place * settings.batch_size : (place + 1) * settings.batch_size]]
+        _set_rate(optimizer, learning_rate_factor(step, steps=steps, warmup_ratio=settings.warmup_ratio))
+        with torch.random.fork_rng(devices=[]), scorer.training():
+            torch.manual_seed(int(generator_for(seed, "dropout", step).initial_seed()))
+            loss = row_losses(scorer, batch).mean()
+            if not bool(torch.isfinite(loss)):
+                raise NotANumberError(f"reward model, step {step + 1}: loss {float(loss)}; lower its learning_rate")
+            torch.autograd.backward(loss)
+        stepper.step()
+        after_step(step + 1, steps, float(loss.detach()))
+    return _calibrated(scorer, held_out)
+
+
+def row_losses(scorer: Scorer, rows: Sequence[Row]) -> Tensor:
+    """Loss of each row, (B,) with gradient, rated rows first.
+
+    Args:
+        scorer: asked once for all answers.
+        rows: B of either kind.
+    """
+    rated = [row for row in rows if isinstance(row, Rated)]
+    pairs = [row for row in rows if isinstance(row, Preferred)]
+    answers = [Answer(row.prompt, row.response) for row in rated]
+    answers += [Answer(row.prompt, row.chosen) for row in pairs] + [Answer(row.prompt, row.rejected) for row in pairs]
+    raw = scorer.raw(answers)
+    single, better, worse = raw.split([len(rated), len(pairs), len(pairs)])
+    scores = torch.tensor([row.score for row in rated], device=raw.device)
+    rating = nn.functional.binary_cross_entropy_with_logits(single, scores, reduction="none")
+    return torch.cat([rating, -nn.functional.logsigmoid(better - worse)])
+
+
+def check_rows(rows: Sequence[Row]) -> None:
+    """Refuse rows that teach nothing.
+
+    Raises:
+        BadDataError: naming the first row that cannot be used, or what all of them lack.
+    """
+    if len(rows) < MIN_TRAIN_SAMPLES:
+        raise BadDataError(f"Insufficient feedback: {len(rows)} samples (minimum {MIN_TRAIN_SAMPLES} required)")
+    for number, row in enumerate(rows):
+        if not row.prompt.strip():
+            raise BadDataError(f"feedback {number}: prompt is empty; give the text that was answered")
+        if isinstance(row, Preferred):
+            if row.chosen == row.rejected:
+                raise BadDataError(f"feedback {number}: chosen and rejected are the same answer; leave the pair out")
+        elif not 0.0 <= row.score <= 1.0:
+            raise BadDataError(f"feedback {number}: score {row.score}; give a number from 0 (worst) to 1 (best)")
+    scores = {row.score for row in rows if isinstance(row, Rated)}
+    if len(scores) == 1 and all(isinstance(row, Rated) for row in rows):
+        raise BadDataError(
+            f"feedback: all {len(rows)} scores are {scores.pop():g}: nothing tells good answers from bad ones; collect "
+            "some of each"
+        )
+
+
+def split_rows(rows: Sequence[Row], *, share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Train and held-out rows; a prompt's rows stay together unless there are fewer than five prompts.
+
+    Args:
+        rows: at least two.
+        share: of the prompts (or rows) that are held out, at least one of them.
+        seed: of the draw.
+    """
+    by_row = len({row.prompt for row in rows}) < 5
+    keys = [str(number) if by_row else row.prompt for number, row in enumerate(rows)]
+    ranked = sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
+    out = set(ranked[: max(1, round(share * len(ranked)))])
+    train = [row for row, key in zip(rows, keys, strict=True) if key not in out]
+    return train, [row for row, key in zip(rows, keys, strict=True) if key in out]
+
+
+def _calibrated(scorer: Scorer, held_out: Sequence[Row]) -> tuple[RewardModel, RewardMetrics]:
+    rated = [row for row in held_out if isinstance(row, Rated)]
+    pairs = [row for row in held_out if isinstance(row, Preferred)]
+    raw = raw_numbers(scorer, [Answer(row.prompt, row.response) for row in rated])
+    better = raw_numbers(scorer, [Answer(row.prompt, row.chosen) for row in pairs])
+    worse = raw_numbers(scorer, [Answer(row.prompt, row.rejected) for row in pairs])
+    given = np.array([row.score for row in rated])
+    scaling = fit_scores(raw, given) if len(rated) >= len(pairs) else fit_differences(better, worse)
+    honest = np.empty_like(raw)  # each half scaled by what the other half says
+    for half in (0, 1):
+        own, other = np.arange(len(raw)) % 2 == half, np.arange(len(raw)) % 2 != half
+        honest[own] = fit_scores(raw[other], given[other])(raw[own]) if len(rated) >= len(pairs) else scaling(raw[own])
+    right = [float(b > w) + 0.5 * float(b == w) for b, w in zip(better, worse, strict=True)]
+    right += [
+        float((raw[i] - raw[j]) * (given[i] - given[j]) > 0) + 0.5 * float(raw[i] == raw[j])
+        for i in range(len(raw))
+        for j in range(i)
+        if given[i] != given[j]
+    ]
+    metrics = RewardMetrics(
+        held_out=len(held_out),
+        pair_accuracy=sum(right) / len(right) if right else None,
+        mean_squared_error=float(np.square(honest - given).mean()) if len(rated) else None,
+        ece=expected_calibration_error(honest, given, bins=10) if len(rated) else None,
+    )
+    return RewardModel(scorer, scaling), metrics
+
+
+def raw_numbers(scorer: Scorer, answers: Sequence[Answer], *, batch_size: int = 16) -> Floats:
+    """Raw numbers of any count of answers without gradient, (N,)."""
+    raw: list[float] = []
+    with torch.no_grad():
+        for start in range(0, len(answers), batch_size):
+            raw += scorer.raw(answers[start : start + batch_size]).double().tolist()
+    return np.asarray(raw, dtype=np.float64)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor

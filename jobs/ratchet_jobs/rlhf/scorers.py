@@ -1,0 +1,159 @@
+"""Models that give an answer a raw number: an adapter on the policy's own trunk, or an encoder of its own.
+
+Decides what the number is read from: the mean of the last hidden states over the answer's tokens (trunk), or over all
+tokens of prompt and answer (encoder), and a linear head on it. Never calibrates, never trains: `reward_model.py` does.
+An encoder has a tokenizer of its own and reads decoded text, so both kinds take text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ratchet_api.training_run import Lora
+from ratchet_jobs.data.base_model import local_digest
+from ratchet_jobs.models.batching import pad
+from ratchet_jobs.models.classifier import build_classifier
+from ratchet_jobs.models.tokenizing import load_tokenizer, tokenize
+from ratchet_jobs.rlhf.trunk import Trunk
+from ratchet_jobs.rlhf.wording import Format, prompt_tokens, response_tokens
+
+
+class Answer(NamedTuple):
+    """What is scored."""
+
+    prompt: str
+    response: str
+
+
+class Scorer(Protocol):
+    """A model of what answers are worth, as raw numbers without a scale."""
+
+    kind: str
+    """Which class reads its files again."""
+    digest: str
+    """Of the model that it stands on: its files fit no other."""
+
+    def raw(self, answers: Sequence[Answer]) -> Tensor:
+        """(B,) float32, with gradient where autograd is on."""
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """All that training changes, by name; the head's begin with `head.`."""
+
+    def training(self) -> AbstractContextManager[None]:
+        """While it is trained: adapter dropout on."""
+
+
+class TrunkScorer:
+    """The adapter "reward" on the policy's trunk: no second model in memory."""
+
+    kind = "trunk"
+
+    def __init__(self, trunk: Trunk, *, wording: Format = "dialogue") -> None:
+        """Put a head beside the trunk's adapter.
+
+        Args:
+            trunk: shared with the policy.
+            wording: how prompts become tokens, the same as for the policy.
+        """
+        self.trunk, self.digest = trunk, trunk.digest
+        self._wording: Format = wording
+        self.head = _new_head(int(trunk.config.hidden_size)).to(trunk.device)
+
+    def raw(self, answers: Sequence[Answer]) -> Tensor:
+        """See `Scorer`."""
+        words = self.trunk.wording
+        prompts = [prompt_tokens(words, answer.prompt, self._wording) for answer in answers]
+        responses = [response_tokens(words, answer.response, self._wording) for answer in answers]
+        rows = [np.array([*p, *r], dtype=np.int32) for p, r in zip(prompts, responses, strict=True)]
+        ids, mask = (part.to(self.trunk.device) for part in pad(rows, pad_id=words.pad_id))
+        starts = torch.tensor([len(p) for p in prompts], device=self.trunk.device)
+        answered = mask.bool() & (torch.arange(ids.shape[1], device=self.trunk.device) >= starts.unsqueeze(1))
+        return self.of_tokens(ids, mask.bool(), answered)
+
+    def of_tokens(self, ids: Tensor, mask: Tensor, response_mask: Tensor) -> Tensor:
+        """Score token rows.
+
+        Args:
+            ids: (B, L) prompt and answer.
+            mask: (B, L) bool, True = a real token.
+            response_mask: (B, L) bool, True = a token of the answer; each row has one.
+
+        Returns:
+            (B,) float32.
+        """
+        hidden = self.trunk.reward_hidden(ids, mask).float()  # (B, L, D)
+        weight = response_mask.unsqueeze(-1).float()
+        raw: Tensor = self.head((hidden * weight).sum(1) / weight.sum(1)).squeeze(-1)
+        return raw
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """See `Scorer`."""
+        return self.trunk.reward_parameters() | {f"head.{n}": p for n, p in self.head.named_parameters()}
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """See `Scorer`."""
+        with self.trunk.training("reward"):
+            yield
+
+
+class EncoderScorer:
+    """A small encoder of its own with adapters, as the classifier policy has them, and one output."""
+
+    kind = "encoder"
+
+    def __init__(self, base: Path, *, lora: Lora, max_tokens: int, seed: int, device: torch.device | str) -> None:
+        """Read an encoder from its folder.
+
+        Args:
+            base: with config.json, tokenizer.json and *.safetensors.
+            lora: rank, dropout and layers.
+            max_tokens: longest prompt and answer together; longer ones are cut.
+            seed: of the adapters' random start.
+            device: to compute on.
+
+        Raises:
+            BadModelError: the folder holds no usable encoder.
+            BadConfigError: max_tokens or lora do not fit it.
+        """
+        self.digest = local_digest(base)
+        self.model = build_classifier(base, classes=1, lora=lora, max_tokens=max_tokens, seed=seed).to(device)
+        nn.init.zeros_(self.model.head.weight)
+        nn.init.zeros_(self.model.head.bias)
+        self._tokenizer = load_tokenizer(base, max_tokens=max_tokens)
+        self._device = torch.device(device)
+
+    def raw(self, answers: Sequence[Answer]) -> Tensor:
+        """See `Scorer`."""
+        tokens = tokenize(self._tokenizer, [f"{answer.prompt}\n{answer.response}" for answer in answers])
+        ids, mask = (part.to(self._device) for part in pad(tokens.rows, pad_id=self.model.pad_id))
+        raw: Tensor = self.model(ids, mask).squeeze(-1)
+        return raw
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """See `Scorer`."""
+        return self.model.trainable()
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """See `Scorer`."""
+        self.model.train_mode()
+        try:
+            yield
+        finally:
+            self.model.eval()
+
+
+def _new_head(width: int) -> nn.Linear:
+    """At zero: before training every answer is worth the same."""
+    head = nn.Linear(width, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head

@@ -1,0 +1,294 @@
+"""One causal language model in memory that is four: policy, reference, value model and reward model.
+
+    policy        the base with the adapter "policy", or all of its own weights where LoRA is off
+    reference     the base with every adapter switched off, so at the start its log-probabilities are the policy's
+    value model   a linear head on the policy's own last hidden states
+    reward model  the base with the adapter "reward", and a linear head (`reward_model.py`)
+
+Decides which weights a pass uses and which of them a gradient may reach. Never samples, never steps. The base's own
+weights are frozen and shared; only a policy without LoRA has a copy of its own. Dropout of the base is off for good: a
+ratio of probabilities must not depend on what was dropped. Called by everything else in this package.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ratchet_jobs.data.base_model import local_digest
+from ratchet_jobs.generators.loading import eos_of, load_base
+from ratchet_jobs.generators.templates import Wording, load_wording
+from ratchet_jobs.models.classifier import find_targets
+from ratchet_jobs.models.lora import fold_lora
+from ratchet_jobs.runtime.errors import BadConfigError, BadModelError
+
+Adapter = Literal["policy", "reward"]
+
+_FOLD_FROM_ROWS = 64
+"""Tokens in a pass from which folding an adapter into its layer is cheaper than its own two products."""
+
+
+class Pass(NamedTuple):
+    """What a model says at the last K places of B sequences."""
+
+    logits: Tensor
+    """(B, K, V) of the token that follows each place."""
+    hidden: Tensor
+    """(B, K, D) what the head of the model saw there."""
+
+
+class Trunk:
+    """The model, its adapters and the value head."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        wording: Wording,
+        *,
+        digest: str,
+        rank: int | None,
+        reward_dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Put adapters and value head onto a model; use `load_trunk` for one on disk.
+
+        Args:
+            model: causal, on its device.
+            wording: of the model.
+            digest: of the folder that it came from.
+            rank: of the adapters; None = the policy is a copy of the whole model, all of which is trained.
+            reward_dropout: of the reward adapter's input while it is trained.
+            seed: of the adapters' random start.
+
+        Raises:
+            BadModelError: the model cannot keep logits of some places only.
+        """
+        if "logits_to_keep" not in inspect.signature(type(model).forward).parameters:
+            raise BadModelError(
+                f"base_model: {type(model).__name__} takes no logits_to_keep; use an architecture of transformers that "
+                "does, such as LlamaForCausalLM or GPT2LMHeadModel"
+            )
+        self.wording, self.digest, self.config = wording, digest, model.config
+        self.rank = rank
+        _without_dropout(model)
+        model.requires_grad_(False)
+        own = None if rank is not None else copy.deepcopy(model).requires_grad_(True)
+        self.base: PreTrainedModel = model
+        _add_adapters(model, rank=rank or 8, reward_dropout=reward_dropout, seed=seed, with_policy=own is None)
+        fold_lora(model, adapters=("policy", "reward") if own is None else ("reward",), least_rows=_FOLD_FROM_ROWS)
+        self._policy: PreTrainedModel = own or model
+        self._layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        self._active: Adapter | None = None
+        self._seen: list[Tensor] = []
+        for each in {id(m): m for m in (self.base, self._policy)}.values():
+            each.get_output_embeddings().register_forward_pre_hook(lambda _, args: self._seen.append(args[0]))
+        self.value_head = nn.Linear(int(model.config.hidden_size), 1).to(self.device, torch.float32)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        self._switch("reward")
+        self._switch(None)
+        model.eval()
+        self._policy.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.base.device
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence in tokens; None = the model sets no limit."""
+        limit = getattr(self.config, "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+    @property
+    def shares_base(self) -> bool:
+        """Whether policy and reference are one model; else the policy is a copy."""
+        return self._policy is self.base
+
+    def policy_parameters(self) -> dict[str, nn.Parameter]:
+        """All that PPO trains by name: adapter "policy" or the whole copy, and the value head."""
+        named = self._policy.named_parameters()
+        kept = {n: p for n, p in named if not self.shares_base or ".policy." in n}
+        head = {f"value_head.{name}": parameter for name, parameter in self.value_head.named_parameters()}
+        return dict(sorted(kept.items())) | head
+
+    def reward_parameters(self) -> dict[str, nn.Parameter]:
+        """The adapter "reward" by name; the head on it is the reward model's."""
+        return dict(sorted((n, p) for n, p in self.base.named_parameters() if ".reward." in n))
+
+    def policy(self, ids: Tensor, mask: Tensor, *, keep: int, cache: Any = None) -> Pass:
+        """Ask the policy; see `_run`. With gradient where autograd is on."""
+        self._switch("policy" if self.shares_base else None)
+        return self._run(self._policy, ids, mask, keep=keep, cache=cache)
+
+    def reference(self, ids: Tensor, mask: Tensor, *, keep: int) -> Pass:
+        """Ask the base as it was before PPO, without gradient; see `_run`."""
+        self._switch(None)
+        with torch.no_grad():
+            return self._run(self.base, ids, mask, keep=keep, cache=None)
+
+    def reward_hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Last hidden states under the reward adapter, (B, L, D), without a product over the vocabulary."""
+        self._switch("reward")
+        hidden: Tensor = self.base.base_model(
+            input_ids=ids, attention_mask=mask.long(), position_ids=_positions(mask), use_cache=False
+        ).last_hidden_state
+        return hidden
+
+    def values(self, hidden: Tensor) -> Tensor:
+        """The value head on hidden states: (B, K, D) -> (B, K) float32."""
+        answered: Tensor = self.value_head(hidden.float()).squeeze(-1)
+        return answered
+
+    @contextmanager
+    def training(self, adapter: Adapter, *, checkpointing: bool = False) -> Iterator[None]:
+        """Let gradients reach one adapter, and switch on its dropout.
+
+        Args:
+            adapter: to train.
+            checkpointing: keep only each block's input, and compute the rest anew for the gradient.
+        """
+        model = self._policy if adapter == "policy" else self.base
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        try:
+            yield
+        finally:
+            model.eval()
+            if checkpointing:
+                model.activation_checkpointing_disable()
+
+    def merged_weights(self) -> Mapping[str, Tensor]:
+        """The policy as a whole model's state dict, its adapter added to the base's weights; changes nothing."""
+        state = {
+            name.replace(".base_layer.", "."): tensor
+            for name, tensor in self._policy.state_dict().items()
+            if ".lora_" not in name
+        }
+        for name, module in self._policy.named_modules():
+            if isinstance(module, LoraLayer) and self.shares_base:
+                weight = state[f"{name}.weight"]
+                state[f"{name}.weight"] = weight + module.get_delta_weight("policy").to(weight.dtype)
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+    def _run(self, model: PreTrainedModel, ids: Tensor, mask: Tensor, *, keep: int, cache: Any) -> Pass:
+        """One pass of a model.
+
+        Args:
+            model: whose adapters are switched as they should be.
+            ids: (B, L) tokens; with a cache only those that it does not hold.
+            mask: (B, L') bool over everything so far, the cache included, True = a real token.
+            keep: K, how many of the last places are answered.
+            cache: of transformers, extended in place; None = none.
+        """
+        places = _positions(mask)[:, -ids.shape[1] :]
+        self._seen.clear()
+        output = model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=places,
+            logits_to_keep=keep,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return Pass(output.logits, self._seen.pop())
+
+    def _switch(self, adapter: Adapter | None) -> None:
+        if adapter == self._active:
+            return
+        for layer in self._layers:
+            if adapter is not None:
+                layer.set_adapter(adapter)
+            layer.enable_adapters(adapter is not None)
+        self._active = adapter
+
+
+def load_trunk(
+    folder: Path,
+    *,
+    rank: int | None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    reward_dropout: float = 0.0,
+    seed: int = 0,
+) -> Trunk:
+    """Read a base model from its folder: local files, safetensors, no code of its own.
+
+    Args:
+        folder: with config.json, tokenizer.json and *.safetensors.
+        rank: see `Trunk`.
+        device: to compute on.
+        dtype: of the frozen weights; adapters and heads are float32.
+        reward_dropout: see `Trunk`.
+        seed: see `Trunk`.
+
+    Raises:
+        BadModelError: the folder holds no causal language model and fast tokenizer that can be used.
+        BadConfigError: weights of which all are trained are not float32.
+    """
+    if rank is None and dtype != torch.float32:
+        raise BadConfigError(f"dtype: {dtype} without LoRA loses small updates; take float32, or use_lora: true")
+    if not folder.is_dir():
+        raise BadModelError(f"base_model: {folder} is no folder; give one with config.json and *.safetensors")
+    digest = local_digest(folder)
+    model = load_base(folder).to(device=device, dtype=dtype)
+    return Trunk(
+        model,
+        load_wording(folder, eos_id=eos_of(model)),
+        digest=digest,
+        rank=rank,
+        reward_dropout=reward_dropout,
+        seed=seed,
+    )
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Place of each token among the real ones of its row, (B, L): padding on the left moves nothing."""
+    return (mask.long().cumsum(-1) - 1).clamp_min(0)
+
+
+def _without_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010 - torch's types know parameters and modules only
+
+
+def _add_adapters(model: PreTrainedModel, *, rank: int, reward_dropout: float, seed: int, with_policy: bool) -> None:
+    """Put the adapters into the model's linear layers; B of each is 0, so nothing is said differently yet."""
+    # GPT-2 and its kin keep their matrices turned, in a layer of their own
+    turned = any(isinstance(module, Conv1D) for module in model.modules())
+    targets = "all-linear" if turned else find_targets(model, None)
+    dropouts = {"policy": 0.0} if with_policy else {}
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(seed)
+        # peft asks the model for a property that transformers has renamed; nothing of ours is deprecated
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        wrapped: Any = None
+        for name, dropout in (dropouts | {"reward": reward_dropout}).items():
+            config = LoraConfig(
+                r=rank,
+                lora_alpha=2 * rank,
+                lora_dropout=dropout,
+                target_modules=targets,
+                fan_in_fan_out=turned,
+            )
+            if wrapped is None:
+                wrapped = get_peft_model(model, config, adapter_name=name)
+            else:
+                wrapped.add_adapter(name, config)

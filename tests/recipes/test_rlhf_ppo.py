@@ -1,0 +1,261 @@
+"""PPO on a tiny language model: it learns, its parts count, and stopping or splitting the work changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ratchet_jobs.rl.seeds import generator_for
+from ratchet_jobs.rlhf.breakers import AnswerLimits
+from ratchet_jobs.rlhf.generate import Episodes, Sampling, generate, pad_prompts
+from ratchet_jobs.rlhf.ppo import Experience, LanguagePPO, PpoSettings
+from ratchet_jobs.rlhf.trunk import load_trunk
+from ratchet_jobs.runtime.errors import BadConfigError, BadModelError, DivergedError, NotANumberError
+from tests.tiny_llama import write_tiny_llama
+
+PROMPTS = [[7, 8, 9, 10], [9, 10], [13, 14, 15], [11], [12, 9, 8]]
+QUICK = PpoSettings(
+    sampling=Sampling(max_new_tokens=6),
+    batch_size=16,
+    mini_batch_size=8,
+    learning_rate=1e-2,
+    value_learning_rate=1e-2,
+    init_kl_coef=0.01,
+    max_update_kl=None,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with opinions: as it is made it finds all words about equally likely, and adapters move little."""
+    folder = write_tiny_llama(tmp_path_factory.mktemp("base") / "llama")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"] *= 5.0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def share_of_even(episodes: Episodes) -> Tensor:
+    """How many of an answer's words have an even number: by chance about half."""
+    hits = (episodes.response_ids % 2 == 0) & episodes.response_mask
+    return hits.sum(1) / episodes.lengths
+
+
+def ppo_on(
+    base: Path,
+    settings: PpoSettings = QUICK,
+    *,
+    score: Callable[[Episodes], Tensor] = share_of_even,
+    steps: int = 40,
+    seed: int = 0,
+    rank: int | None = 4,
+    judge: Callable[[Episodes], Tensor] | None = None,
+) -> LanguagePPO:
+    trunk = load_trunk(base, rank=rank, seed=seed)
+    return LanguagePPO(settings, trunk=trunk, prompts=PROMPTS, score=score, steps=steps, seed=seed, judge=judge)
+
+
+def parameters(ppo: LanguagePPO) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in ppo.trunk.policy_parameters().items()}
+
+
+@pytest.mark.parametrize("rank", [4, None], ids=["LoRA", "all weights"])
+def test_words_that_are_rewarded_are_said_more_often(base: Path, rank: int | None) -> None:
+    # over seeds 0 to 3 the rise was 0.19 to 0.29 with LoRA, 0.24 to 0.34 with all weights
+    ppo = ppo_on(base, QUICK if rank else replace(QUICK, learning_rate=2e-3), rank=rank, steps=12)
+    told = [ppo.step() for _ in range(12)]
+    first, last = (sum(t["score_mean"] for t in part) / 3 for part in (told[:3], told[-3:]))
+    assert last > first + 0.1
+    assert told[0]["kl"] == pytest.approx(0.0, abs=1e-4)
+    assert told[-1]["kl"] > 0.2
+
+
+def test_eight_at_once_and_one_at_a_time_take_the_same_step(base: Path) -> None:
+    after = []
+    for mini, passes in ((8, 1), (1, 8), (2, 4)):
+        ppo = ppo_on(base, replace(QUICK, batch_size=8, mini_batch_size=mini, gradient_accumulation_steps=passes))
+        ppo.step()
+        after.append(parameters(ppo))
+    for other in after[1:]:
+        # Adam divides by the gradient's own size: where that is near 0, rounding shows; hence steps and not bits
+        gaps = torch.cat([(after[0][name] - other[name]).flatten() for name in other])
+        assert float(gaps.abs().max()) < 2e-4
+        assert float(gaps.square().mean().sqrt()) < 1e-5
+        assert abs(float(gaps.mean())) < 1e-6
+
+
+def test_going_on_from_a_checkpoint_gives_the_bits_of_never_having_stopped(base: Path) -> None:
+    """P13"""
+    whole = ppo_on(base)
+    for _ in range(5):
+        want = whole.step()
+    half = ppo_on(base)
+    for _ in range(3):
+        half.step()
+    tensors, numbers = half.state()
+    resumed = ppo_on(base)
+    resumed.load_state(tensors, json.loads(json.dumps(numbers)))
+    for _ in range(2):
+        told = resumed.step()
+    assert told == want
+    assert all(torch.equal(parameters(whole)[name], tensor) for name, tensor in parameters(resumed).items())
+
+
+def test_every_prompt_comes_once_before_any_comes_again(base: Path) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def noting(episodes: Episodes) -> Tensor:
+        for ids, mask in zip(episodes.prompt_ids, episodes.prompt_mask, strict=True):
+            seen.append(tuple(ids[mask].tolist()))
+        return torch.arange(len(episodes)).float()
+
+    ppo = ppo_on(base, replace(QUICK, batch_size=2, mini_batch_size=2), score=noting)
+    for _ in range(5):
+        ppo.step()
+    assert sorted(seen[:5]) == sorted(seen[5:]) == sorted(map(tuple, PROMPTS))
+
+
+def test_a_heavier_penalty_keeps_the_policy_nearer_to_the_reference(base: Path) -> None:
+    moved = []
+    for coef in (0.0, 1.0):
+        ppo = ppo_on(base, replace(QUICK, init_kl_coef=coef, target_kl=None))
+        moved.append([ppo.step() for _ in range(6)][-1]["kl"])
+    assert moved[1] < 0.7 * moved[0]
+
+
+def test_the_penaltys_weight_rises_while_answers_are_beyond_the_target(base: Path) -> None:
+    ppo = ppo_on(base, replace(QUICK, target_kl=0.01, kl_horizon=20.0))
+    told = [ppo.step() for _ in range(6)]
+    assert told[-1]["kl_coef"] > 1.1 * told[0]["kl_coef"]
+
+
+def test_an_answer_that_was_cut_is_worth_less(base: Path) -> None:
+    longer = []
+    for penalty in (0.0, 1.0):
+        # every answer is worth about the same, so that the penalty is what there is to learn
+        ppo = ppo_on(
+            base,
+            replace(QUICK, missing_eos_penalty=penalty),
+            score=lambda episodes: 1e-4 * torch.arange(len(episodes)).float(),
+        )
+        told = [ppo.step() for _ in range(7)]
+        longer.append(sum(t["stopped_share"] for t in told[-3:]) / 3)
+    assert longer[1] > longer[0] + 0.2
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_detached_value_loss_moves_the_value_head_and_not_the_policy(base: Path, shared: bool) -> None:
+    ppo = ppo_on(base, replace(QUICK, value_gradient=shared))
+    with torch.no_grad():
+        ppo.trunk.value_head.weight.fill_(0.1)
+    prompts = pad_prompts(PROMPTS, pad_id=ppo.trunk.wording.pad_id)
+    episodes = generate(ppo.trunk, prompts, QUICK.sampling, generator=generator_for(0))
+    nothing = torch.zeros_like(episodes.values)  # advantages of 0: the value loss alone has a gradient
+    ppo._pass(Experience(episodes, nothing, nothing + 5.0), torch.arange(5), tokens=int(episodes.lengths.sum()))
+    gradients = {n: 0.0 if p.grad is None else float(p.grad.abs().sum()) for n, p in ppo._stepper.parameters.items()}
+    assert gradients.pop("value_head.weight") > 0
+    assert gradients.pop("value_head.bias") > 0
+    assert (sum(gradients.values()) > 0) is shared
+
+
+def test_breakers_put_back_the_last_good_parameters(base: Path) -> None:
+    settings = replace(QUICK, limits=AnswerLimits(max_kl=0.3, patience=2), init_kl_coef=0.0, target_kl=None)
+    ppo = ppo_on(base, settings)
+    good = parameters(ppo)
+
+    def until_it_stops() -> None:
+        for _ in range(20):
+            if ppo.step()["kl"] <= 0.3:
+                good.update(parameters(ppo))
+
+    with pytest.raises(DivergedError, match=r"step \d+: answers are .* nats from the reference, above max_kl 0\.3"):
+        until_it_stops()
+    assert all(torch.equal(good[name], tensor) for name, tensor in parameters(ppo).items())
+
+
+def test_a_policy_that_says_nothing_is_stopped(base: Path) -> None:
+    silent = replace(
+        QUICK, sampling=Sampling(max_new_tokens=6, stop_ids=tuple(range(39)))
+    )  # every token ends an answer
+    ppo = ppo_on(base, silent)
+    assert ppo.step()["empty_share"] == 1.0
+    ppo.step()
+    with pytest.raises(DivergedError, match="100% of the answers were empty for 3 steps"):
+        ppo.step()
+
+
+def test_a_judge_is_asked_and_told(base: Path) -> None:
+    ppo = ppo_on(base, judge=lambda episodes: torch.full((len(episodes),), 0.25))
+    assert ppo.step()["judge_mean"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("score", "error", "want"),
+    [
+        (lambda e: torch.full((len(e),), float("nan")), NotANumberError, "step 1: a score is nan"),
+        (lambda e: torch.zeros(len(e), 2), BadConfigError, r"shape \(16, 2\) for 16 answers"),
+    ],
+)
+def test_a_reward_that_cannot_be_used_stops_before_anything_moves(
+    base: Path, score: Callable[[Episodes], Tensor], error: type[Exception], want: str
+) -> None:
+    ppo = ppo_on(base, score=score)
+    before = parameters(ppo)
+    with pytest.raises(error, match=want):
+        ppo.step()
+    assert all(torch.equal(before[name], tensor) for name, tensor in parameters(ppo).items())
+
+
+def test_a_constant_reward_stops_training(base: Path) -> None:
+    ppo = ppo_on(base, score=lambda e: torch.ones(len(e)))
+    ppo.step()
+    ppo.step()
+    with pytest.raises(DivergedError, match="got the same reward"):
+        ppo.step()
+
+
+def test_a_base_whose_cache_disagrees_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ppo = ppo_on(base)
+    right = ppo.trunk.policy
+    monkeypatch.setattr(
+        ppo.trunk, "policy", lambda ids, mask, *, keep, cache=None: right(ids, mask, keep=keep) if cache is None else
+        (lambda seen: seen._replace(logits=seen.logits.flip(-1)))(right(ids, mask, keep=keep, cache=cache)),
+    )  # fmt: skip
+    with pytest.raises(BadModelError, match="between drawing with a cache"):
+        ppo.step()
+
+
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        ({"batch_size": 6, "mini_batch_size": 4}, "batch_size: 6 is no multiple of mini_batch_size 4"),
+        ({"target_kl": 0.0}, r"target_kl: 0\.0; give a number above 0"),
+        ({"learning_rate": 0.0}, r"learning_rate: 0\.0; give a number above 0"),
+        ({"lam": 1.5}, r"lam: 1\.5; give a number from 0 to 1"),
+        ({"ppo_epochs": 0}, "ppo_epochs: 0; give a whole number"),
+        ({"cliprange": float("nan")}, "cliprange: nan"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(changes: dict[str, float], want: str) -> None:
+    with pytest.raises(BadConfigError, match=want):
+        replace(QUICK, **changes)
+
+
+def test_answers_beyond_the_models_context_are_refused(base: Path) -> None:
+    with pytest.raises(BadConfigError, match="max_new_tokens: 61 beside the longest prompt of 4 tokens"):
+        ppo_on(base, replace(QUICK, sampling=Sampling(max_new_tokens=61)))

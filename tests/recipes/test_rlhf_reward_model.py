@@ -1,0 +1,191 @@
+"""A reward model learns what people liked, on the policy's trunk or with an encoder of its own, and says it on 0..1."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ratchet_api.training_run import Lora
+from ratchet_jobs.rl.seeds import generator_for
+from ratchet_jobs.rlhf.generate import Sampling, generate, pad_prompts
+from ratchet_jobs.rlhf.reward_model import (
+    Preferred,
+    Rated,
+    RewardModel,
+    RewardSettings,
+    Row,
+    row_losses,
+    split_rows,
+    train_reward_model,
+)
+from ratchet_jobs.rlhf.scorers import Answer, EncoderScorer, Scorer, TrunkScorer
+from ratchet_jobs.rlhf.trunk import load_trunk
+from ratchet_jobs.rlhf.wording import prompt_tokens
+from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadModelError
+from tests.tiny_bert import write_tiny_bert
+from tests.tiny_llama import FILLERS, write_tiny_llama
+
+GOOD, BAD = FILLERS[0::2], FILLERS[1::2]
+QUICK = RewardSettings(num_epochs=6, batch_size=16, learning_rate=5e-3, head_learning_rate=2e-2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("base") / "llama")
+
+
+@pytest.fixture
+def scorer(base: Path) -> TrunkScorer:
+    return TrunkScorer(load_trunk(base, rank=4))
+
+
+def answer(good: int, rng: random.Random) -> str:
+    words = [*rng.choices(GOOD, k=good), *rng.choices(BAD, k=4 - good)]
+    rng.shuffle(words)
+    return " ".join(words)
+
+
+def ratings(count: int, *, seed: int = 0) -> list[Row]:
+    """Answers of four words, rated by how many of them are good ones."""
+    rng = random.Random(seed)
+    return [
+        Rated(" ".join(rng.choices(FILLERS, k=3)), answer(good, rng), good / 4)
+        for good in rng.choices(range(5), k=count)
+    ]
+
+
+def pairs(count: int, *, seed: int = 0) -> list[Row]:
+    rng = random.Random(seed)
+    return [Preferred(" ".join(rng.choices(FILLERS, k=3)), answer(3, rng), answer(1, rng)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["trunk", "encoder"])
+def test_ratings_teach_a_score_that_ranks_and_means_what_people_meant(base: Path, tmp_path: Path, kind: str) -> None:
+    lora = Lora(rank=4, alpha=8, dropout=0.05)
+    scorer: Scorer = (
+        TrunkScorer(load_trunk(base, rank=4))
+        if kind == "trunk"
+        else EncoderScorer(write_tiny_bert(tmp_path / "bert"), lora=lora, max_tokens=32, seed=0, device="cpu")
+    )
+    model, metrics = train_reward_model(scorer, ratings(160), QUICK, seed=0)
+    assert metrics.held_out >= 25
+    assert metrics.pair_accuracy is not None
+    assert metrics.pair_accuracy > 0.75
+    assert metrics.ece is not None
+    assert metrics.ece < 0.2
+    rng = random.Random(9)
+    good, bad = model.scores([Answer("the bank", answer(4, rng)), Answer("the bank", answer(0, rng))])
+    assert 0.0 <= bad < 0.35 < 0.65 < good <= 1.0
+
+
+def test_pairs_teach_the_same_and_the_average_answer_is_one_half(scorer: TrunkScorer) -> None:
+    model, metrics = train_reward_model(scorer, pairs(120), QUICK, seed=0)
+    assert metrics.pair_accuracy is not None
+    assert metrics.pair_accuracy > 0.85
+    assert metrics.ece is None
+    rng = random.Random(9)
+    # a pair says nothing of how its prompt compares with others, so the middle is that of all prompts together
+    asked = [" ".join(rng.choices(FILLERS, k=3)) for _ in range(40)]
+    better, middle, worse = (
+        model.scores([Answer(prompt, answer(good, rng)) for prompt in asked]).mean() for good in (3, 2, 1)
+    )
+    assert worse < middle - 0.15
+    assert 0.3 < middle < 0.7
+    assert better > middle + 0.15
+
+
+def test_losses_are_cross_entropy_of_a_rating_and_bradley_terry_of_a_pair() -> None:
+    class Fixed:
+        def raw(self, answers: list[Answer]) -> torch.Tensor:
+            return torch.tensor([float(each.response) for each in answers])
+
+    # rating 0.75 at raw 1: softplus(1) - 0.75 = 0.563262; pair 2 against 1: softplus(-1) = 0.313262
+    losses = row_losses(Fixed(), [Preferred("p", "2", "1"), Rated("p", "1", 0.75)])  # type: ignore[arg-type]
+    assert losses.tolist() == pytest.approx([0.563262, 0.313262], abs=1e-6)
+
+
+def test_training_leaves_policy_and_reference_as_they_were(scorer: TrunkScorer) -> None:
+    trunk = scorer.trunk
+    before = {name: p.detach().clone() for name, p in trunk.policy_parameters().items()}
+    ids = torch.tensor([[7, 8, 9]])
+    reference = trunk.reference(ids, torch.ones_like(ids, dtype=torch.bool), keep=3).logits
+    train_reward_model(scorer, ratings(30), RewardSettings(num_epochs=1), seed=0)
+    assert all(torch.equal(before[name], p) for name, p in trunk.policy_parameters().items())
+    assert torch.equal(trunk.reference(ids, torch.ones_like(ids, dtype=torch.bool), keep=3).logits, reference)
+
+
+def test_tokens_just_drawn_get_the_score_of_their_text(scorer: TrunkScorer) -> None:
+    model, _ = train_reward_model(scorer, ratings(30), RewardSettings(num_epochs=1), seed=0)
+    wording = scorer.trunk.wording
+    texts = ["the bank", "my card was called"]
+    rows = [prompt_tokens(wording, text, "dialogue") for text in texts]
+    episodes = generate(
+        scorer.trunk, pad_prompts(rows, pad_id=wording.pad_id), Sampling(max_new_tokens=5), generator=generator_for(0)
+    )
+    scores = model.of_episodes(episodes).tolist()
+    for row, score in enumerate(scores):
+        assert model.of_episodes(episodes.take(torch.tensor([row]))).item() == pytest.approx(score, abs=1e-5)
+
+
+def test_a_saved_model_scores_the_same_and_fits_no_other_base(scorer: TrunkScorer, base: Path, tmp_path: Path) -> None:
+    """P22, P39"""
+    model, _ = train_reward_model(scorer, ratings(40), RewardSettings(num_epochs=1), seed=0)
+    model.save(tmp_path / "rm")
+    asked = [Answer("the bank", "my card"), Answer("the bank", "of")]
+    again = RewardModel.load(tmp_path / "rm", TrunkScorer(load_trunk(base, rank=4)))
+    assert again.scores(asked).tolist() == model.scores(asked).tolist()
+    assert {path.suffix for path in (tmp_path / "rm").iterdir()} == {".json", ".safetensors"}
+    other = write_tiny_llama(tmp_path / "other", seed=1)
+    with pytest.raises(BadModelError, match="use the base model that it was trained on"):
+        RewardModel.load(tmp_path / "rm", TrunkScorer(load_trunk(other, rank=4)))
+    with pytest.raises(BadModelError, match="its weights do not fit, first at"):
+        RewardModel.load(tmp_path / "rm", TrunkScorer(load_trunk(base, rank=8)))
+    (tmp_path / "rm" / "reward_model.json").write_text("{}")
+    with pytest.raises(BadModelError, match="cannot be read"):
+        RewardModel.load(tmp_path / "rm", scorer)
+
+
+def test_no_prompt_is_on_both_sides_of_the_split() -> None:
+    rows = [Rated(f"prompt {number % 10}", f"answer {number}", number / 40) for number in range(40)]
+    train, held_out = split_rows(rows, share=0.2, seed=0)
+    assert len(held_out) == 8
+    assert {row.prompt for row in train}.isdisjoint({row.prompt for row in held_out})
+    few = [Rated("the same", f"answer {number}", number / 40) for number in range(40)]
+    assert [len(part) for part in split_rows(few, share=0.2, seed=0)] == [32, 8]
+
+
+@pytest.mark.parametrize(
+    ("rows", "want"),
+    [
+        pytest.param(ratings(5), r"Insufficient feedback: 5 samples \(minimum 10 required\)", id="five samples"),
+        pytest.param([r._replace(score=0.5) for r in ratings(12)], "all 12 scores are 0.5", id="one-sided"),
+        pytest.param([*ratings(12), Rated(" ", "a", 1.0)], "feedback 12: prompt is empty", id="empty prompt"),
+        pytest.param(
+            [*ratings(12), Rated("a", "a", 1.5)], r"feedback 12: score 1\.5; give a number from 0", id="score"
+        ),
+        pytest.param([*ratings(12), Rated("a", "a", float("nan"))], "feedback 12: score nan", id="NaN"),
+        pytest.param([*pairs(12), Preferred("a", "b", "b")], "feedback 12: chosen and rejected are the same", id="tie"),
+    ],
+)
+def test_rows_that_teach_nothing_are_refused(scorer: TrunkScorer, rows: list[Row], want: str) -> None:
+    with pytest.raises(BadDataError, match=want):
+        train_reward_model(scorer, rows, QUICK, seed=0)
+
+
+def test_settings_out_of_range_are_refused_by_name() -> None:
+    with pytest.raises(BadConfigError, match="num_epochs: 0"):
+        RewardSettings(num_epochs=0)
+    with pytest.raises(BadConfigError, match=r"held_out_share: 1\.0"):
+        RewardSettings(held_out_share=1.0)

@@ -1,0 +1,216 @@
+"""The Python door: feedbacks in, a version on disk out; cut off anywhere, the same call ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ratchet_jobs import RLHFTrainer, TrainingConfig, TrainingResult
+from ratchet_jobs.rlhf.ppo import LanguagePPO
+from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadModelError, DivergedError
+from tests.tiny_bert import write_tiny_bert
+from tests.tiny_llama import FILLERS, write_tiny_llama
+
+SMALL = {
+    "max_steps": 3,
+    "max_new_tokens": 4,
+    "lora_r": 4,
+    "checkpoint_steps": 1,
+    "learning_rate": 1e-3,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("base") / "llama")
+
+
+def feedbacks(count: int = 24) -> list[dict[str, Any]]:
+    """Answers scored by how many of their words are of one kind."""
+    rng, made = random.Random(0), []
+    for number in range(count):
+        words = rng.choices(FILLERS, k=4)
+        score = sum(FILLERS.index(word) % 2 == 0 for word in words) / 4
+        made.append(
+            {"prompt": f"the {FILLERS[number % 8]}", "response": " ".join(words), "score": score, "run_id": "r"}
+        )
+    return made
+
+
+def config(base: Path, **changes: Any) -> TrainingConfig:
+    return TrainingConfig(**{"base_model": str(base), **SMALL, "reward_model_config": {"num_epochs": 2}, **changes})
+
+
+def test_feedback_becomes_a_version_that_transformers_loads_as_it_is(base: Path, tmp_path: Path) -> None:
+    result = RLHFTrainer(config(base)).train(feedbacks(), output_dir=tmp_path)
+    folder = tmp_path / "policy" / "1"
+    assert {path.name for path in folder.iterdir()} == {
+        "policy", "reward_model", "training_results.json", "training_log.jsonl", "training_plan.json"
+    }  # fmt: skip
+    assert (result.status, result.policy_id, result.version) == ("trained", "policy", 1)
+    assert (result.feedback_count, result.training_steps) == (24, 3)
+    assert result.reward_mean == pytest.approx(sum(each["score"] for each in feedbacks()) / 24)
+    assert 0 <= result.final_reward_mean <= 1
+    assert result.final_reward_std >= 0
+    model, tokenizer = (kind.from_pretrained(result.model_path) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    assert model.generate(**tokenizer("the bank", return_tensors="pt"), max_new_tokens=2).shape[1] >= 3
+    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [1, 2, 3]
+    assert {"score_mean", "kl", "kl_k3", "kl_coef", "policy_loss", "value_loss", "entropy"} <= set(log[0])
+    written = json.loads((folder / "training_results.json").read_text())
+    names = {"status", "policyId", "version", "modelPath", "rewardModelPath", "feedbackCount", "trainingSteps"}
+    assert names | {"rewardMean", "rewardStd"} <= set(written)
+    assert TrainingResult.load(folder) == result
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert TrainingResult.load(moved / "training_results.json").model_path == str(moved / "policy")
+
+
+def test_a_training_cut_off_anywhere_ends_with_the_same_bits(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P13"""
+    want = RLHFTrainer(config(base)).train(feedbacks(), output_dir=tmp_path / "whole")
+    step, taken = LanguagePPO.step, []
+
+    def dies_once(self: LanguagePPO) -> dict[str, float]:
+        taken.append(self.done)
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(LanguagePPO, "step", dies_once)
+    with pytest.raises(KeyboardInterrupt):
+        RLHFTrainer(config(base)).train(feedbacks(), output_dir=tmp_path / "cut")
+    got = RLHFTrainer(config(base)).train(feedbacks(), output_dir=tmp_path / "cut")
+    assert taken == [0, 1, 2, 2]
+    assert got.version == 1
+    left, right = (load_file(Path(each.model_path) / "model.safetensors") for each in (want, got))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    logs = [(Path(each.model_path).parent / "training_log.jsonl").read_text() for each in (want, got)]
+    assert logs[0] == logs[1]
+    # another plan is another version, and so is the same one once it has ended
+    assert RLHFTrainer(config(base, seed=1)).train(feedbacks(), output_dir=tmp_path / "cut").version == 2
+
+
+def test_a_stopped_training_leaves_the_last_good_policy_and_says_why(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverges(self: LanguagePPO) -> dict[str, float]:
+        raise DivergedError("step 1: too far")
+
+    monkeypatch.setattr(LanguagePPO, "step", diverges)
+    with pytest.raises(DivergedError, match=r"step 1: too far; the policy of the last good step is in .*/policy/1"):
+        RLHFTrainer(config(base)).train(feedbacks(), output_dir=tmp_path)
+    result = TrainingResult.load(tmp_path / "policy" / "1")
+    assert (result.status, result.detail, result.training_steps) == ("stopped", "step 1: too far", 0)
+    left, right = (load_file(folder / "model.safetensors") for folder in (base, Path(result.model_path)))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"use_lora": False}, id="all weights"),
+        pytest.param({"gradient_checkpointing": True, "dtype": "bfloat16"}, id="checkpointing in bfloat16"),
+        pytest.param({"prompt_format": "continuation", "stop": ("bank",), "top_p": 0.9}, id="continuation"),
+        pytest.param({"encoder": True}, id="an encoder as reward model"),
+    ],
+)
+def test_other_ways_end_with_a_version_too(base: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    if changes.pop("encoder", False):
+        encoder = str(write_tiny_bert(tmp_path / "bert"))
+        changes["reward_model_config"] = {"num_epochs": 1, "base_model": encoder}
+    one = config(base, **{"max_steps": 1, **changes})
+    assert RLHFTrainer(one).train(feedbacks(), output_dir=tmp_path).training_steps == 1
+
+
+def test_an_estimate_starts_nothing(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    few, many = (RLHFTrainer(config(base, max_steps=n)).estimate_training(feedbacks()) for n in (10**4, 10**6))
+    assert few.to_wire()["modelConfig"] == {"base_model": str(base), "use_lora": True, "learning_rate": 1e-3}
+    assert (few.feedback_count, few.estimated_steps) == (24, 10**4)
+    assert many.estimated_time_minutes > 10 * few.estimated_time_minutes
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_environment_names_folder_and_device(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_MODELS_DIR", str(tmp_path / "mine"))
+    monkeypatch.setenv("RATCHET_DEVICE", "cpu")
+    result = RLHFTrainer(config(base, max_steps=1, device=None)).train(feedbacks())
+    assert Path(result.model_path) == tmp_path / "mine" / "policy" / "1" / "policy"
+    monkeypatch.setenv("RATCHET_DEVICE", "abacus")
+    with pytest.raises(BadConfigError, match="device: 'abacus' cannot be used"):
+        RLHFTrainer(config(base, device=None)).train(feedbacks(), output_dir=tmp_path)
+    monkeypatch.setenv("RATCHET_LOG_LEVEL", "shout")
+    with pytest.raises(BadConfigError, match="RATCHET_LOG_LEVEL is 'shout'"):
+        RLHFTrainer(config(base))
+
+
+@pytest.mark.parametrize("name", ["quick_test", "production", "low_memory", "high_performance"])
+def test_every_preset_fits_and_gives_way_to_settings(name: Any) -> None:
+    made = TrainingConfig.preset(name, base_model="x", max_steps=7)
+    assert made.max_steps == 7
+    made.ppo(stop_ids=())
+    assert TrainingConfig.preset("low_memory", base_model="x").gradient_checkpointing
+
+
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        ({"max_stepz": 1}, "max_stepz: no such setting"),
+        ({"max_steps": 0}, "max_steps: 0: .*greater than or equal to 1"),
+        ({"target_kl": 0.0}, r"target_kl: 0\.0; give a number above 0"),
+        ({"batch_size": 5}, "batch_size: 5 is no multiple of mini_batch_size 4"),
+        ({"reward_model_config": {"lora_dropout": 2}}, "reward_model_config.lora_dropout: 2"),
+        ({"stop": ("two words",)}, "stop: 'two words' is 2 tokens"),
+        ({"max_new_tokens": 64}, "max_new_tokens: 64 beside the longest prompt"),
+        ({"policy_id": "../up"}, "policy_id: '../up'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_by_name(
+    base: Path, tmp_path: Path, changes: dict[str, Any], want: str
+) -> None:
+    with pytest.raises(BadConfigError, match=want):
+        RLHFTrainer(config(base, **changes)).train(feedbacks(), output_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "want"),
+    [
+        (feedbacks(5), r"^Insufficient feedback: 5 samples \(minimum 10 required\)$"),
+        ([*feedbacks(), {"prompt": "a", "response": "b"}], "feedback 24: keys prompt, response; give prompt, response"),
+        ([*feedbacks(), {"prompt": "a", "response": 3, "score": 1}], "feedback 24: response is 3; give a text"),
+        ([*feedbacks(), {"prompt": "a", "response": "b", "score": True}], "feedback 24: score is True; give a number"),
+        ([*feedbacks(), "good"], "feedback 24: str; give a mapping"),
+    ],
+)
+def test_feedbacks_that_cannot_be_used_are_refused(base: Path, tmp_path: Path, given: list[Any], want: str) -> None:
+    with pytest.raises(BadDataError, match=want):
+        RLHFTrainer(config(base)).train(given, output_dir=tmp_path)
+
+
+def test_a_base_model_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadModelError, match="nothing is downloaded"):
+        RLHFTrainer(config(tmp_path / "no")).train(feedbacks(), output_dir=tmp_path)
+    encoder = write_tiny_bert(tmp_path / "bert")
+    with pytest.raises(BadModelError, match="no causal language model"):
+        RLHFTrainer(config(encoder)).train(feedbacks(), output_dir=tmp_path)
+    with pytest.raises(BadModelError, match="cannot be read"):
+        TrainingResult.load(tmp_path)

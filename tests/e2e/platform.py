@@ -59,6 +59,7 @@ class Platform:
             "--set", f"images.jobs={JOBS_IMAGE}",
             "--set", f"images.gateway={GATEWAY_IMAGE}",
             "--set", "gateway.enabled=true",
+            "--set", "gateway.training.enabled=true",
             "--set", f"gateway.namespaces={{{self.namespace}}}",
             "--set", f"gateway.storeSecretName={GATEWAY_SECRET}",
             "--set", f"store.uri=s3://{self.lab.s3_bucket}",

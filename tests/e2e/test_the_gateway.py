@@ -20,10 +20,10 @@ POLICY = "rated"
 PODS = "app.kubernetes.io/component=gateway"
 
 
-def role(name: str, resource: str, verb: str) -> list[Mapping[str, Any]]:
-    """A service account with one right on our kinds."""
+def role(name: str, *rights: tuple[str, str]) -> list[Mapping[str, Any]]:
+    """A service account with few rights on our kinds, each a resource and a verb."""
     rbac = "rbac.authorization.k8s.io"
-    rules = [{"apiGroups": ["ratchet.dev"], "resources": [resource], "verbs": [verb]}]
+    rules = [{"apiGroups": ["ratchet.dev"], "resources": [resource], "verbs": [verb]} for resource, verb in rights]
     return [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}},
         {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": name}, "rules": rules},
@@ -65,8 +65,8 @@ class Door:
 def door(platform: Platform) -> Iterator[Door]:
     """A policy, an application that may send feedback, and one that may only read."""
     policy = {"apiVersion": "ratchet.dev/v1alpha1", "kind": "RLPolicy", "metadata": {"name": POLICY}}
-    objects = [{**policy, "spec": {"type": "classifier"}}, *role("app", "rlpolicies/feedback", "create")]
-    platform.apply(*objects, *role("reader", "rlpolicies", "get"))
+    objects = [{**policy, "spec": {"type": "classifier"}}, *role("app", ("rlpolicies/feedback", "create"))]
+    platform.apply(*objects, *role("reader", ("rlpolicies", "get")))
     yield Door(platform)
     platform.kubectl("delete", "rlp", POLICY, "--wait=false")
 

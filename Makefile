@@ -76,7 +76,7 @@ type: ## mypy
 ##@ Measure
 
 .PHONY: bench
-bench: bench-supervised bench-classifier-rl bench-operator bench-rl-control bench-feedback bench-snapshot ## every performance figure of the README, each beside its peer in one run
+bench: bench-supervised bench-classifier-rl bench-classifier-race bench-no-regression bench-operator bench-rl-control bench-feedback bench-snapshot ## every performance figure of the README, each beside its peer in one run
 
 .PHONY: bench-supervised
 bench-supervised: ## training speed, memory and accuracy beside transformers.Trainer; ARGS="--rounds 1"
@@ -87,6 +87,16 @@ bench-supervised: ## training speed, memory and accuracy beside transformers.Tra
 bench-classifier-rl: ## what right or wrong teaches after a few labels, over seeds; ARGS="--seeds 1 --flipped"
 	$(SETUP)
 	@$(PY) -m bench.classifier_rl $(ARGS)
+
+.PHONY: bench-classifier-race
+bench-classifier-race: ## answers per second of the rl stage beside a plain PPO loop; ARGS="--stages" for both stages' time
+	$(SETUP)
+	@$(PY) -m bench.classifier_rl.race $(ARGS)
+
+.PHONY: bench-no-regression
+bench-no-regression: ## twenty seeded runs, gate included: is anything worse than its supervised policy ever published
+	$(SETUP)
+	@$(PY) -m bench.classifier_rl.no_regression $(ARGS)
 
 .PHONY: bench-rl-control
 bench-rl-control: ## do PPO, A2C, REINFORCE and DQN reach CleanRL's returns on classic control; ARGS="--seeds 3"

@@ -12,7 +12,7 @@ A team never changes. Whoever dies closes its connections, and the others end wi
 Job replace each of them: then a new leader makes a new team, which goes on from the last checkpoint. A node that falls
 silent without closing anything is noticed after `seconds`.
 
-No name of a Service is needed and nothing of Kubernetes' API (ADR 0011). Called by `main` for a stage of several nodes.
+No name of a Service is needed and nothing of Kubernetes' API (ADR 0014). Called by `main` for a stage of several nodes.
 """
 
 from __future__ import annotations

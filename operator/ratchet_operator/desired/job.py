@@ -8,7 +8,7 @@ nothing (preemption); every counted retry is a new attempt, hence a new Job.
 
 A stage of several nodes is an indexed Job, a pod per node. One pod that is lost ends the others with the code of a
 preemption (they notice), so the same policy replaces all of them, each under its index; any other exit of one pod ends
-the Job, hence the attempt, for all. The pods find each other through the store and need no Service (ADR 0011).
+the Job, hence the attempt, for all. The pods find each other through the store and need no Service (ADR 0014).
 """
 
 from __future__ import annotations

@@ -118,6 +118,11 @@ bench-feedback: ## acknowledged feedback events per second beside one object per
 	$(SETUP)
 	@$(PY) -m bench.feedback $(ARGS)
 
+.PHONY: bench-rollout-stats
+bench-rollout-stats: ## how often the verdict on a rollout is wrong, and how many subjects it takes; ARGS="--rollouts 1000"
+	$(SETUP)
+	@$(PY) -m bench.rollout_stats $(ARGS)
+
 ##@ Generate and build
 
 .PHONY: generate

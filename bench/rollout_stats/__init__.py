@@ -1,0 +1,1 @@
+"""How often the verdict on a rollout is wrong, and how many subjects it takes."""

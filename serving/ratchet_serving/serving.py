@@ -75,7 +75,10 @@ def serve(settings: Settings, parts: Parts, *, door: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=round(settings.drain_seconds) or 1,
     )
-    uvicorn.Server(config).run(sockets=[door])
+    try:
+        uvicorn.Server(config).run(sockets=[door])
+    finally:
+        gc.unfreeze()  # else libraries that count their own objects at exit report them as leaked
 
 
 def _token(settings: Settings) -> str | None:

@@ -144,18 +144,23 @@ def test_the_penaltys_weight_rises_while_answers_are_beyond_the_target(base: Pat
     assert told[-1]["kl_coef"] > 1.1 * told[0]["kl_coef"]
 
 
-def test_an_answer_that_was_cut_is_worth_less(base: Path) -> None:
-    longer = []
-    for penalty in (0.0, 1.0):
-        # every answer is worth about the same, so that the penalty is what there is to learn
-        ppo = ppo_on(
-            base,
-            replace(QUICK, missing_eos_penalty=penalty),
-            score=lambda episodes: 1e-4 * torch.arange(len(episodes)).float(),
-        )
-        told = [ppo.step() for _ in range(7)]
-        longer.append(sum(t["stopped_share"] for t in told[-3:]) / 3)
-    assert longer[1] > longer[0] + 0.2
+def test_an_answer_that_was_cut_is_worth_less(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling = Sampling(max_new_tokens=2, stop_ids=tuple(range(5, 25)))  # about half of the answers end by themselves
+    ppo = ppo_on(base, replace(QUICK, missing_eos_penalty=0.5, sampling=sampling))
+    seen: list[tuple[Episodes, Tensor]] = []
+    make = ppo._experience
+
+    def noting(episodes: Episodes, scores: Tensor, ref_logprobs: Tensor) -> Experience:
+        seen.append((episodes, scores))
+        return make(episodes, scores, ref_logprobs)
+
+    monkeypatch.setattr(ppo, "_experience", noting)
+    ppo.step()
+    episodes, scores = seen[0]
+    assert 0 < int(episodes.stopped.sum()) < len(episodes)
+    lowered = share_of_even(episodes) - 0.5 * (~episodes.stopped).float()
+    want = (lowered - lowered.mean()) / lowered.std(correction=0)
+    assert torch.allclose(scores, want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -136,3 +136,17 @@ def test_every_link_between_pages_leads_somewhere() -> None:
     assert len(links) >= 5
     broken = [f"{page}: {target}" for page, target in links if not ((ROOT / page).parent / target).exists()]
     assert broken == []
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    found = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    numbers = [int(file.name[:4]) for file in found]
+    assert len(set(numbers)) == len(numbers), "two pages have one number; give the younger one the next"
+    for file, number in zip(found, numbers, strict=True):
+        assert file.read_text().startswith(f"# {number}. "), file.name
+
+
+def test_a_decision_that_is_cited_exists() -> None:
+    numbers = {file.name[:4] for file in (ROOT / "docs" / "adr").glob("*.md")}
+    cited = {(file.path, each) for file in repository_files() for each in re.findall(r"\bADR (\d{4})\b", file.text)}
+    assert {path for path, each in cited if each not in numbers} == set()

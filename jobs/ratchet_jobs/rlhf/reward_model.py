@@ -7,7 +7,7 @@
     the held-out rows before it counts, so that the error told is not that of numbers fitted to it.
 
 Deviation from the usual code: no trainer of a library, since the adapter shares the policy's trunk, which a trainer
-would wrap, move and save as a model of its own (docs/adr/0014-reward-model-on-the-trunk.md).
+would wrap, move and save as a model of its own (docs/adr/0016-reward-model-on-the-trunk.md).
 Called by the door and by recipes.
 """
 

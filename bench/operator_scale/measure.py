@@ -117,21 +117,28 @@ class Burst:
     all_seconds: float
     p50: float
     p99: float
+    cpu_seconds: float
+    """Of the controller, the API server, etcd and this bench together: what a busy host changes least."""
 
     @classmethod
-    def of(cls, began: float, created: Mapping[str, float], seen: Mapping[str, float]) -> Burst:
-        """Sum up: `began` is when the first request was sent."""
+    def of(cls, began: float, created: Mapping[str, float], seen: Mapping[str, float], cpu: float) -> Burst:
+        """Sum up: `began` is when the first request was sent, `cpu` the CPU seconds since."""
         delays = sorted(max(0.0, seen[name] - at) for name, at in created.items())
         whole = max(seen[name] for name in created) - began
-        return cls(len(delays), whole, statistics.median(delays), delays[min(len(delays) - 1, int(len(delays) * 0.99))])
+        p99 = delays[min(len(delays) - 1, int(len(delays) * 0.99))]
+        return cls(len(delays), whole, statistics.median(delays), p99, round(cpu, 2))
 
 
-async def burst(plane: ControlPlane, children: Children, path: str, manifests: Sequence[Mapping[str, Any]]) -> Burst:
-    """Create the objects at once and wait for every first child."""
+async def burst(
+    plane: ControlPlane, children: Children, path: str, manifests: Sequence[Mapping[str, Any]], *, controller: int
+) -> Burst:
+    """Create the objects at once and wait for every first child; `controller` is the process that makes them."""
+    everyone = (controller, plane.pid("kube-apiserver"), plane.pid("etcd"), os.getpid())
+    before = sum(map(cpu_seconds, everyone))
     began = time.perf_counter()
     created = await create_at_once(plane, path, manifests)
     await children.all_of(list(created), seconds=300)
-    return Burst.of(began, created, children.first_seen)
+    return Burst.of(began, created, children.first_seen, sum(map(cpu_seconds, everyone)) - before)
 
 
 def rss_mb(pid: int) -> float:

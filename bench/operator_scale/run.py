@@ -46,6 +46,7 @@ async def bursts(
     path: str,
     make: Callable[[str], dict[str, Any]],
     args: argparse.Namespace,
+    controller: int,
     requests: Callable[[], dict[str, float]] = dict,
 ) -> tuple[list[Burst], dict[str, float]]:
     """The rounds of `count` at once, and what `requests` rose by in them, per object."""
@@ -53,7 +54,8 @@ async def bursts(
     counted: dict[str, float] = {}
     for turn in range(args.rounds):
         before = requests()
-        found.append(await burst(plane, children, path, [make(f"r{turn}-{n:04}") for n in range(args.count)]))
+        manifests = [make(f"r{turn}-{n:04}") for n in range(args.count)]
+        found.append(await burst(plane, children, path, manifests, controller=controller))
         for name, value in requests().items():
             rise = (value - before.get(name, 0.0)) / (args.count * args.rounds)
             counted[name] = round(counted.get(name, 0.0) + rise, 2)
@@ -63,12 +65,12 @@ async def bursts(
 
 
 async def alone(
-    plane: ControlPlane, children: Children, path: str, make: Callable[[str], dict[str, Any]]
+    plane: ControlPlane, children: Children, path: str, make: Callable[[str], dict[str, Any]], controller: int
 ) -> list[float]:
     """Milliseconds from creation to child of objects that come one by one."""
     found = []
     for number in range(ALONE):
-        one = await burst(plane, children, path, [make(f"alone-{number}")])
+        one = await burst(plane, children, path, [make(f"alone-{number}")], controller=controller)
         found.append(one.p50 * 1000)
         await asyncio.sleep(0.2)
     say(f"one alone: {spread(found, 'ms')}")
@@ -85,13 +87,14 @@ async def race_ours(plane: ControlPlane, directory: Path, args: argparse.Namespa
     try:
         async with Children(plane, ours.CHILDREN) as children:
             start = rss_mb(operator.pid)
-            singles = await alone(plane, children, path, make)
+            singles = await alone(plane, children, path, make, operator.pid)
             requests = lambda: operator.writes() | {"reads": operator.reads()}  # noqa: E731 - one expression, used once
-            rounds, per_run = await bursts(plane, children, path, make, args, requests)
+            rounds, per_run = await bursts(plane, children, path, make, args, operator.pid, requests)
             made = args.count * args.rounds
             rest = args.live - made - ALONE
             if rest > 0:
-                await burst(plane, children, path, [make(f"live-{n:04}") for n in range(rest)])
+                more = [make(f"live-{n:04}") for n in range(rest)]
+                await burst(plane, children, path, more, controller=operator.pid)
             live_runs = max(args.live, made + ALONE)
             live, peak = rss_mb(operator.pid), peak_rss_mb(operator.pid)
             operator.stop()
@@ -129,8 +132,8 @@ async def race_peer(plane: ControlPlane, directory: Path, args: argparse.Namespa
     path = peer.path(namespace)
     try:
         async with Children(plane, peer.CHILDREN) as children:
-            singles = await alone(plane, children, path, make)
-            rounds, _ = await bursts(plane, children, path, make, args)
+            singles = await alone(plane, children, path, make, controller.pid)
+            rounds, _ = await bursts(plane, children, path, make, args, controller.pid)
             return {
                 "alone_ms": singles,
                 "bursts": [asdict(each) for each in rounds],
@@ -155,6 +158,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for title, key in (("all", "all_seconds"), ("p50", "p50"), ("p99", "p99")):
         cells = [spread([each[key] for each in results[name]["bursts"]]) for name in names]
         rows.append((f"{results[names[0]]['bursts'][0]['count']} at once, {title}", *cells))
+    cells = [spread([each["cpu_seconds"] for each in results[name]["bursts"]]) for name in names]
+    rows.append(("CPU of all processes for them", *cells))
     rows.append(("one alone", *(spread(results[name]["alone_ms"], "ms") for name in names)))
     rows.append(("memory", *(f"{results[n]['rss_live_mb']:.0f} MB with {results[n]['live']} live" for n in names)))
     rows.append(("idle CPU", *(f"{results[name]['idle_cpu_percent']:.1f} % of a core" for name in names)))

@@ -29,7 +29,8 @@ async def test_two_hundred_runs_cost_few_requests_and_little_memory(tmp_path: Pa
         operator = ours.Ours(plane, tmp_path)
         try:
             async with Children(plane, ours.CHILDREN) as children:
-                whole = await burst(plane, children, path, [ours.manifest("scale", name) for name in names])
+                manifests = [ours.manifest("scale", name) for name in names]
+                whole = await burst(plane, children, path, manifests, controller=operator.pid)
             writes, reads = operator.writes(), operator.reads()
             say(f"all {RUNS}: {whole.all_seconds:.1f} s, p99 {whole.p99:.1f} s; writes {writes}, reads {reads:.0f}")
             assert writes["create jobs"] == RUNS

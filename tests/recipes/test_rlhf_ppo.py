@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ratchet_jobs.rl.seeds import generator_for
@@ -42,12 +41,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with opinions: as it is made it finds all words about equally likely, and adapters move little."""
-    folder = write_tiny_llama(tmp_path_factory.mktemp("base") / "llama")
-    weights = load_file(folder / "model.safetensors")
-    weights["model.embed_tokens.weight"] *= 5.0
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    return write_tiny_llama(tmp_path_factory.mktemp("base") / "llama")
 
 
 def share_of_even(episodes: Episodes) -> Tensor:
@@ -76,10 +70,10 @@ def parameters(ppo: LanguagePPO) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("rank", [4, None], ids=["LoRA", "all weights"])
 def test_words_that_are_rewarded_are_said_more_often(base: Path, rank: int | None) -> None:
-    # over seeds 0 to 3 the rise was 0.19 to 0.29 with LoRA, 0.24 to 0.34 with all weights
-    ppo = ppo_on(base, QUICK if rank else replace(QUICK, learning_rate=2e-3), rank=rank, steps=12)
-    told = [ppo.step() for _ in range(12)]
-    first, last = (sum(t["score_mean"] for t in part) / 3 for part in (told[:3], told[-3:]))
+    # over seeds 0 to 4 the rise was 0.21 to 0.31 with LoRA, 0.20 to 0.28 with all weights
+    ppo = ppo_on(base, QUICK if rank else replace(QUICK, learning_rate=2e-3), rank=rank, steps=16)
+    told = [ppo.step() for _ in range(16)]
+    first, last = (sum(t["score_mean"] for t in part) / 4 for part in (told[:4], told[-4:]))
     assert last > first + 0.1
     assert told[0]["kl"] == pytest.approx(0.0, abs=1e-4)
     assert told[-1]["kl"] > 0.2
@@ -130,12 +124,24 @@ def test_every_prompt_comes_once_before_any_comes_again(base: Path) -> None:
     assert sorted(seen[:5]) == sorted(seen[5:]) == sorted(map(tuple, PROMPTS))
 
 
-def test_a_heavier_penalty_keeps_the_policy_nearer_to_the_reference(base: Path) -> None:
-    moved = []
-    for coef in (0.0, 1.0):
-        ppo = ppo_on(base, replace(QUICK, init_kl_coef=coef, target_kl=None))
-        moved.append([ppo.step() for _ in range(6)][-1]["kl"])
-    assert moved[1] < 0.7 * moved[0]
+def test_an_answer_pays_for_its_distance_from_the_reference(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # undiscounted and with lam 1 the first token's return is all the answer earns: score - coef * sum of log ratios
+    ppo = ppo_on(base, replace(QUICK, init_kl_coef=0.5, lam=1.0, vf_coef=0.0))
+    ppo.step()  # away from the reference
+    seen: list[Tensor] = []
+    make = ppo._experience
+
+    def noting(episodes: Episodes, scores: Tensor, ref_logprobs: Tensor) -> Experience:
+        made = make(episodes, scores, ref_logprobs)
+        paid = ppo._kl.coef * (episodes.logprobs - ref_logprobs).sum(1)
+        seen.extend([made.returns[:, 0], scores - paid, paid])
+        return made
+
+    monkeypatch.setattr(ppo, "_experience", noting)
+    ppo.step()
+    returns, want, paid = seen
+    assert float(paid.abs().max()) > 0.01
+    assert torch.allclose(returns, want, rtol=0, atol=1e-5)
 
 
 def test_the_penaltys_weight_rises_while_answers_are_beyond_the_target(base: Path) -> None:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -126,7 +127,7 @@ def test_training_leaves_policy_and_reference_as_they_were(scorer: TrunkScorer) 
     assert torch.equal(trunk.reference(ids, torch.ones_like(ids, dtype=torch.bool), keep=3).logits, reference)
 
 
-def test_tokens_just_drawn_get_the_score_of_their_text(scorer: TrunkScorer) -> None:
+def test_the_score_of_tokens_just_drawn_is_read_from_the_answer_alone(scorer: TrunkScorer) -> None:
     model, _ = train_reward_model(scorer, ratings(30), RewardSettings(num_epochs=1), seed=0)
     wording = scorer.trunk.wording
     texts = ["the bank", "my card was called"]
@@ -134,9 +135,14 @@ def test_tokens_just_drawn_get_the_score_of_their_text(scorer: TrunkScorer) -> N
     episodes = generate(
         scorer.trunk, pad_prompts(rows, pad_id=wording.pad_id), Sampling(max_new_tokens=5), generator=generator_for(0)
     )
-    scores = model.of_episodes(episodes).tolist()
-    for row, score in enumerate(scores):
-        assert model.of_episodes(episodes.take(torch.tensor([row]))).item() == pytest.approx(score, abs=1e-5)
+    for row, score in enumerate(model.of_episodes(episodes).tolist()):
+        # without padding, the answer's tokens counted from the prompt's length on
+        answer_ids = episodes.response_ids[row][episodes.response_mask[row]].tolist()
+        ids = torch.tensor([[*rows[row], *answer_ids]])
+        places = torch.arange(ids.shape[1]).unsqueeze(0)
+        raw = scorer.of_tokens(ids, torch.ones_like(ids, dtype=torch.bool), places >= len(rows[row])).item()
+        want = model.scaling(np.array([raw]))[0]
+        assert score == pytest.approx(want, abs=1e-6)
 
 
 def test_a_saved_model_scores_the_same_and_fits_no_other_base(scorer: TrunkScorer, base: Path, tmp_path: Path) -> None:

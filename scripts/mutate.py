@@ -32,7 +32,18 @@ SECONDS = 300
 """A mutant that runs longer hangs, which counts as noticed."""
 PLUGINS = ("pytest_asyncio.plugin", "pytest_timeout", "_hypothesis_pytestplugin")
 """Plugins that the configuration and the tests need; finding and importing the rest takes longer than most tests."""
-PRELOAD = ("hypothesis", "numpy", "pydantic", "pytest", "safetensors.torch", "structlog", "torch", "yaml")
+PRELOAD = (
+    "hypothesis",
+    "numpy",
+    "peft",
+    "pydantic",
+    "pytest",
+    "safetensors.torch",
+    "structlog",
+    "torch",
+    "transformers.models.llama.modeling_llama",
+    "yaml",
+)
 """Imported once before forking: they take longer than most tests, and hold no code of ours."""
 
 KILLED, SURVIVED, HUNG = 1, 0, -1

@@ -21,6 +21,7 @@ OPERATIONS = {
     "POST /api/policies/feedback/{policy}",
     "GET /api/policies/{policy}",
     "GET /api/policies/{policy}/feedback",
+    "GET /api/policies/{policy}/feedback/count",
     "POST /api/policies/train_policy/{policy}",
     "GET /api/policies/train_policy/{policy}/{run}",
     "POST /v1/erasures",
@@ -32,6 +33,7 @@ OPERATIONS = {
 
 # What holds between fields, or follows from the alphabet, and stands in descriptions instead of the schema.
 BETWEEN_FIELDS = (
+    "between the years 1 and 9999 in UTC",  # a date-time of the schema whose offset leaves them
     "neither response nor label",
     "chosen and rejected are the same text",
     "is blank",

@@ -94,7 +94,7 @@ def test_drawn_answers_follow_the_seed(ratchet: Command) -> None:
         (("predict", "helper", "hi"), 1, "policyType 'generator', a classifier is needed"),
         (("evaluate", "helper"), 1, "helper@1: is a generator, and this measures classifiers; `ratchet report` shows"),
         (("compare", "helper", "helper-1"), 1, "is a generator, and this measures classifiers"),
-        (("export", "helper", "out"), 1, "a classifier is needed"),
+        (("export", "helper", "--format", "merged", "-o", "out"), 1, "a classifier is needed"),
     ],
 )
 def test_what_cannot_be_done_is_said(arguments: tuple[str, ...], code: int, says: str, ratchet: Command) -> None:

@@ -203,6 +203,7 @@ def test_a_pod_asked_to_leave_while_queries_are_encoded_leaves_at_once(shared: W
 # --- every field acts -----------------------------------------------------------------------------------------------
 
 ACTS: dict[str, Any] = {
+    "nodes": None,  # how many work, not what they learn: tests/recipes/test_several_nodes.py
     "datasetRef": None,  # of a log: tests/recipes/test_rl_from_log_stage.py
     "minEffectiveSamples": None,  # likewise
     "algorithm": {"algorithm": "a2c"},

@@ -537,7 +537,8 @@ def test_few_verdicts_give_no_temperature() -> None:
 def test_settings_of_a_notebook_are_those_of_the_stage_less_the_stages_own() -> None:
     own = set(RlStage.model_fields) - set(RlSettings.model_fields)
     from_a_log = {"dataset_ref", "min_effective_samples"}
-    assert own == {"episodes", "gamma", "lam", "traffic", "checkpoint_every_steps", "resources"} | from_a_log
+    a_pods = {"checkpoint_every_steps", "nodes", "resources"}
+    assert own == {"episodes", "gamma", "lam", "traffic"} | a_pods | from_a_log
 
 
 # --- through the pod's entry point ----------------------------------------------------------------------------------

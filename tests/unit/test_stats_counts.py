@@ -129,7 +129,8 @@ def test_at_the_edge_of_the_null_hypothesis_the_next_event_changes_the_evidence_
         assert edge * here + (1 - edge) * there == pytest.approx(now, rel=1e-9)
 
 
-@given(events=st.integers(0, 50), more=st.integers(0, 5000), ceiling=st.sampled_from([0.001, 0.01, 0.2]))
+# at 3,450 subjects without an event the evidence against 0.2 reaches the largest that is told, e^700
+@given(events=st.integers(0, 50), more=st.integers(0, 3000), ceiling=st.sampled_from([0.001, 0.01, 0.2]))
 def test_the_evidence_about_a_ceiling_is_a_martingale_at_the_ceiling(events: int, more: int, ceiling: float) -> None:
     n = events + more
     now = e_rate_below(events, n, ceiling)

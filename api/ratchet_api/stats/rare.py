@@ -99,7 +99,7 @@ def _ratio_terms(seen: RareCounts, null: float, alternatives: Iterable[float]) -
 
 
 def _mixture(log_ratios: Iterable[float]) -> float:
-    """Mean of the likelihood ratios, from their logarithms."""
+    """Mean of the likelihood ratios, from their logarithms; at most e^700, so that it stays a number."""
     terms = list(log_ratios)
     top = max(terms)
     return math.exp(min(700.0, top + math.log(math.fsum(math.exp(term - top) for term in terms) / len(terms))))

@@ -18,6 +18,7 @@ from ratchet_jobs.rlhf.reward_model import (
     Rated,
     RewardModel,
     RewardSettings,
+    RewardTraining,
     Row,
     row_losses,
     split_rows,
@@ -195,3 +196,24 @@ def test_settings_out_of_range_are_refused_by_name() -> None:
         RewardSettings(num_epochs=0)
     with pytest.raises(BadConfigError, match=r"held_out_share: 1\.0"):
         RewardSettings(held_out_share=1.0)
+
+
+def test_a_training_left_and_gone_on_with_ends_with_the_same_bits(base: Path) -> None:
+    """P12: with dropout, from the tensors of a checkpoint alone."""
+    settings = RewardSettings(num_epochs=2, batch_size=8, learning_rate=5e-3)
+
+    def training() -> RewardTraining:
+        scorer = TrunkScorer(load_trunk(base, rank=4, reward_dropout=0.2))
+        return RewardTraining(scorer, ratings(24), settings, seed=3)
+
+    calm, stormy = training(), training()
+    losses = [calm.step().loss for _ in range(calm.steps)]
+    for _ in range(2):
+        stormy.step()
+    resumed = training()
+    resumed.load_state(stormy.state())
+    assert [resumed.step().loss for _ in range(resumed.steps - 2)] == losses[2:]
+    want, got = calm.state(), resumed.state()
+    assert want.keys() == got.keys()
+    assert all(torch.equal(want[name], got[name]) for name in want)
+    assert calm.finished()[0].scaling == resumed.finished()[0].scaling

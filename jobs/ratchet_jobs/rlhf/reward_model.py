@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -59,6 +59,17 @@ class Preferred(NamedTuple):
 
 
 Row = Rated | Preferred
+
+
+class RewardStep(NamedTuple):
+    """One step of training."""
+
+    loss: float
+    learning_rate: float
+    """Of the adapter."""
+    grad_norm: float
+    """Before clipping."""
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +182,72 @@ class RewardModel:
         return cls(scorer, scaling)
 
 
+class RewardTraining:
+    """Training of a reward model between steps, so that it can be left and gone on with; see the module's text."""
+
+    def __init__(self, scorer: Scorer, rows: Sequence[Row], settings: RewardSettings, *, seed: int) -> None:
+        """Split the rows and make the optimizer; nothing is computed yet.
+
+        Args:
+            scorer: trained in place.
+            rows: at least MIN_TRAIN_SAMPLES.
+            settings: of training.
+            seed: of split, order and dropout.
+
+        Raises:
+            BadDataError: too few rows, or rows that teach nothing.
+        """
+        check_rows(rows)
+        self.done = 0
+        self._scorer, self._settings, self._seed = scorer, settings, seed
+        self._train, self._held_out = split_rows(rows, share=settings.held_out_share, seed=seed)
+        self._per_epoch = -(-len(self._train) // settings.batch_size)
+        self.steps = settings.num_epochs * self._per_epoch
+        parameters = scorer.parameters()
+        heads = [p for name, p in parameters.items() if name.startswith("head.")]
+        adapter = [p for name, p in parameters.items() if not name.startswith("head.")]
+        self._optimizer = torch.optim.AdamW(
+            [{"params": adapter, "lr": settings.learning_rate}, {"params": heads, "lr": settings.head_learning_rate}],
+            weight_decay=0.01,
+        )
+        self._stepper = Stepper(parameters, self._optimizer, max_grad_norm=settings.max_grad_norm)
+
+    def step(self) -> RewardStep:
+        """Take one step on the next batch.
+
+        Raises:
+            NotANumberError: the loss or a gradient is not finite.
+        """
+        settings, step, size = self._settings, self.done, self._settings.batch_size
+        epoch, place = divmod(step, self._per_epoch)
+        order = torch.randperm(len(self._train), generator=generator_for(self._seed, "reward-model", epoch)).tolist()
+        batch = [self._train[row] for row in order[place * size : (place + 1) * size]]
+        factor = learning_rate_factor(step, steps=self.steps, warmup_ratio=settings.warmup_ratio)
+        _set_rate(self._optimizer, factor)
+        with torch.random.fork_rng(devices=[]), self._scorer.training():
+            torch.manual_seed(int(generator_for(self._seed, "dropout", step).initial_seed()))
+            loss = row_losses(self._scorer, batch).mean()
+            if not bool(torch.isfinite(loss)):
+                raise NotANumberError(f"reward model, step {step + 1}: loss {float(loss)}; lower its learning_rate")
+            torch.autograd.backward(loss)
+        norm = self._stepper.step()
+        self.done += 1
+        return RewardStep(float(loss.detach()), settings.learning_rate * factor, norm, len(batch))
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on, for a safetensors file of a checkpoint."""
+        return self._stepper.state() | {"done": torch.tensor(self.done)}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `state()` gave; going on gives the bits that never stopping would have given."""
+        self.done = int(tensors["done"])
+        self._stepper.load_state({name: tensor for name, tensor in tensors.items() if name != "done"})
+
+    def finished(self) -> tuple[RewardModel, RewardMetrics]:
+        """Calibrate on the held-out rows, and tell how good the model is on them."""
+        return _calibrated(self._scorer, self._held_out)
+
+
 def train_reward_model(
     scorer: Scorer,
     rows: Sequence[Row],
@@ -179,45 +256,20 @@ def train_reward_model(
     seed: int,
     after_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> tuple[RewardModel, RewardMetrics]:
-    """Learn from rated answers and pairs; see the module's text for the steps.
+    """Learn from rated answers and pairs in one go; `RewardTraining` has the arguments and errors.
 
     Args:
         scorer: trained in place.
         rows: at least MIN_TRAIN_SAMPLES.
         settings: of training.
-        seed: of split and order.
+        seed: of split, order and dropout.
         after_step: told step (from 1), steps and loss.
-
-    Raises:
-        BadDataError: too few rows, or rows that teach nothing.
-        NotANumberError: the loss or a gradient is not finite.
     """
-    check_rows(rows)
-    train, held_out = split_rows(rows, share=settings.held_out_share, seed=seed)
-    parameters = scorer.parameters()
-    heads = [p for name, p in parameters.items() if name.startswith("head.")]
-    adapter = [p for name, p in parameters.items() if not name.startswith("head.")]
-    optimizer = torch.optim.AdamW(
-        [{"params": adapter, "lr": settings.learning_rate}, {"params": heads, "lr": settings.head_learning_rate}],
-        weight_decay=0.01,
-    )
-    stepper = Stepper(parameters, optimizer, max_grad_norm=settings.max_grad_norm)
-    per_epoch = -(-len(train) // settings.batch_size)
-    steps = settings.num_epochs * per_epoch
-    for step in range(steps):
-        epoch, place = divmod(step, per_epoch)
-        order = torch.randperm(len(train), generator=generator_for(seed, "reward-model", epoch)).tolist()
-        batch = [train[row] for row in order[place * settings.batch_size : (place + 1) * settings.batch_size]]
-        _set_rate(optimizer, learning_rate_factor(step, steps=steps, warmup_ratio=settings.warmup_ratio))
-        with torch.random.fork_rng(devices=[]), scorer.training():
-            torch.manual_seed(int(generator_for(seed, "dropout", step).initial_seed()))
-            loss = row_losses(scorer, batch).mean()
-            if not bool(torch.isfinite(loss)):
-                raise NotANumberError(f"reward model, step {step + 1}: loss {float(loss)}; lower its learning_rate")
-            torch.autograd.backward(loss)
-        stepper.step()
-        after_step(step + 1, steps, float(loss.detach()))
-    return _calibrated(scorer, held_out)
+    training = RewardTraining(scorer, rows, settings, seed=seed)
+    while training.done < training.steps:
+        loss = training.step().loss
+        after_step(training.done, training.steps, loss)
+    return training.finished()
 
 
 def row_losses(scorer: Scorer, rows: Sequence[Row]) -> Tensor:

@@ -6,9 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from ratchet_api.names import snapshot_prefix
+from ratchet_api.rlhf import RewardModelStage, RlhfStage
 from ratchet_api.snapshot_summary import SnapshotCounts
-from ratchet_api.stage import DatasetRef, EvaluateConfig, Stage, StageRef, SupervisedConfig
+from ratchet_api.stage import (
+    DatasetRef,
+    EvaluateConfig,
+    RewardModelConfig,
+    RlConfig,
+    Stage,
+    StageRef,
+    SupervisedConfig,
+)
 from ratchet_api.training_run import Answers, BaseModelRef, EvaluateStage, Evaluation, Lora, SupervisedStage
 from ratchet_jobs.data.base_model import local_digest
 from ratchet_jobs.data.demonstrations import DEMONSTRATIONS_SCHEMA
@@ -61,6 +72,48 @@ class GeneratorBench(Workbench):
             seed=seed,
         )
 
+    def put_preferences(self, rows: Sequence[tuple[str, str, str]]) -> DatasetRef:
+        """Store a snapshot of (prompt, better, worse) rows."""
+        schema = pa.schema([(name, pa.string()) for name in ("text", "chosen", "rejected")])
+        folder, files = self.root / "judged", {}
+        folder.mkdir(exist_ok=True)
+        for split in SPLITS:
+            records = [dict(zip(schema.names, row, strict=True)) for row in (rows if split == "train" else ())]
+            files[split] = write_split(records, folder / f"{split}.parquet", schema=schema)
+        digest = content_digest("preferences", (), files)
+        counts = SnapshotCounts(train=len(rows))
+        manifest = Manifest(type="preferences", digest=digest, files=files, labels=(), counts=counts)
+        store_snapshot(self.store, NAMESPACE, manifest, folder)
+        return DatasetRef(digest=digest, prefix=snapshot_prefix(NAMESPACE, digest))
+
+    def ref(self, stage: Stage, *, run: str = "run") -> StageRef:
+        """What `run` committed in that stage."""
+        return StageRef(stage=stage, prefix=self.prefix(run, stage), input_digest="0" * 64)
+
+    def reward_model(self, judged: DatasetRef, *, start: str = "run", seed: int = 0, **hyper: Any) -> RewardModelConfig:
+        """Settings of the reward-model stage on the policy that `start` trained."""
+        settings = {"epochs": 2, "learningRate": 5e-3, "headLearningRate": 2e-2, "loraRank": 4} | hyper
+        return RewardModelConfig(
+            dataset=judged,
+            start=self.ref(Stage.SUPERVISED, run=start),
+            base_model=self.base_ref,
+            hyper=RewardModelStage.model_validate({"datasetRef": {"name": "judged"}} | settings),
+            seed=seed,
+        )
+
+    def rlhf(self, *, start: str = "run", judge: str | None = None, seed: int = 0, **hyper: Any) -> RlConfig:
+        """Settings of the rl stage: from the policy of `start`, with the reward model of `judge` where it has one."""
+        settings = {"interactions": 48, "rolloutSize": 8, "minibatchSize": 4, "maxNewTokens": 8, "loraRank": 4} | hyper
+        return RlConfig(
+            policy_type="generator",
+            dataset=self.dataset,
+            start=self.ref(Stage.SUPERVISED, run=start),
+            base_model=self.base_ref,
+            rlhf=RlhfStage.model_validate({"learningRate": 5e-3} | settings),
+            reward_model=None if judge is None else self.ref(Stage.REWARD_MODEL, run=judge),
+            seed=seed,
+        )
+
     def evaluate(
         self, *, run: str = "run", max_tokens: int = 32, answers: dict[str, Any] | None = None, **evaluation: Any
     ) -> EvaluateConfig:
@@ -76,3 +129,9 @@ class GeneratorBench(Workbench):
             max_tokens=max_tokens,
             seed=0,
         )
+
+    def compare(self, rl: RlConfig, *, run: str, start: str = "run", **evaluation: Any) -> EvaluateConfig:
+        """Settings of the evaluate stage for what `run` made of the policy of `start` by RL."""
+        candidates = (self.ref(Stage.RL, run=run), self.ref(Stage.SUPERVISED, run=start))
+        asked = {"candidates": candidates, "rlhf": rl.rlhf, "reward_model": rl.reward_model}
+        return self.evaluate(run=start, **evaluation).model_copy(update={"base_model": self.base_ref} | asked)

@@ -80,6 +80,8 @@ RL = {"mode": "supervised_then_rl"}
 FROM_LOG = {"datasetRef": {"name": "log"}}
 GEN = {"policyType": "generator"}
 SAID = {"text": "hello", "label": "greeting"}
+LIKED = {"stages.rewardModel": {"datasetRef": {"name": "liked"}}}
+FORMULA = [{"type": "expression", "expression": "ended", "weight": 0.5}]
 START = {"policy": {"name": "router", "version": 1}}
 
 ACCEPTED = (
@@ -138,6 +140,11 @@ ACCEPTED = (
     Case("inline rows of a log", FBD, {"type": "ratings", "source": {"inline": [{**SAID, "score": 0, "propensity": 1}]}}),
     Case("a generator", RUN, GEN),
     Case("a generator with all that has a meaning for it", RUN, {**GEN, "lora": {"rank": 8, "lastBlocks": 2}, "stages.supervised": {"epochs": 1, "maxTokens": 512}, "stages.evaluate.answers": {"prompts": 50, "maxNewTokens": 32}, "evaluation.gates": [{"metric": "perplexity", "maximum": 20}, {"metric": "bleu2", "minimum": 0.1}]}),
+    Case("a generator that learns from a reward model", RUN, {**GEN, **RL, **LIKED}),
+    Case("a generator that learns from formulas alone", RUN, {**GEN, **RL, "stages.rlhf.rewards": FORMULA, "evaluation.comparison": {"margin": 0.1}}),
+    Case("a generator with a reward model and a formula", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.rewards": [{"type": "rewardModel"}, *FORMULA]}),
+    Case("a generator that goes on learning", RUN, {**GEN, **LIKED, "mode": "rl_only", "startFrom": START}),
+    Case("a policy of generators that learn from rewards", RLP, {"type": "generator", "training.template.mode": "supervised_then_rl", "training.template.stages.rlhf.rewards": FORMULA}),
     Case("a policy of generators", RLP, {"type": "generator", "training.template.stages.evaluate.answers": {"prompts": 5}}),
     Case("demonstrations from a file", FBD, {"type": "demonstrations", "columns.text": "question", "columns.response": "answer"}),
     Case("dialogues from a file", FBD, {"type": "demonstrations", "columns.messages": "body.turns", "columns.group": "chat"}),
@@ -210,7 +217,20 @@ REFUSED = (
     Case("an inline row with a class and an answer", FBD, {"source": {"inline": [{"text": "a", "label": "b", "response": "c"}]}}, "spec.source.inline[0]", "exactly one of label, labels and response", "exactly one of label, labels and response"),
     Case("an empty inline answer", FBD, {"type": "demonstrations", "source": {"inline": [{"text": "a", "response": ""}]}}, "inline[0].response", "at least 1 character", "at least 1 char"),
     Case("inline dialogues", FBD, {"type": "demonstrations", "columns.messages": "turns", "source": {"inline": [{"text": "a", "response": "b"}]}}, "columns.messages", "not for source.inline", "not for source.inline"),
-    Case("a generator that learns from rewards", RUN, {**GEN, "mode": "supervised_then_rl"}, "mode", "cannot learn from rewards yet", "cannot learn from rewards yet"),
+    Case("a generator that learns from rewards without any", RUN, {**GEN, **RL}, "stages.rewardModel", "go together", "go together"),
+    Case("a generator with a reward model that nobody asks", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.rewards": FORMULA}, "stages.rewardModel", "go together", "go together"),
+    Case("a generator with a classifier's RL", RUN, {**GEN, **RL, **LIKED, "stages.rl": {"interactions": 512}}, "stages.rl", "is for a classifier", "is for a classifier"),
+    Case("a generator that compares classes", RUN, {**GEN, **RL, **LIKED, "evaluation.comparison.slices": [{"label": "a"}]}, "evaluation.comparison.slices", "about classes and not for a generator", "about classes and not for a generator"),
+    Case("a classifier with a reward model", RUN, {**RL, **LIKED}, "stages.rewardModel", "only for a generator", "only for a generator"),
+    Case("a classifier with a generator's RL", RUN, {**RL, "stages.rlhf.rewards": FORMULA}, "stages.rlhf", "only for a generator", "only for a generator"),
+    Case("a reward model without RL", RUN, {**GEN, **LIKED}, "stages.rewardModel", "only for a mode with RL", "only for a mode with RL"),
+    Case("a generator's RL without RL", RUN, {**GEN, "stages.rlhf.rewards": FORMULA}, "stages.rlhf", "only for a mode with RL", "only for a mode with RL"),
+    Case("a reward by formula without one", RUN, {**GEN, **RL, "stages.rlhf.rewards": [{"type": "expression"}]}, "spec.stages.rlhf.rewards[0]", "expression is needed", "expression is needed"),
+    Case("a formula of a reward model", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.rewards": [{"type": "rewardModel", "expression": "1"}]}, "spec.stages.rlhf.rewards[0]", "expression is needed", "expression is needed"),
+    Case("an answer's reward that weighs nothing", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.rewards": [{"type": "rewardModel", "weight": 0}]}, "spec.stages.rlhf.rewards[0]", "weight must not be 0", "weight must not be 0"),
+    Case("a reward model asked twice", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.rewards": [{"type": "rewardModel"}, {"type": "rewardModel"}]}, "spec.stages.rlhf", "rewardModel twice", "rewardModel twice"),
+    Case("rollouts of odd minibatches of answers", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.rolloutSize": 30}, "spec.stages.rlhf", "multiple of minibatchSize", "multiple of minibatchSize"),
+    Case("answers that cannot be parted", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.accumulation": 3}, "spec.stages.rlhf", "multiple of accumulation", "multiple of accumulation"),
     Case("a generator's head", RUN, {**GEN, "stages.supervised.headLearningRate": 1e-3}, "stages.supervised.headLearningRate", "about classes and not for a generator", "about classes and not for a generator"),
     Case("a generator's smoothing", RUN, {**GEN, "stages.supervised.labelSmoothing": 0.1}, "stages.supervised.labelSmoothing", "about classes and not for a generator", "about classes and not for a generator"),
     Case("a generator's class weights", RUN, {**GEN, "stages.supervised.classWeights": "balanced"}, "stages.supervised.classWeights", "about classes and not for a generator", "about classes and not for a generator"),
@@ -225,7 +245,7 @@ REFUSED = (
     Case("an accuracy above one", RUN, {"evaluation.gates": [{"metric": "accuracy", "minimum": 80}]}, "spec.evaluation.gates[0]", "must not be above 1", "must not be above 1"),
     Case("no prompt at all", RUN, {**GEN, "stages.evaluate.answers": {"prompts": 0}}, "spec.stages.evaluate.answers.prompts", "greater than or equal to 1", "should be greater than or equal to 1"),
     Case("a generator's policy with a classifier's template", RLP, {"type": "generator", "training.template.evaluation.gates": [{"metric": "ece", "maximum": 0.1}]}, "training.template.evaluation.gates", "is not measured of a generator", "is not measured of a generator"),
-    Case("a generator's policy whose template learns from rewards", RLP, {"type": "generator", "training.template.mode": "supervised_then_rl"}, "training.template.mode", "cannot learn from rewards yet", "cannot learn from rewards yet"),
+    Case("a generator's policy whose template learns from nothing", RLP, {"type": "generator", "training.template.mode": "supervised_then_rl"}, "training.template.stages.rewardModel", "go together", "go together"),
     Case("preferences from a file", FBD, {"type": "preferences"}, "type", "needs source.feedback", "needs source.feedback"),
     Case("columns of feedback", FBD, {**LOG, "columns.text": "body"}, "columns", "not for source.feedback", "not for source.feedback"),
     Case("disputed rows first where all are kept", FBD, {**LOG, "source.feedback.sampling": {"disagreement": {"sharePercent": 50}}}, "sampling", "needs filters.maxSamples", "needs filters.maxSamples"),

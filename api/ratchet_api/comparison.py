@@ -43,7 +43,7 @@ class Comparison(ApiModel):
             default=0.0,
             ge=0,
             le=1,
-            description="margin: the largest loss of accuracy and of macro_f1 that is tolerated; the interval's lower end must not lie below minus this. With 0 only a policy that is better beyond chance, or answers alike, is kept.",
+            description="margin: the largest loss of accuracy and of macro_f1, or of a generator's mean reward, that is tolerated; the interval's lower end must not lie below minus this. With 0 only a policy that is better beyond chance, or answers alike, is kept.",
         ),
     ]
     resamples: Annotated[

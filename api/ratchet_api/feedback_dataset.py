@@ -22,6 +22,7 @@ from ratchet_api.snapshot_summary import SnapshotSummary
 SplitName = Literal["train", "validation", "test"]
 DatasetType = Literal["classification", "ratings", "preferences", "demonstrations"]
 RATINGS: Final = "ratings"
+PREFERENCES: Final = "preferences"
 DEMONSTRATIONS: Final = "demonstrations"
 
 

@@ -54,10 +54,7 @@ def check_type(template: RunTemplate, policy_type: PolicyType, *, at: str = "") 
 def _misfits(template: RunTemplate, policy_type: PolicyType) -> Iterator[str]:
     evaluation, stages = template.evaluation, template.stages
     metrics = GENERATOR_METRICS if policy_type == GENERATOR else CLASSIFIER_METRICS
-    if policy_type == GENERATOR and template.mode != "supervised":
-        yield (
-            f"mode {template.mode} is not for a generator, which cannot learn from rewards yet; set mode: supervised"
-        )
+    yield from _misfits_of_rewards(template, policy_type)
     if policy_type == GENERATOR:
         wire = template.to_wire()
         for field, absent in CLASSIFIER_ONLY.items():
@@ -77,3 +74,21 @@ def _misfits(template: RunTemplate, policy_type: PolicyType) -> Iterator[str]:
             )
         if gate.task is not None and policy_type == GENERATOR:
             yield f"evaluation.gates[{number}].task is not for a generator, which has no tasks; remove it"
+
+
+def _misfits_of_rewards(template: RunTemplate, policy_type: PolicyType) -> Iterator[str]:
+    comparison, stages = template.evaluation.comparison, template.stages
+    if policy_type != GENERATOR:
+        for name, given in (("rewardModel", stages.reward_model), ("rlhf", stages.rlhf)):
+            if given is not None:
+                yield f"stages.{name} is only for a generator; remove it or set the type generator"
+        return
+    if stages.rl is not None:
+        yield "stages.rl is for a classifier; set stages.rlhf"
+    if template.with_rl and template.rlhf.asks_reward_model != (stages.reward_model is not None):
+        yield (
+            "stages.rewardModel and a reward of type rewardModel in stages.rlhf.rewards, which is the default, go "
+            "together; add the missing one or remove the other"
+        )
+    if comparison is not None and comparison.slices:
+        yield "evaluation.comparison.slices is about classes and not for a generator; remove it"

@@ -1,4 +1,4 @@
-"""What a run fixed when it started, and what a dry run foresees: parts of RLTrainingRun's status.
+"""What a run fixed when it started, how far it is, and what a dry run foresees: parts of RLTrainingRun's status.
 
 Decides their fields. The operator writes them and plans by them. Pure data.
 """
@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ratchet_api.base import StatusModel
+from ratchet_api.base import StatusModel, Timestamp
 
 
 class ResolvedPolicy(StatusModel):
@@ -26,7 +26,7 @@ class ResolvedPolicy(StatusModel):
 
 
 class ResolvedLog(StatusModel):
-    """The logged answers that the rl stage learns from, fixed by digest."""
+    """The answers that the rl stage learns from, or the reward model, fixed by digest."""
 
     digest: Annotated[str, Field(min_length=64, max_length=64, description="digest: of the snapshot.")]
     uri: Annotated[str, Field(max_length=2048, description="uri: where the snapshot stands.")]
@@ -49,7 +49,11 @@ class ResolvedRun(StatusModel):
     dataset_uri: Annotated[str, Field(max_length=2048, description="datasetUri: where the snapshot stands.")]
     train_rows: Annotated[int, Field(default=0, ge=0, le=2**53, description="trainRows: rows in the train split.")]
     log: Annotated[
-        ResolvedLog | None, Field(default=None, description="log: the snapshot that stages.rl.datasetRef named.")
+        ResolvedLog | None,
+        Field(
+            default=None,
+            description="log: the snapshot that stages.rl.datasetRef or stages.rewardModel.datasetRef named.",
+        ),
     ]
     store_uri: Annotated[str, Field(max_length=1024, description="storeUri: the store that every stage uses.")]
     start: Annotated[
@@ -76,3 +80,19 @@ class Estimate(StatusModel):
         int, Field(ge=0, le=2**53, description="steps: of training: batches of supervised, rollouts of rl.")
     ]
     gpus: Annotated[int, Field(ge=0, le=10_000, description="gpus: the most GPUs held at once.")]
+
+
+class RunProgress(StatusModel):
+    """How far the running stage is, as its pod says."""
+
+    stage: Annotated[str, Field(max_length=32, description="stage: the running stage.")]
+    step: Annotated[int, Field(ge=0, le=2**53, description="step: optimizer steps or batches done.")]
+    steps: Annotated[int, Field(ge=0, le=2**53, description="steps: in all.")]
+    loss: Annotated[
+        float | None,
+        Field(default=None, description="loss: smoothed training loss.", json_schema_extra={"x-unbounded": True}),
+    ]
+    eta_seconds: Annotated[
+        int | None, Field(default=None, ge=0, le=2**53, description="etaSeconds: estimate for the rest of this stage.")
+    ]
+    updated: Annotated[Timestamp, Field(description="updated: when this was written.")]

@@ -8,7 +8,7 @@ cases runs through both. Pure data, called by `schema` and `crdgen`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from ratchet_api.rl import (
     RlStage,
     StartFrom,
 )
+from ratchet_api.rlhf import AnswerReward, RlhfStage
 from ratchet_api.tracking import Tracking
 from ratchet_api.training_run import (
     GATED_LABEL_BYTES,
@@ -178,6 +179,39 @@ RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
 }
 """Rules of the rl stage's models, and of the comparison of what it trained."""
 
+RLHF_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
+    AnswerReward: (
+        Rule(
+            "(self.type == 'expression') == has(self.expression)",
+            "expression is needed for type expression and only there; add it, remove it or change type",
+            field_path=".type",
+        ),
+        Rule(
+            "self.weight != 0.0",
+            "weight must not be 0, or the component says nothing; remove the component instead",
+            field_path=".weight",
+        ),
+    ),
+    RlhfStage: (
+        Rule(
+            "self.rolloutSize % self.minibatchSize == 0",
+            "rolloutSize must be a multiple of minibatchSize; change one of them",
+            field_path=".rolloutSize",
+        ),
+        Rule(
+            "self.minibatchSize % self.accumulation == 0",
+            "minibatchSize must be a multiple of accumulation; change one of them",
+            field_path=".minibatchSize",
+        ),
+        Rule(
+            "self.rewards.filter(r, r.type == 'rewardModel').size() <= 1",
+            "rewards must not have type rewardModel twice; remove one and add up the weights",
+            field_path=".rewards",
+        ),
+    ),
+}
+"""Rules of a generator's rl stage."""
+
 _MODE_RULES = (
     Rule(
         "(self.mode == 'rl_only') == has(self.startFrom)",
@@ -188,6 +222,14 @@ _MODE_RULES = (
         "self.mode != 'supervised' || !has(self.stages.rl)",
         "stages.rl is only for a mode with RL; remove it or set mode: supervised_then_rl",
         field_path=".stages.rl",
+    ),
+    *(
+        Rule(
+            f"self.mode != 'supervised' || !has(self.stages.{field})",
+            f"stages.{field} is only for a mode with RL; remove it or set mode: supervised_then_rl",
+            field_path=f".stages.{field}",
+        )
+        for field in ("rewardModel", "rlhf")
     ),
     Rule(
         "self.mode != 'supervised' || !has(self.evaluation.comparison)",
@@ -220,12 +262,7 @@ def _type_rules(kind: str, *, guard: str = "", at: str = "") -> tuple[Rule, ...]
         )
 
     return (
-        rule(
-            "generator",
-            f"self.{at}mode == 'supervised'",
-            "mode",
-            "mode is not for a generator, which cannot learn from rewards yet; set mode: supervised",
-        ),
+        *_reward_rules(rule, at),
         *(
             rule(
                 "generator",
@@ -248,6 +285,41 @@ def _type_rules(kind: str, *, guard: str = "", at: str = "") -> tuple[Rule, ...]
             f"self.{at}evaluation.gates.all(gate, !has(gate.task))",
             "evaluation.gates",
             "a gate's task is not for a generator, which has no tasks; remove it",
+        ),
+    )
+
+
+def _reward_rules(rule: Callable[[str, str, str, str], Rule], at: str) -> tuple[Rule, ...]:
+    """Which fields about learning from rewards mean nothing to a type of policy, made by `_type_rules`' rule."""
+    return (
+        rule(
+            "generator",
+            f"!has(self.{at}stages.rl)",
+            "stages.rl",
+            "stages.rl is for a classifier; set stages.rlhf",
+        ),
+        *(
+            rule(
+                "classifier",
+                f"!has(self.{at}stages.{field})",
+                f"stages.{field}",
+                f"stages.{field} is only for a generator; remove it or set the type generator",
+            )
+            for field in ("rewardModel", "rlhf")
+        ),
+        rule(
+            "generator",
+            f"self.{at}mode == 'supervised' || has(self.{at}stages.rewardModel) == (!has(self.{at}stages.rlhf) || "
+            f"self.{at}stages.rlhf.rewards.exists(r, r.type == 'rewardModel'))",
+            "stages.rewardModel",
+            "stages.rewardModel and a reward of type rewardModel in stages.rlhf.rewards, which is the default, go "
+            "together; add the missing one or remove the other",
+        ),
+        rule(
+            "generator",
+            f"!has(self.{at}evaluation.comparison) || size(self.{at}evaluation.comparison.slices) == 0",
+            "evaluation.comparison.slices",
+            "evaluation.comparison.slices is about classes and not for a generator; remove it",
         ),
     )
 
@@ -467,6 +539,7 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
         ),
     ),
     **RL_RULES,
+    **RLHF_RULES,
     RunTemplate: _MODE_RULES,
     RLTrainingRunSpec: (*_MODE_RULES, *_type_rules("policyType")),
     RLPolicySpec: _type_rules("type", guard="!has(self.training) || ", at="training.template."),

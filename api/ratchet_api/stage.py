@@ -19,8 +19,9 @@ from ratchet_api.columns import Columns
 from ratchet_api.comparison import Choice, Slice
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import DatasetType, Filters, Source, Split
-from ratchet_api.policy_types import PolicyType
+from ratchet_api.policy_types import GENERATOR, PolicyType
 from ratchet_api.rl import RlStage
+from ratchet_api.rlhf import RewardModelStage, RlhfStage
 from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.tracking import Tracking
 from ratchet_api.training_run import BaseModelRef, EvaluateStage, Evaluation, Gate, Lora, SupervisedStage
@@ -38,6 +39,7 @@ class Stage(StrEnum):
     SNAPSHOT = "snapshot"
     RESOLVE = "resolve"
     SUPERVISED = "supervised"
+    REWARD_MODEL = "reward-model"
     RL = "rl"
     EVALUATE = "evaluate"
 
@@ -46,6 +48,7 @@ STAGE_REVISION: Mapping[Stage, int] = {
     Stage.SNAPSHOT: 1,
     Stage.RESOLVE: 1,
     Stage.SUPERVISED: 3,
+    Stage.REWARD_MODEL: 1,
     Stage.RL: 2,
     Stage.EVALUATE: 2,
 }
@@ -219,10 +222,30 @@ class SupervisedConfig(StatusModel):
     seed: int
 
 
+class RewardModelConfig(StatusModel):
+    """What the reward-model stage does: learn what people think of answers, on the trunk of exactly one policy."""
+
+    stage: Literal["reward-model"] = "reward-model"
+    dataset: DatasetRef
+    """Preferences or ratings; its train split."""
+    start: StageRef | None = None
+    start_artifact: Artifact | None = None
+    base_model: BaseModelRef
+    hyper: RewardModelStage
+    seed: int
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.start is None) == (self.start_artifact is None):
+            raise ValueError("exactly one of start and startArtifact must be set")
+        return self
+
+
 class RlConfig(StatusModel):
     """What the rl stage does: learn from rewards, starting from exactly one of a stage's commit and an artifact."""
 
     stage: Literal["rl"] = "rl"
+    policy_type: PolicyType = "classifier"
     dataset: DatasetRef
     """Its train split is the traffic, unless `traffic` names another; labels serve the simulated feedback only."""
     traffic: DatasetRef | None = None
@@ -234,13 +257,20 @@ class RlConfig(StatusModel):
     start_artifact: Artifact | None = None
     base_model: BaseModelRef | None = None
     """Where the run finds its base; the start policy may name a place where the same bytes once were."""
-    hyper: RlStage
+    hyper: RlStage = RlStage()
+    """Of a classifier."""
+    rlhf: RlhfStage | None = None
+    """Of a generator."""
+    reward_model: StageRef | None = None
+    """Of a generator that a reward model rewards."""
     seed: int
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
         if (self.start is None) == (self.start_artifact is None):
             raise ValueError("exactly one of start and startArtifact must be set")
+        if (self.policy_type == GENERATOR) != (self.rlhf is not None):
+            raise ValueError("rlhf must be set for a generator and only for one")
         return self
 
 
@@ -262,11 +292,16 @@ class EvaluateConfig(StatusModel):
     hyper: EvaluateStage
     max_tokens: int | None = None
     """What the supervised stage cut texts to; None = whatever the candidates say."""
+    rlhf: RlhfStage | None = None
+    """Of a generator's run with RL: what its answers are rewarded for."""
+    reward_model: StageRef | None = None
+    """The model that rewarded them."""
     seed: int
 
 
 StageConfig = Annotated[
-    SnapshotConfig | ResolveConfig | SupervisedConfig | RlConfig | EvaluateConfig, Field(discriminator="stage")
+    SnapshotConfig | ResolveConfig | SupervisedConfig | RewardModelConfig | RlConfig | EvaluateConfig,
+    Field(discriminator="stage"),
 ]
 
 

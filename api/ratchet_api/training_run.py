@@ -28,8 +28,9 @@ from ratchet_api.comparison import Choice, Comparison
 from ratchet_api.conditions import Condition
 from ratchet_api.placement import Nodes, Placement, Resources
 from ratchet_api.policy_types import ABOVE_ONE, ClassifierMetric, GeneratorMetric, PolicyType, check_type
-from ratchet_api.resolved import Estimate, ResolvedRun
+from ratchet_api.resolved import Estimate, ResolvedRun, RunProgress
 from ratchet_api.rl import RlStage, StartFrom
+from ratchet_api.rlhf import RewardModelStage, RlhfStage
 from ratchet_api.tasks import MAX_TASKS, TaskName
 from ratchet_api.tracking import Tracking
 
@@ -219,7 +220,21 @@ class Stages(ApiModel):
         RlStage | None,
         Field(
             default=None,
-            description="rl: learning from rewards; only with a mode that has it. If omitted, such a mode runs it with its defaults.",
+            description="rl: a classifier's learning from rewards; only with a mode that has it. If omitted, such a mode runs it with its defaults.",
+        ),
+    ]
+    reward_model: Annotated[
+        RewardModelStage | None,
+        Field(
+            default=None,
+            description="rewardModel: for a generator, with a mode that has RL: what people thought of answers becomes a reward. Needed where stages.rlhf.rewards has type rewardModel, and only there.",
+        ),
+    ]
+    rlhf: Annotated[
+        RlhfStage | None,
+        Field(
+            default=None,
+            description="rlhf: a generator's learning from rewards, in stage rl; only with a mode that has it. If omitted, such a mode runs it with its defaults.",
         ),
     ]
     evaluate: Annotated[
@@ -339,7 +354,7 @@ class RunTemplate(ApiModel):
         Mode,
         Field(
             default="supervised",
-            description="mode: which stages run: supervised = supervised, evaluate; supervised_then_rl = supervised, rl, evaluate; rl_only = rl, evaluate, from the policy that startFrom names.",
+            description="mode: which stages run: supervised = supervised, evaluate; supervised_then_rl = supervised, rl, evaluate; rl_only = rl, evaluate, from the policy that startFrom names. A generator with stages.rewardModel has stage reward-model before rl.",
         ),
     ]
     start_from: Annotated[
@@ -408,6 +423,11 @@ class RunTemplate(ApiModel):
             raise ValueError(f"startFrom is only for mode rl_only, not {self.mode}; remove it or change mode")
         if self.mode == SUPERVISED_ONLY and self.stages.rl is not None:
             raise ValueError("stages.rl is only for a mode with RL; remove it or set mode: supervised_then_rl")
+        for field, given in (("rewardModel", self.stages.reward_model), ("rlhf", self.stages.rlhf)):
+            if self.mode == SUPERVISED_ONLY and given is not None:
+                raise ValueError(
+                    f"stages.{field} is only for a mode with RL; remove it or set mode: supervised_then_rl"
+                )
         if self.mode == SUPERVISED_ONLY and self.evaluation.comparison is not None:
             raise ValueError(
                 "evaluation.comparison is only for a mode with RL; remove it or set mode: supervised_then_rl"
@@ -425,8 +445,15 @@ class RunTemplate(ApiModel):
         return self.stages.rl or RlStage()
 
     @property
+    def rlhf(self) -> RlhfStage:
+        """Settings of a generator's rl stage."""
+        return self.stages.rlhf or RlhfStage()
+
+    @property
     def log_ref(self) -> ObjectRef | None:
-        """The dataset of logged answers that the rl stage learns from, if it has one."""
+        """The dataset beside the run's own: logged answers for the rl stage, or judged ones for a reward model."""
+        if self.stages.reward_model is not None:
+            return self.stages.reward_model.dataset_ref
         return self.rl.dataset_ref if self.with_rl else None
 
 
@@ -492,22 +519,6 @@ class StageStatus(StatusModel):
         Field(default=None, description="choice: of evaluate in a run with RL: which policy it committed, and why."),
     ]
     finished: Annotated[Timestamp | None, Field(default=None, description="finished: when the result was recorded.")]
-
-
-class RunProgress(StatusModel):
-    """How far the running stage is, as its pod says."""
-
-    stage: Annotated[str, Field(max_length=32, description="stage: the running stage.")]
-    step: Annotated[int, Field(ge=0, le=2**53, description="step: optimizer steps or batches done.")]
-    steps: Annotated[int, Field(ge=0, le=2**53, description="steps: in all.")]
-    loss: Annotated[
-        float | None,
-        Field(default=None, description="loss: smoothed training loss.", json_schema_extra={"x-unbounded": True}),
-    ]
-    eta_seconds: Annotated[
-        int | None, Field(default=None, ge=0, le=2**53, description="etaSeconds: estimate for the rest of this stage.")
-    ]
-    updated: Annotated[Timestamp, Field(description="updated: when this was written.")]
 
 
 class GateResult(StatusModel):

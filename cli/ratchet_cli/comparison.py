@@ -32,14 +32,14 @@ def choice_of(status: RLTrainingRunStatus) -> Choice | None:
 def comparison_table(status: RLTrainingRunStatus) -> Table | None:
     """One line per number: both policies, their difference with its interval, and who was committed."""
     choice, numbers = choice_of(status), status.metrics
-    if choice is None or "diff/accuracy" not in numbers:
+    if choice is None or not {"diff/accuracy", "diff/reward"} & set(numbers):
         return None
     table = Table(box=None, pad_edge=False, header_style="faint", padding=(0, 3, 0, 0))
     table.add_column("on the same rows")
     for title in (choice.baseline, "rl", "difference"):
         table.add_column(title, justify="right")
     table.add_column("")
-    for name in ("accuracy", "macro_f1", "ece"):
+    for name in ("accuracy", "macro_f1", "ece", "reward", "mean_tokens", "kl", "perplexity"):
         if f"rl/{name}" in numbers:
             pair = (Text(metric(name, numbers[f"{side}/{name}"]), style="number") for side in ("baseline", "rl"))
             table.add_row(name, *pair, *_difference(numbers, f"diff/{name}"))

@@ -57,7 +57,8 @@ def run_view(body: Body, live: Live, now: datetime) -> RenderableType:
         fact = f"{name} {fixed.dataset_digest[:12]}…, {fixed.train_rows:,} rows to train on"
         parts.append(Text(f"  dataset {fact}", style="faint"))
         if fixed.log is not None:
-            name = body["spec"]["stages"]["rl"]["datasetRef"]["name"]
+            stages = body["spec"]["stages"]
+            name = (stages.get("rewardModel") or stages["rl"])["datasetRef"]["name"]
             parts.append(Text(f"  log     {name} {fixed.log.digest[:12]}…, {fixed.log.rows:,} answers", style="faint"))
     if status.stages:
         parts.append(Padding(_stages(status, live, now), (0, 0, 0, 2)))

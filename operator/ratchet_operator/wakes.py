@@ -64,9 +64,10 @@ def references(resource: str, obj: Mapping[str, Any]) -> list[Key]:
 
 
 def _datasets(template: Mapping[str, Any]) -> list[tuple[str, object]]:
-    """What a run learns from: its dataset and the log of answers."""
-    rl = table_of(table_of(template.get("stages")).get("rl"))
-    return [(FEEDBACK_DATASET.plural, template.get("datasetRef")), (FEEDBACK_DATASET.plural, rl.get("datasetRef"))]
+    """What a run learns from: its dataset, and the log of answers or what people thought of answers."""
+    stages = table_of(template.get("stages"))
+    beside = [table_of(stages.get(name)).get("datasetRef") for name in ("rl", "rewardModel")]
+    return [(FEEDBACK_DATASET.plural, ref) for ref in (template.get("datasetRef"), *beside)]
 
 
 def dependents(key: Key, known: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Key]:

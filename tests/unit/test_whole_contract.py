@@ -7,9 +7,11 @@ from typing import get_args
 
 import pytest
 
+from ratchet_api.base import ObjectRef
 from ratchet_api.rl import AlgorithmName, Estimator, Reward, RewardType
+from ratchet_api.rlhf import RewardModelStage
 from ratchet_api.stage import STAGE_REVISION, ExitCode, Stage, StageConfig
-from ratchet_api.training_run import RLTrainingRunSpec
+from ratchet_api.training_run import RLTrainingRunSpec, Stages
 from ratchet_jobs.models.rl_settings import make_rewards
 from ratchet_jobs.rl.algorithms import ALGORITHMS
 from ratchet_jobs.runtime import errors
@@ -28,7 +30,9 @@ def test_every_stage_has_a_revision_a_config_and_a_recipe() -> None:
 
 def test_every_stage_works_for_a_dataset_or_in_some_mode_of_a_run() -> None:
     modes = get_args(RLTrainingRunSpec.model_fields["mode"].annotation)
-    in_runs = {kind.stage for mode in modes for kind in pipeline(RLTrainingRunSpec.model_construct(mode=mode))}
+    stages = (Stages(), Stages(reward_model=RewardModelStage(dataset_ref=ObjectRef(name="liked"))))
+    specs = [RLTrainingRunSpec.model_construct(mode=mode, stages=each) for mode in modes for each in stages]
+    in_runs = {kind.stage for spec in specs for kind in pipeline(spec)}
     assert in_runs | {Stage.SNAPSHOT} == set(Stage)
 
 

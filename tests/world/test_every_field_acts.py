@@ -62,6 +62,49 @@ RL: dict[str, Any] = {
     "rewards": [{"type": "f1"}],
     **{f"resources.{k}": v for k, v in RESOURCES.items()},
 }
+REWARD_MODEL: dict[str, Any] = {
+    "datasetRef.name": "another-log",
+    "epochs": 5,
+    "batchSize": 4,
+    "learningRate": 1e-3,
+    "headLearningRate": 1e-2,
+    "warmupRatio": 0.2,
+    "maxGradNorm": 2.0,
+    "heldOutPercent": 30.0,
+    "loraRank": 4,
+    "loraDropout": 0.1,
+    "checkpointEverySteps": 7,
+    **{f"resources.{k}": v for k, v in RESOURCES.items()},
+}
+RLHF: dict[str, Any] = {
+    "interactions": 512,
+    "rolloutSize": 64,
+    "minibatchSize": 4,
+    "accumulation": 2,
+    "gradientCheckpointing": True,
+    "updateEpochs": 3,
+    "maxNewTokens": 16,
+    "temperature": 0.9,
+    "topP": 0.9,
+    "missingEndPenalty": 1.0,
+    "loraRank": 4,
+    "learningRate": 1e-3,
+    "valueLearningRate": 1e-2,
+    "clipRange": 0.1,
+    "clipRangeValue": 0.1,
+    "vfCoef": 0.5,
+    "gamma": 0.9,
+    "lam": 0.9,
+    "maxGradNorm": 2.0,
+    "initKl": 0.1,
+    "targetKl": 3.0,
+    "maxKl": 20.0,
+    "maxUpdateKl": 1.0,
+    "minEntropyRatio": 0.1,
+    "rewards": [{"type": "rewardModel", "weight": 2.0}],
+    "checkpointEverySteps": 7,
+    **{f"resources.{k}": v for k, v in RESOURCES.items()},
+}
 COMPARISON: dict[str, Any] = {
     "confidence": 0.9,
     "margin": 0.1,
@@ -78,6 +121,8 @@ TEMPLATE: dict[str, Any] = {
     "mode": "supervised_then_rl",
     **{f"startFrom.{k}": v for k, v in START.items()},
     **{f"stages.rl.{k}": v for k, v in RL.items()},
+    **{f"stages.rewardModel.{k}": v for k, v in REWARD_MODEL.items()},
+    **{f"stages.rlhf.{k}": v for k, v in RLHF.items()},
     **{f"evaluation.comparison.{k}": v for k, v in COMPARISON.items()},
     "baseModel.uri": "store://other",
     "baseModel.sha256": "b" * 64,
@@ -199,6 +244,11 @@ LOGGED: dict[str, Any] = {
     "mode": "supervised_then_rl",
     "stages": {"rl": {"datasetRef": {"name": "log"}, "rewards": [{"type": "feedback"}]}},
 }
+JUDGED: dict[str, Any] = {
+    "mode": "supervised_then_rl",
+    "datasetRef": {"name": "shown"},
+    "stages": {"rewardModel": {"datasetRef": {"name": "log"}}},
+}
 WITH: dict[str, dict[str, Any]] = {
     # what the spec holds besides, for fields that act only there
     "startFrom.policy": {"mode": "rl_only", "startFrom": {"policy": {"name": "support", "version": 1}}},
@@ -213,6 +263,8 @@ WITH: dict[str, dict[str, Any]] = {
     "tracking.mlflow.experiment": {"tracking": {"mlflow": {"uri": "https://mlflow"}}},
     "tracking.wandb.entity": {"tracking": {"wandb": {"project": "p"}}},
     "tracking.wandb.mode": {"tracking": {"wandb": {"project": "p"}}},
+    "stages.rewardModel": JUDGED,
+    "stages.rlhf": JUDGED,
     "stages.rl": {"mode": "supervised_then_rl"},
     "stages.evaluate.answers": {"datasetRef": {"name": "shown"}},
     "columns.response": {"type": "demonstrations"},
@@ -233,7 +285,8 @@ def besides(path: str) -> dict[str, Any]:
 
 def type_of(path: str) -> str:
     """Which type of policy this field is for."""
-    return "generator" if "stages.evaluate.answers" in path else "classifier"
+    of_generators = ("stages.evaluate.answers", "stages.rewardModel", "stages.rlhf")
+    return "generator" if any(part in path for part in of_generators) else "classifier"
 
 
 def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
@@ -305,8 +358,9 @@ def policy_spec(path: str) -> dict[str, Any]:
 
 def same_as_a_runs(path: str) -> bool:
     """A template is the model that a run's spec extends and is stamped whole: its deep parts are tried as a run's."""
-    return path.startswith(("training.template.stages.rl.", "training.template.evaluation.comparison.")) and not (
-        path.endswith((".algorithm", ".margin"))
+    deep = ("stages.rl.", "stages.rewardModel.", "stages.rlhf.", "evaluation.comparison.")
+    return path.startswith(tuple(f"training.template.{part}" for part in deep)) and not (
+        path.endswith((".algorithm", ".margin", ".rewardModel.datasetRef.name"))
     )
 
 

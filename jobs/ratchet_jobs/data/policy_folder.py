@@ -8,6 +8,8 @@ from pydantic import ValidationError
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.stage import artifact_digest
+from ratchet_api.training_run import BaseModelRef
+from ratchet_jobs.generators.card import parse_generator_card
 from ratchet_jobs.models.card import CARD_FILE, PolicyCard, parse_card
 from ratchet_jobs.runtime.commit import ERASED_FILE, ErasedFiles, erased_files
 from ratchet_jobs.runtime.errors import BadModelError, StoreNotFound
@@ -70,6 +72,20 @@ def read_policy_card(store: Store, artifact: Artifact, *, namespace: str) -> Pol
         raise BadModelError(
             f"{FIELD} {artifact.uri}: no {CARD_FILE} that can be read; name a committed policy folder: {error}"
         ) from error
+
+
+def read_generator_base(store: Store, artifact: Artifact, *, namespace: str) -> BaseModelRef:
+    """Read which base a generator stands on; otherwise as `read_policy_card`.
+
+    Raises:
+        BadConfigError: the URI leaves the namespace's part of the store.
+        BadModelError: no generator is there.
+    """
+    key = f"{_key_of(store, artifact, namespace, FIELD)}/{CARD_FILE}"
+    try:
+        return parse_generator_card(store.read(key)).base_model
+    except (StoreNotFound, BadModelError) as error:
+        raise BadModelError(f"{FIELD} {artifact.uri}: name a committed generator's folder: {error}") from error
 
 
 def _key_of(store: Store, artifact: Artifact, namespace: str, field: str) -> str:

@@ -46,10 +46,22 @@ def read_generator_card(folder: Path) -> GeneratorCard:
     """
     try:
         data = (folder / CARD_FILE).read_bytes()
+    except OSError as error:
+        raise BadModelError(f"policy: {CARD_FILE} cannot be read: {error}; take a committed policy folder") from error
+    return parse_generator_card(data)
+
+
+def parse_generator_card(data: bytes) -> GeneratorCard:
+    """Read the bytes of policy.json.
+
+    Raises:
+        BadModelError: they are no card, or that of a classifier.
+    """
+    try:
         kind = policy_type_of(data)
         if kind == "generator":
             return GeneratorCard.model_validate_json(data)
-    except (OSError, ValueError) as error:  # pydantic's ValidationError is a ValueError
+    except ValueError as error:  # pydantic's ValidationError is a ValueError
         raise BadModelError(f"policy: {CARD_FILE} cannot be read: {error}; take a committed policy folder") from error
     raise BadModelError(f"policy: {CARD_FILE} says policyType {kind!r}, a generator is needed; name a generator")
 

@@ -15,10 +15,12 @@ from __future__ import annotations
 from ratchet_api.attempts import Artifact
 from ratchet_api.policy_types import GENERATOR
 from ratchet_api.stage import ResolveConfig, StageHit, StageResult
+from ratchet_api.training_run import BaseModelRef
 from ratchet_jobs.data.base_model import list_model
 from ratchet_jobs.data.demonstrations import check_demonstrations
 from ratchet_jobs.data.gates import check_gates, check_slices
-from ratchet_jobs.data.policy_folder import read_policy_card
+from ratchet_jobs.data.judged import check_judged
+from ratchet_jobs.data.policy_folder import read_generator_base, read_policy_card
 from ratchet_jobs.data.ratings import check_log
 from ratchet_jobs.data.snapshots import Manifest, read_manifest
 from ratchet_jobs.data.tasks import check_tasks, task_difference
@@ -45,7 +47,9 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
         check_gates(config.gates, labels=manifest.label_map, tasks=manifest.task_names)
     check_tasks(config.named_tasks, tasks=manifest.task_names)
     check_slices(config.slices, labels=manifest.label_map)
-    if config.log is not None:
+    if config.log is not None and config.policy_type == GENERATOR:
+        check_judged(read_manifest(ctx.store, config.log))
+    elif config.log is not None:
         check_log(read_manifest(ctx.store, config.log), labels=manifest.label_map, tasks=manifest.task_names)
     ctx.progress.report(1, steps)
 
@@ -78,12 +82,14 @@ def _check_start(ctx: StageContext, config: ResolveConfig, start: Artifact, mani
         StageError: it is not there, stands on another base model, or tells other tasks or classes.
     """
     labels = manifest.label_map
+    if config.policy_type == GENERATOR:
+        base = read_generator_base(ctx.store, start, namespace=ctx.namespace)
+        if base.sha256 != config.base_model.sha256:
+            raise _other_base(start, base, config.base_model)
+        return
     card = read_policy_card(ctx.store, start, namespace=ctx.namespace)
     if card.base_model.sha256 != config.base_model.sha256:
-        raise BadModelError(
-            f"spec.startFrom {start.uri}: it was trained on the base model {card.base_model.uri} with sha256 "
-            f"{card.base_model.sha256}, spec.baseModel.sha256 is {config.base_model.sha256}; name the policy's own base"
-        )
+        raise _other_base(start, card.base_model, config.base_model)
     if tasks := task_difference(manifest.task_names, card.task_names):
         raise BadLabelsError(
             f"spec.startFrom {start.uri}: its tasks are not the dataset's, which differ in {tasks}; take a dataset of "
@@ -95,3 +101,10 @@ def _check_start(ctx: StageContext, config: ResolveConfig, start: Artifact, mani
             f"differ in {', '.join(map(repr, odd[:5]))}; take a dataset of the same classes, or train anew with mode "
             "supervised_then_rl"
         )
+
+
+def _other_base(start: Artifact, own: BaseModelRef, wanted: BaseModelRef) -> BadModelError:
+    return BadModelError(
+        f"spec.startFrom {start.uri}: it was trained on the base model {own.uri} with sha256 {own.sha256}, "
+        f"spec.baseModel.sha256 is {wanted.sha256}; name the policy's own base"
+    )

@@ -48,6 +48,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ratchet_api.policy_types import GENERATOR
 from ratchet_api.stage import RlConfig, StageResult
 from ratchet_jobs.data.base_model import fetch_model
 from ratchet_jobs.data.snapshots import open_snapshot
@@ -66,7 +67,7 @@ from ratchet_jobs.models.rl_settings import (
 from ratchet_jobs.models.timing import ms_by_length
 from ratchet_jobs.models.tokenizing import TokenRows, tokenize
 from ratchet_jobs.models.verdicts import Verdicts
-from ratchet_jobs.recipes import rl_from_log
+from ratchet_jobs.recipes import rl_from_log, rl_generator
 from ratchet_jobs.recipes.rl_parts import (
     ADAM_EPS,
     CURVES,
@@ -113,6 +114,8 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     Raises:
         StageError: data, labels, settings or policy cannot be used; a circuit breaker fired; or the pod must leave.
     """
+    if config.policy_type == GENERATOR:
+        return rl_generator.run(ctx, config)
     if config.log is not None:
         return rl_from_log.run(ctx, config)
     hyper = config.hyper

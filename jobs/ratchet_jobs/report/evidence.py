@@ -21,7 +21,7 @@ from ratchet_jobs.runtime.record import HISTORY_SUFFIX, SETTINGS_SUFFIX
 
 EVALUATION_FILE = "evaluation.json"
 COMPARISON_FILE = "comparison.json"
-_ORDER = ("supervised", "rl")
+_ORDER = ("supervised", "reward-model", "rl")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from ratchet_jobs.report.sections import SECTIONS
 
 SHOWN_ANSWERS = 50
 MEANINGS = {
+    "reward": "of its answers, as RL was rewarded",
+    "rl/win_rate": "share of prompts that RL answers better than its start",
     "perplexity": "of held-out answers; lower is better",
     "base_perplexity": "of the same answers by the base model",
     "kl": "distance from the base, nats per token",

@@ -9,7 +9,7 @@ number of nodes, which is bounded, times the rows. Nothing is compiled or execut
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -90,7 +90,7 @@ class Expression:
     _tree: ast.expr = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_tree", parse(self.expression))
+        object.__setattr__(self, "_tree", parse(self.expression, names=NAMES))
 
     def __call__(self, batch: RewardBatch) -> Tensor:
         """Rewards (N,) float32.
@@ -99,14 +99,33 @@ class Expression:
             BadDataError: a row divides by zero, takes the logarithm or root of what has none, or is not finite; or
                 a name's value is not known here.
         """
-        everywhere = torch.ones(len(batch), dtype=torch.bool)
-        rewards = _Evaluation(self.expression, batch).value(self._tree, everywhere)
-        _refuse(~torch.isfinite(rewards), self.expression, "is not finite", "bound it with clip or min")
+        rewards = evaluated(self.expression, self._tree, lambda name: NAMES[name](batch), rows=len(batch))
         return rewards.to(torch.float32).to(batch.probs.device)
 
 
-def parse(text: str) -> ast.expr:
+def evaluated(text: str, tree: ast.expr, values: Callable[[str], Tensor], *, rows: int) -> Tensor:
+    """Value of an expression for every row, (rows,) float64 on the host.
+
+    Args:
+        text: for messages.
+        tree: what `parse` made of it.
+        values: name -> (rows,) numbers.
+        rows: how many.
+
+    Raises:
+        BadDataError: see `Expression`.
+    """
+    result = _Evaluation(text, values, rows).value(tree, torch.ones(rows, dtype=torch.bool))
+    _refuse(~torch.isfinite(result), text, "is not finite", "bound it with clip or min")
+    return result
+
+
+def parse(text: str, *, names: Collection[str]) -> ast.expr:
     """Syntax tree of an expression that holds nothing but what is allowed.
+
+    Args:
+        text: the expression.
+        names: that it may use.
 
     Raises:
         BadConfigError: see `Expression`.
@@ -122,20 +141,20 @@ def parse(text: str) -> ast.expr:
         raise BadConfigError(f"reward expression: {len(nodes)} parts, at most {MAX_NODES}; simplify it")
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
-        if problem := _problem(node, called):
+        if problem := _problem(node, called, names):
             column = getattr(node, "col_offset", 0) + 1
             raise BadConfigError(f"reward expression: {text!r} {problem} at character {column}")
     return tree.body
 
 
-def _problem(node: ast.AST, called: set[int]) -> str | None:
+def _problem(node: ast.AST, called: set[int], names: Collection[str]) -> str | None:
     """What is wrong with one node, or None."""
     if isinstance(node, ast.Constant):
         return _number_problem(node.value)
     if isinstance(node, ast.Call):
         return _call_problem(node)
     if isinstance(node, ast.Name):
-        known: Mapping[str, object] = _FUNCTIONS if id(node) in called else NAMES
+        known: Collection[str] = _FUNCTIONS if id(node) in called else names
         return None if node.id in known else f"names {node.id!r}; there are: {', '.join(known)}"
     if isinstance(node, _STRUCTURE + _CONNECTIVES):
         return None
@@ -175,10 +194,10 @@ def _refuse(wrong: Tensor, text: str, what: str, remedy: str) -> None:
 class _Evaluation:
     """One evaluation; `active` marks the rows whose value is used, so that a guarded division is no error elsewhere."""
 
-    def __init__(self, text: str, batch: RewardBatch) -> None:
+    def __init__(self, text: str, values: Callable[[str], Tensor], rows: int) -> None:
         self._text = text
-        self._batch = batch
-        self._rows = len(batch)
+        self._values = values
+        self._rows = rows
 
     def value(self, node: ast.expr, active: Tensor) -> Tensor:
         """(N,) float64; rows that are not active hold anything finite or not."""
@@ -186,7 +205,7 @@ class _Evaluation:
             case ast.Constant(value=int() | float() as number):
                 return torch.full((self._rows,), float(number), dtype=torch.float64)
             case ast.Name(id=name):
-                return NAMES[name](self._batch).detach().cpu().to(torch.float64)
+                return self._values(name).detach().cpu().to(torch.float64)
             case ast.UnaryOp(op=op, operand=operand):
                 return _unary(op, self.value(operand, active))
             case ast.BinOp(left=left, op=op, right=right):

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -328,6 +328,22 @@ def split_rows(rows: Sequence[Row], *, share: float, seed: int) -> tuple[list[Ro
     out = set(ranked[: max(1, round(share * len(ranked)))])
     train = [row for row, key in zip(rows, keys, strict=True) if key not in out]
     return train, [row for row, key in zip(rows, keys, strict=True) if key in out]
+
+
+def saved_rank(folder: Path) -> int:
+    """Rank of the adapter of a reward model on a trunk, as it was saved.
+
+    Raises:
+        BadModelError: the file cannot be read, or holds no adapter.
+    """
+    try:
+        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+            ranks = {file.get_slice(name).get_shape()[0] for name in file.keys() if ".lora_A." in name}
+    except (OSError, SafetensorError) as error:
+        raise BadModelError(f"reward model {folder}: cannot be read: {error}; take a folder as it was saved") from error
+    if len(ranks) != 1:
+        raise BadModelError(f"reward model {folder}: holds no adapter of one rank; take one that a trunk was taught")
+    return int(ranks.pop())
 
 
 def _calibrated(scorer: Scorer, held_out: Sequence[Row]) -> tuple[RewardModel, RewardMetrics]:

@@ -59,6 +59,7 @@ class Trunk:
         *,
         digest: str,
         rank: int | None,
+        reward_rank: int | None = None,
         reward_dropout: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -69,6 +70,7 @@ class Trunk:
             wording: of the model.
             digest: of the folder that it came from.
             rank: of the adapters; None = the policy is a copy of the whole model, all of which is trained.
+            reward_rank: of the reward adapter, where it is another.
             reward_dropout: of the reward adapter's input while it is trained.
             seed: of the adapters' random start.
 
@@ -86,7 +88,9 @@ class Trunk:
         model.requires_grad_(False)
         own = None if rank is not None else copy.deepcopy(model).requires_grad_(True)
         self.base: PreTrainedModel = model
-        _add_adapters(model, rank=rank or 8, reward_dropout=reward_dropout, seed=seed, with_policy=own is None)
+        ranks: dict[Adapter, int] = {} if rank is None else {"policy": rank}
+        ranks["reward"] = reward_rank or rank or 8
+        _add_adapters(model, ranks=ranks, reward_dropout=reward_dropout, seed=seed)
         fold_lora(model, adapters=("policy", "reward") if own is None else ("reward",), least_rows=_FOLD_FROM_ROWS)
         self._policy: PreTrainedModel = own or model
         self._layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
@@ -269,22 +273,21 @@ def _without_dropout(model: nn.Module) -> None:
             setattr(module, "attention_dropout", 0.0)  # noqa: B010 - torch's types know parameters and modules only
 
 
-def _add_adapters(model: PreTrainedModel, *, rank: int, reward_dropout: float, seed: int, with_policy: bool) -> None:
+def _add_adapters(model: PreTrainedModel, *, ranks: Mapping[Adapter, int], reward_dropout: float, seed: int) -> None:
     """Put the adapters into the model's linear layers; B of each is 0, so nothing is said differently yet."""
     # GPT-2 and its kin keep their matrices turned, in a layer of their own
     turned = any(isinstance(module, Conv1D) for module in model.modules())
     targets = "all-linear" if turned else find_targets(model, None)
-    dropouts = {"policy": 0.0} if with_policy else {}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)
         # peft asks the model for a property that transformers has renamed; nothing of ours is deprecated
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         wrapped: Any = None
-        for name, dropout in (dropouts | {"reward": reward_dropout}).items():
+        for name, rank in ranks.items():
             config = LoraConfig(
                 r=rank,
                 lora_alpha=2 * rank,
-                lora_dropout=dropout,
+                lora_dropout=reward_dropout if name == "reward" else 0.0,
                 target_modules=targets,
                 fan_in_fan_out=turned,
             )

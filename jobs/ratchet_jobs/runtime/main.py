@@ -51,6 +51,7 @@ RECIPES: Mapping[Stage, str] = {
     Stage.SNAPSHOT: "ratchet_jobs.recipes.snapshot",
     Stage.RESOLVE: "ratchet_jobs.recipes.resolve",
     Stage.SUPERVISED: "ratchet_jobs.recipes.supervised",
+    Stage.REWARD_MODEL: "ratchet_jobs.recipes.reward_model",
     Stage.RL: "ratchet_jobs.recipes.rl_classifier",
     Stage.EVALUATE: "ratchet_jobs.recipes.evaluate",
 }

@@ -33,6 +33,11 @@ _OF_RL = {
     "entropy": "Mean entropy of the answers during the last update, in nats.",
     "approx_kl": "Approximate divergence of the last update from the policies that acted.",
     "clipfrac": "Share of answers whose probability ratio was clipped in the last update.",
+    "kl": "Divergence of a generator's answers in the last rollout from the policy that it started from, in nats.",
+    "kl_coef": "Weight of the penalty on that divergence.",
+    "mean_tokens": "Mean tokens of a generator's answers in the last rollout.",
+    "ended": "Share of a generator's answers in the last rollout that were not cut.",
+    "empty": "Share of a generator's answers in the last rollout without any text.",
     "effective_sample_size": "How many answers of the policy's own the last rollout's logged ones are worth.",
     "explained_variance": "Share of the returns' variance that the value head explained.",
 }

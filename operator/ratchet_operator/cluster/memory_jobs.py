@@ -61,7 +61,7 @@ def committed(stage: StageInput, *, metrics: Mapping[str, float] | None = None, 
     digest = digest_of([stage.config.stage, stage.input_digest])
     artifact = {"uri": f"{stage.store.uri}/{stage.prefix}/1-00000000", "digest": digest}
     said: dict[str, Any] = {"state": "Committed", "result": {"metrics": dict(metrics or {}), **result}}
-    if stage.config.stage in ("supervised", "rl", "evaluate"):
+    if stage.config.stage in ("supervised", "reward-model", "rl", "evaluate"):
         said["artifact"] = artifact
     return Act(message=json.dumps(said))
 

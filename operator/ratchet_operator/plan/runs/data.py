@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ratchet_api.conditions import ConditionType, Reason
-from ratchet_api.feedback_dataset import DEMONSTRATIONS, RATINGS
+from ratchet_api.feedback_dataset import DEMONSTRATIONS, PREFERENCES, RATINGS
 from ratchet_api.policy_types import GENERATOR
 from ratchet_api.resolved import Estimate, ResolvedLog, ResolvedRun
 from ratchet_api.snapshot_summary import SnapshotSummary
@@ -70,18 +70,21 @@ class _Named(NamedTuple):
 
     field: str
     name: str
-    type: str
-    """Which type of dataset the field needs."""
+    types: tuple[str, ...]
+    """Which types of dataset the field takes."""
     seen: DatasetSight | None
 
 
 def _named(world: RunWorld) -> tuple[_Named, ...]:
     spec = spec_of(world)
     wanted = DEMONSTRATIONS if spec.policy_type == GENERATOR else "classification"
-    own = _Named("spec.datasetRef.name", spec.dataset_ref.name, wanted, world.dataset)
+    own = _Named("spec.datasetRef.name", spec.dataset_ref.name, (wanted,), world.dataset)
     if spec.log_ref is None:
         return (own,)
-    return (own, _Named("spec.stages.rl.datasetRef.name", spec.log_ref.name, RATINGS, world.log))
+    if spec.stages.reward_model is not None:
+        field = "spec.stages.rewardModel.datasetRef.name"
+        return (own, _Named(field, spec.log_ref.name, (PREFERENCES, RATINGS), world.log))
+    return (own, _Named("spec.stages.rl.datasetRef.name", spec.log_ref.name, (RATINGS,), world.log))
 
 
 def _late(world: RunWorld) -> _Named | None:
@@ -90,7 +93,10 @@ def _late(world: RunWorld) -> _Named | None:
         (
             each
             for each in _named(world)
-            if each.seen is None or not each.seen.ready or each.seen.snapshot is None or each.seen.type != each.type
+            if each.seen is None
+            or not each.seen.ready
+            or each.seen.snapshot is None
+            or each.seen.type not in each.types
         ),
         None,
     )
@@ -114,9 +120,9 @@ def _wait(world: RunWorld, late: _Named) -> RunPlan:
     if seen is None:
         reason = Reason.DATASET_NOT_FOUND
         detail = f"{late.field} {name!r}: no such FeedbackDataset in namespace {world.meta.namespace!r}"
-    elif seen.type != late.type:
-        reason = Reason.DATASET_TYPE_MISMATCH
-        detail = f"{late.field} {name!r}: FeedbackDataset {name!r} has type {seen.type!r}, {late.type!r} is needed here"
+    elif seen.type not in late.types:
+        reason, types = Reason.DATASET_TYPE_MISMATCH, " or ".join(map(repr, late.types))
+        detail = f"{late.field} {name!r}: FeedbackDataset {name!r} has type {seen.type!r}, {types} is needed here"
         message = with_remedy(reason, detail)
         said = (Said(ConditionType.DATA_READY, False, reason, message), *stalled(reason, message))
         return settle(world, world.status, "WaitingForData", said)

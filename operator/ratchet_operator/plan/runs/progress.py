@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from ratchet_api.resolved import RunProgress
 from ratchet_api.stage import Progress
-from ratchet_api.training_run import RLTrainingRunStatus, RunProgress
+from ratchet_api.training_run import RLTrainingRunStatus
 from ratchet_operator.plan.attempts import LONGEST_POLL_SECONDS, POLL_SECONDS
 from ratchet_operator.plan.runs.state import gpu_hours, poll, short_time
 from ratchet_operator.plan.world import RunWorld

@@ -5,6 +5,7 @@ Asked once, when the run's inputs are fixed; later promotions and versions do no
 
 from __future__ import annotations
 
+from ratchet_api.policy_types import GENERATOR
 from ratchet_api.resolved import ResolvedPolicy
 from ratchet_api.rl import PolicyVersionRef
 from ratchet_operator.plan.runs.state import spec_of
@@ -32,9 +33,9 @@ def start_missing(world: RunWorld) -> str:
 
 
 def find_champion(world: RunWorld) -> ResolvedPolicy | None:
-    """Return the champion of the policy that a run with RL publishes to; None if there is none."""
+    """Return the champion of the policy that a classifier's run with RL publishes to; None if there is none."""
     spec, policy = spec_of(world), world.policy
-    if not spec.with_rl or policy is None or policy.champion is None:
+    if not spec.with_rl or spec.policy_type == GENERATOR or policy is None or policy.champion is None:
         return None
     return _version_of(policy, policy.champion)
 

@@ -15,6 +15,7 @@ from ratchet_api.training_run import Mode, RLTrainingRunSpec, RLTrainingRunStatu
 from ratchet_operator.plan.runs.pipeline.evaluate import EVALUATE
 from ratchet_operator.plan.runs.pipeline.kind import StageKind, Told
 from ratchet_operator.plan.runs.pipeline.resolve import RESOLVE
+from ratchet_operator.plan.runs.pipeline.reward_model import REWARD_MODEL
 from ratchet_operator.plan.runs.pipeline.rl import RL
 from ratchet_operator.plan.runs.pipeline.supervised import SUPERVISED
 from ratchet_operator.plan.world import Meta
@@ -24,14 +25,15 @@ RUNS_DIR = "runs"
 
 _BY_MODE: Mapping[Mode, tuple[StageKind, ...]] = {
     "supervised": (RESOLVE, SUPERVISED, EVALUATE),
-    "supervised_then_rl": (RESOLVE, SUPERVISED, RL, EVALUATE),
-    "rl_only": (RESOLVE, RL, EVALUATE),
+    "supervised_then_rl": (RESOLVE, SUPERVISED, REWARD_MODEL, RL, EVALUATE),
+    "rl_only": (RESOLVE, REWARD_MODEL, RL, EVALUATE),
 }
 
 
 def pipeline(spec: RLTrainingRunSpec) -> tuple[StageKind, ...]:
     """Return the run's stages in order; the first checks inputs, the last measures."""
-    return _BY_MODE[spec.mode]
+    with_reward_model = spec.stages.reward_model is not None
+    return tuple(kind for kind in _BY_MODE[spec.mode] if kind is not REWARD_MODEL or with_reward_model)
 
 
 def kind_of(spec: RLTrainingRunSpec, name: str) -> StageKind:

@@ -50,6 +50,8 @@ def _config(told: Told) -> EvaluateConfig:
         candidates=tuple(told.stages[stage] for stage in CANDIDATES if stage in told.stages),
         start=start_of(told.resolved),
         champion=None if champion is None else Artifact(uri=champion.uri, digest=champion.digest),
+        rlhf=spec.rlhf if spec.with_rl and spec.policy_type == GENERATOR else None,
+        reward_model=told.stages.get(Stage.REWARD_MODEL),
         base_model=spec.base_model,
         evaluation=spec.evaluation,
         hyper=spec.stages.evaluate,

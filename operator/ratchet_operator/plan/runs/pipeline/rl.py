@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ratchet_api.attempts import Artifact
+from ratchet_api.policy_types import GENERATOR
 from ratchet_api.resolved import ResolvedRun
 from ratchet_api.stage import RlConfig, Stage
 from ratchet_api.training_run import RLTrainingRunSpec
@@ -26,6 +27,11 @@ def start_of(resolved: ResolvedRun) -> Artifact | None:
 
 def _deciding(spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) -> Deciding:
     parents = {"dataset": resolved.dataset_digest, "start": baseline_digest(spec, resolved, earlier)}
+    if spec.policy_type == GENERATOR:
+        if spec.stages.reward_model is not None:
+            parents["rewardModel"] = parent(earlier, Stage.REWARD_MODEL)
+        settings = {"rlhf": wire_without(spec.rlhf, *_PLACES), "policyType": GENERATOR, "seed": spec.seed}
+        return Deciding(settings, parents)
     if resolved.log is None:
         settings = {"hyper": wire_without(spec.rl, *_PLACES, "minEffectiveSamples"), "seed": spec.seed}
         return Deciding(settings, parents)
@@ -42,6 +48,17 @@ def log_policy(spec: RLTrainingRunSpec) -> str | None:
 
 def _config(told: Told) -> RlConfig:
     spec, start = told.spec, start_of(told.resolved)
+    if spec.policy_type == GENERATOR:
+        return RlConfig(
+            policy_type=GENERATOR,
+            dataset=told.dataset,
+            start=told.stages[Stage.SUPERVISED] if start is None else None,
+            start_artifact=start,
+            base_model=spec.base_model,
+            rlhf=spec.rlhf,
+            reward_model=told.stages.get(Stage.REWARD_MODEL),
+            seed=spec.seed,
+        )
     return RlConfig(
         dataset=told.dataset,
         log=told.log,
@@ -55,13 +72,15 @@ def _config(told: Told) -> RlConfig:
 
 
 def _steps(spec: RLTrainingRunSpec, _train_rows: int) -> int:
+    if spec.policy_type == GENERATOR:
+        return spec.rlhf.rollouts
     return math.ceil(spec.rl.interactions / spec.rl.rollout_size)
 
 
 RL = StageKind(
     stage=Stage.RL,
-    resources=lambda spec: spec.rl.resources,
-    nodes=lambda spec: spec.rl.nodes,
+    resources=lambda spec: (spec.rlhf if spec.policy_type == GENERATOR else spec.rl).resources,
+    nodes=lambda spec: 1 if spec.policy_type == GENERATOR else spec.rl.nodes,
     config=_config,
     deciding=_deciding,
     steps=_steps,

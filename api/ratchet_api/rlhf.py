@@ -1,0 +1,276 @@
+"""How a generator learns from rewards: the reward-model stage and the rl stage of language models.
+
+Decides the fields, bounds and cross-field rules of `stages.rewardModel` and `stages.rlhf`. A classifier's rl stage has
+settings of its own (`rl`), since hardly a field means the same for both. Pure; the formulas are in `ratchet_jobs.rlhf`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ratchet_api.base import ApiModel, ObjectRef
+from ratchet_api.placement import Resources
+
+AnswerRewardType = Literal["rewardModel", "expression"]
+REWARD_MODEL: AnswerRewardType = "rewardModel"
+
+
+class RewardModelStage(ApiModel):
+    """Settings of the reward-model stage: a model of what people think of an answer, from 0 to 1."""
+
+    dataset_ref: Annotated[
+        ObjectRef,
+        Field(
+            description="datasetRef: a FeedbackDataset of type preferences (a better and a worse answer) or ratings (an answer and its score) that says what people thought of answers."
+        ),
+    ]
+    epochs: Annotated[int, Field(default=3, ge=1, le=1000, description="epochs: passes over the rows to learn from.")]
+    batch_size: Annotated[
+        int, Field(default=8, ge=1, le=4096, description="batchSize: rows per optimizer step; a pair is one row.")
+    ]
+    learning_rate: Annotated[
+        float, Field(default=2e-4, gt=0, le=1, description="learningRate: of the adapter, at its peak.")
+    ]
+    head_learning_rate: Annotated[
+        float, Field(default=2e-3, gt=0, le=1, description="headLearningRate: of the head, at its peak.")
+    ]
+    warmup_ratio: Annotated[
+        float,
+        Field(
+            default=0.1, ge=0, le=1, description="warmupRatio: share of the steps over which the learning rates rise."
+        ),
+    ]
+    max_grad_norm: Annotated[
+        float, Field(default=1.0, gt=0, le=1000, description="maxGradNorm: gradients are clipped to this norm.")
+    ]
+    held_out_percent: Annotated[
+        float,
+        Field(
+            default=20.0,
+            ge=1,
+            le=90,
+            description="heldOutPercent: of the prompts of the train split; they calibrate the model and measure it.",
+        ),
+    ]
+    lora_rank: Annotated[int, Field(default=16, ge=1, le=256, description="loraRank: of the reward model's adapter.")]
+    lora_dropout: Annotated[
+        float, Field(default=0.05, ge=0, le=0.9, description="loraDropout: on the adapter's input.")
+    ]
+    checkpoint_every_steps: Annotated[
+        int,
+        Field(
+            default=100,
+            ge=1,
+            le=1_000_000,
+            description="checkpointEverySteps: optimizer steps between checkpoints; a preemption loses at most this many.",
+        ),
+    ]
+    resources: Annotated[
+        Resources, Field(default=Resources(cpu=2, memory_gi=6), description="resources: of the stage's pod.")
+    ]
+
+
+class AnswerReward(ApiModel):
+    """One component of an answer's reward; the reward is the weighted sum of all components."""
+
+    type: Annotated[
+        AnswerRewardType,
+        Field(
+            description="type: rewardModel (what the reward-model stage's model says, 0 to 1) or expression (arithmetic over the answer)."
+        ),
+    ]
+    weight: Annotated[float, Field(default=1.0, ge=-1000, le=1000, description="weight: factor in the sum; not 0.")]
+    expression: Annotated[
+        str | None,
+        Field(
+            default=None,
+            min_length=1,
+            max_length=500,
+            description="expression: for type expression; arithmetic over tokens, max_tokens, ended (1 = the answer was not cut), characters, words and distinct (share of different words).",
+        ),
+    ]
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        if (self.type == "expression") != (self.expression is not None):
+            raise ValueError(
+                f"expression is needed for type expression and only there, type is {self.type}; add it, remove it or "
+                "change type"
+            )
+        if self.weight == 0:
+            raise ValueError("weight must not be 0, or the component says nothing; remove the component instead")
+        return self
+
+
+class RlhfStage(ApiModel):
+    """Settings of a generator's rl stage, PPO on a language model. A step is one rollout and the update on it."""
+
+    interactions: Annotated[
+        int,
+        Field(
+            default=2048,
+            ge=1,
+            le=10_000_000,
+            description="interactions: answers drawn and rewarded in all, rounded up to whole rollouts.",
+        ),
+    ]
+    rollout_size: Annotated[
+        int, Field(default=32, ge=2, le=65_536, description="rolloutSize: answers drawn between two updates.")
+    ]
+    minibatch_size: Annotated[
+        int, Field(default=8, ge=1, le=65_536, description="minibatchSize: answers per optimizer step.")
+    ]
+    accumulation: Annotated[
+        int,
+        Field(
+            default=1,
+            ge=1,
+            le=65_536,
+            description="accumulation: passes into which each optimizer step is parted; more need less memory and change the result by rounding alone.",
+        ),
+    ]
+    gradient_checkpointing: Annotated[
+        bool,
+        Field(default=False, description="gradientCheckpointing: true needs less memory and a third more time."),
+    ]
+    update_epochs: Annotated[
+        int, Field(default=2, ge=1, le=100, description="updateEpochs: passes over the rollout per update.")
+    ]
+    max_new_tokens: Annotated[
+        int, Field(default=64, ge=1, le=8192, description="maxNewTokens: an answer that has not ended by then is cut.")
+    ]
+    temperature: Annotated[float, Field(default=1.0, gt=0, le=100, description="temperature: of the draws.")]
+    top_p: Annotated[
+        float,
+        Field(default=1.0, gt=0, le=1, description="topP: mass of the likeliest tokens that draws are limited to."),
+    ]
+    missing_end_penalty: Annotated[
+        float,
+        Field(
+            default=0.0, ge=0, le=1000, description="missingEndPenalty: taken off the reward of an answer that was cut."
+        ),
+    ]
+    lora_rank: Annotated[
+        int,
+        Field(
+            default=16,
+            ge=1,
+            le=256,
+            description="loraRank: of the adapter that learns from rewards; it is added to the rank of the adapters that the policy has.",
+        ),
+    ]
+    learning_rate: Annotated[
+        float, Field(default=1e-4, gt=0, le=1, description="learningRate: of the policy, at the start.")
+    ]
+    value_learning_rate: Annotated[
+        float, Field(default=1e-3, gt=0, le=1, description="valueLearningRate: of the value head, at the start.")
+    ]
+    clip_range: Annotated[
+        float, Field(default=0.2, gt=0, le=10, description="clipRange: PPO's bound on the probability ratio.")
+    ]
+    clip_range_value: Annotated[
+        float, Field(default=0.2, gt=0, le=1e6, description="clipRangeValue: PPO's bound on a value's change.")
+    ]
+    vf_coef: Annotated[float, Field(default=0.1, ge=0, le=100, description="vfCoef: weight of the value loss.")]
+    gamma: Annotated[float, Field(default=1.0, ge=0, le=1, description="gamma: discount per token.")]
+    lam: Annotated[float, Field(default=0.95, ge=0, le=1, description="lam: lambda of GAE (arXiv:1506.02438).")]
+    max_grad_norm: Annotated[
+        float, Field(default=1.0, gt=0, le=1000, description="maxGradNorm: gradients are clipped to this norm.")
+    ]
+    init_kl: Annotated[
+        float,
+        Field(
+            default=0.05, gt=0, le=100, description="initKl: first weight of the penalty on leaving the start policy."
+        ),
+    ]
+    target_kl: Annotated[
+        float,
+        Field(
+            default=6.0,
+            gt=0,
+            le=1000,
+            description="targetKl: mean divergence of an answer, in nats, to which the penalty's weight steers.",
+        ),
+    ]
+    max_kl: Annotated[
+        float,
+        Field(
+            default=50.0,
+            gt=0,
+            le=1e6,
+            description="maxKl: the stage fails once answers diverge by more than this, in nats, for three rollouts.",
+        ),
+    ]
+    max_update_kl: Annotated[
+        float,
+        Field(
+            default=0.5,
+            gt=0,
+            le=1000,
+            description="maxUpdateKl: the stage fails once an update's approximate divergence from the policy that acted exceeds this, in nats per token.",
+        ),
+    ]
+    min_entropy_ratio: Annotated[
+        float,
+        Field(
+            default=0.01,
+            ge=0,
+            lt=1,
+            description="minEntropyRatio: the stage fails once three updates in a row have an entropy below this share of the first one's.",
+        ),
+    ]
+    rewards: Annotated[
+        tuple[AnswerReward, ...],
+        Field(
+            default=(AnswerReward(type=REWARD_MODEL),),
+            strict=False,
+            min_length=1,
+            max_length=16,
+            description="rewards: components of the reward, summed by weight. If omitted, the reward model alone.",
+        ),
+    ]
+    checkpoint_every_steps: Annotated[
+        int,
+        Field(
+            default=4,
+            ge=1,
+            le=1_000_000,
+            description="checkpointEverySteps: rollouts between checkpoints; a preemption loses at most this many.",
+        ),
+    ]
+    resources: Annotated[
+        Resources, Field(default=Resources(cpu=2, memory_gi=8), description="resources: of the stage's pod.")
+    ]
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.rollout_size % self.minibatch_size:
+            raise ValueError(
+                f"rolloutSize {self.rollout_size} must be a multiple of minibatchSize {self.minibatch_size}; change one "
+                "of them"
+            )
+        if self.minibatch_size % self.accumulation:
+            raise ValueError(
+                f"minibatchSize {self.minibatch_size} must be a multiple of accumulation {self.accumulation}; change one "
+                "of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_reward_model(self) -> Self:
+        if sum(reward.type == REWARD_MODEL for reward in self.rewards) > 1:
+            raise ValueError("rewards must not have type rewardModel twice; remove one and add up the weights")
+        return self
+
+    @property
+    def asks_reward_model(self) -> bool:
+        """Whether a reward model's score is part of the reward."""
+        return any(reward.type == REWARD_MODEL for reward in self.rewards)
+
+    @property
+    def rollouts(self) -> int:
+        """Steps of the stage."""
+        return math.ceil(self.interactions / self.rollout_size)

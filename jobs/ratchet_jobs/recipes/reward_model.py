@@ -1,0 +1,163 @@
+"""Reward-model stage: learn what people think of a generator's answers, on the very weights that RL starts from.
+
+Implements a Bradley-Terry model of pairs (Bradley and Terry 1952; Stiennon et al. 2020, arXiv:2009.01325, eq. 1) and
+cross-entropy with given scores, on a LoRA adapter and a linear head beside the policy's own, calibrated to 0..1 (Platt
+1999). The maths stands in `rlhf/reward_model.py`.
+
+ 1. Read the judged answers (preferences or ratings), the policy to stand on, and its base.
+ 2. Make the trunk: the policy's adapter is added to the weights, a new adapter and head learn on top.
+ 3. Resume from the newest checkpoint, if this run was interrupted.
+ 4. For each step: the epoch's next batch, loss, gradient, step.
+ 5. Checkpoint every checkpointEverySteps and when asked to leave; then, in the latter case, leave (exit 75).
+ 6. Calibrate and measure on the prompts that were held out; write adapter, head and scale.
+
+Rows of one prompt stay on one side of the split, so that no held-out prompt was learned from. The order of batches and
+the dropout are functions of (seed, step), so a resumed run repeats an undisturbed one bit for bit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+import torch
+from safetensors.torch import load_file, save_file
+
+from ratchet_api.stage import RewardModelConfig, StageResult
+from ratchet_jobs.data.base_model import fetch_model
+from ratchet_jobs.data.judged import Pair, read_judged
+from ratchet_jobs.data.snapshots import open_snapshot
+from ratchet_jobs.recipes.generator_parts import fetch_start
+from ratchet_jobs.recipes.rl_parts import STATE_FILE
+from ratchet_jobs.rlhf.policies import open_trunk
+from ratchet_jobs.rlhf.reward_model import Preferred, Rated, RewardSettings, RewardTraining, Row
+from ratchet_jobs.rlhf.scorers import TrunkScorer
+from ratchet_jobs.rlhf.wording import prompt_tokens, response_tokens
+from ratchet_jobs.runtime.context import StageContext
+from ratchet_jobs.runtime.errors import BadDataError, NotANumberError
+
+LAST_STEPS = 20
+"""The training loss in the result is the mean over this many last steps."""
+
+log = structlog.get_logger(__name__)
+
+
+def run(ctx: StageContext, config: RewardModelConfig) -> StageResult:
+    """Train and write the reward model's files into the stage's output folder.
+
+    Args:
+        ctx: store, checkpoints, progress and stop signal of this pod.
+        config: judged answers, policy to stand on and hyper-parameters.
+
+    Returns:
+        Metrics: loss (mean of the last steps), steps, train_rows, held_out_rows, skipped_rows (prompt and answer do not
+        fit the policy's maxTokens), and, on held-out rows, pair_accuracy, mean_squared_error and ece where they exist.
+
+    Raises:
+        StageError: data, settings or policy cannot be used; the loss is no number; or the pod must leave.
+    """
+    hyper = config.hyper
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(ctx.threads)
+
+    # 1. judged answers, policy and base
+    snapshot = open_snapshot(ctx.store, config.dataset, into=ctx.folder("snapshot"))
+    judged = read_judged(snapshot)
+    start, digest = fetch_start(ctx, config.start, config.start_artifact)
+    base = fetch_model(ctx.store, config.base_model, namespace=ctx.namespace, into=ctx.folder("base"))
+
+    # 2. trunk
+    trunk, card = open_trunk(
+        start,
+        base,
+        digest=digest,
+        rank=1,  # the policy's adapter says nothing here and is not kept
+        reward_rank=hyper.lora_rank,
+        reward_dropout=hyper.lora_dropout,
+        seed=config.seed,
+        device=device,
+    )
+
+    def fits(row: Row) -> bool:
+        answers = (row.chosen, row.rejected) if isinstance(row, Preferred) else (row.response,)
+        words = [len(response_tokens(trunk.wording, answer, "dialogue")) for answer in answers]
+        return len(prompt_tokens(trunk.wording, row.prompt, "dialogue")) + max(words) <= card.max_tokens
+
+    given: list[Row] = [Preferred(*row) if isinstance(row, Pair) else Rated(*row) for row in judged]
+    rows = [row for row in given if fits(row)]
+    skipped = len(given) - len(rows)
+    if skipped:
+        log.warning("rows do not fit maxTokens", left_out=skipped, of=len(given))
+    if skipped == len(given) and given:
+        raise BadDataError(
+            f"spec.stages.rewardModel.datasetRef: prompt and answer of all {skipped} rows have more tokens than the "
+            f"policy's maxTokens {card.max_tokens}; raise stages.supervised.maxTokens"
+        )
+    settings = RewardSettings(
+        num_epochs=hyper.epochs,
+        batch_size=hyper.batch_size,
+        learning_rate=hyper.learning_rate,
+        head_learning_rate=hyper.head_learning_rate,
+        warmup_ratio=hyper.warmup_ratio,
+        held_out_share=hyper.held_out_percent / 100,
+        max_grad_norm=hyper.max_grad_norm,
+    )
+    try:
+        training = RewardTraining(TrunkScorer(trunk), rows, settings, seed=config.seed)
+    except BadDataError as error:
+        raise BadDataError(f"spec.stages.rewardModel.datasetRef, train split: {error}") from error
+
+    # 3. resume: the number of losses is the step to go on from
+    losses: list[float] = []
+    if (checkpoint := ctx.checkpoints.latest()) is not None:
+        state = load_file(checkpoint.folder / STATE_FILE)
+        losses = state.pop("losses").tolist()
+        training.load_state(state)
+
+    def save_state(folder: Path) -> None:
+        tensors = training.state() | {"losses": torch.tensor(losses)}
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / STATE_FILE)
+
+    # 4. steps
+    while training.done < training.steps:
+        try:
+            step = training.step()
+        except NotANumberError as error:
+            raise NotANumberError(f"stages.rewardModel, step {training.done + 1}: {error}") from error
+        losses.append(step.loss)
+
+        # 5. progress, checkpoint, leave
+        done = training.done
+        ctx.progress.report(
+            done,
+            training.steps,
+            loss=step.loss,
+            examples=step.rows,
+            learning_rate=step.learning_rate,
+            grad_norm=step.grad_norm,
+        )
+        leaving = ctx.should_stop()
+        if leaving or (done % hyper.checkpoint_every_steps == 0 and done < training.steps):
+            ctx.checkpoints.save(done, save_state)
+        if leaving:
+            raise ctx.preempted(done)
+
+    # 6. calibrate, measure, write
+    model, quality = training.finished()
+    model.save(ctx.output)
+    tail = losses[-min(len(losses), LAST_STEPS) :]
+    measured = {
+        "pair_accuracy": quality.pair_accuracy,
+        "mean_squared_error": quality.mean_squared_error,
+        "ece": quality.ece,
+    }
+    return StageResult(
+        metrics={
+            "loss": sum(tail) / len(tail),
+            "steps": float(training.steps),
+            "train_rows": float(len(rows) - quality.held_out),
+            "held_out_rows": float(quality.held_out),
+            "skipped_rows": float(skipped),
+            **{name: value for name, value in measured.items() if value is not None},
+        }
+    )

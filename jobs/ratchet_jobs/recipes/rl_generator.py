@@ -1,0 +1,183 @@
+"""RL stage of a generator: learn from rewards on the answers that the policy itself drew.
+
+Implements PPO on a language model (Ziegler et al. 2019, arXiv:1909.08593; Stiennon et al. 2020, arXiv:2009.01325) with
+a penalty on leaving the policy that it starts from, whose weight follows a target. The maths stands in `rlhf/ppo.py`.
+
+ 1. Read the prompts (of the snapshot's train split, each once), the start policy, its base, and the reward model.
+ 2. Make the trunk: the start's adapter is added to the weights; policy and reference, value head and reward model
+    stand on it as adapters and heads.
+ 3. Make rewards and algorithm.
+ 4. Resume from the newest checkpoint, if this run was interrupted.
+ 5. For each rollout: draw rolloutSize answers, reward them, update; stop on numbers that say that learning went wrong.
+ 6. Report; checkpoint every checkpointEverySteps rollouts and when asked to leave; then, in the latter case, leave
+    (exit 75).
+ 7. Write the policy: both adapters, the start's and what was learned here, as one on the same base.
+
+Prompts, draws and minibatches are functions of (seed, rollout); the state of everything else is in the checkpoint; so a
+resumed run repeats the curves of an undisturbed one bit for bit on one kind of CPU and number of threads.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import structlog
+import torch
+from safetensors.torch import load_file, save_file
+
+from ratchet_api.rlhf import RlhfStage
+from ratchet_api.stage import RlConfig, StageResult
+from ratchet_jobs.data.base_model import fetch_model
+from ratchet_jobs.data.demonstrations import read_demonstrations
+from ratchet_jobs.data.snapshots import open_snapshot
+from ratchet_jobs.generators.card import read_generator_card
+from ratchet_jobs.generators.loading import check_context
+from ratchet_jobs.recipes.generator_parts import fetch_start, make_answer_rewards, prompts_of
+from ratchet_jobs.recipes.rl_parts import CURVES, NOTES_FILE, STATE_FILE, newest_of, totals_of
+from ratchet_jobs.rlhf.breakers import AnswerLimits
+from ratchet_jobs.rlhf.generate import Sampling
+from ratchet_jobs.rlhf.policies import open_trunk, save_policy
+from ratchet_jobs.rlhf.ppo import LanguagePPO, PpoSettings
+from ratchet_jobs.rlhf.reward_model import saved_rank
+from ratchet_jobs.runtime.context import StageContext
+from ratchet_jobs.runtime.errors import BadConfigError, DivergedError, NotANumberError
+
+TOLD = {
+    "score_mean": "avg_return",
+    "kl": "kl",
+    "kl_coef": "kl_coef",
+    "response_length": "mean_tokens",
+    "stopped_share": "ended",
+    "empty_share": "empty",
+}
+"""PPO's numbers by the names that they have in a stage."""
+
+log = structlog.get_logger(__name__)
+
+
+def run(ctx: StageContext, config: RlConfig) -> StageResult:
+    """Train and write the policy's files into the stage's output folder.
+
+    Args:
+        ctx: store, checkpoints, progress and stop signal of this pod.
+        config: prompts, start policy, reward model and hyper-parameters.
+
+    Returns:
+        Metrics: avg_return (mean reward over the last rollouts), best_return, interactions, rollouts, optimizer_steps,
+        prompts, skipped_rows (their prompt left no room), and the last rollout's kl (from the start policy), kl_coef,
+        mean_tokens, ended, empty and curves of the update.
+
+    Raises:
+        StageError: inputs cannot be used; the numbers went wrong; or the pod must leave.
+    """
+    hyper = config.rlhf
+    if hyper is None or config.base_model is None:
+        raise BadConfigError("rl stage of a generator: rlhf or baseModel is missing; the operator sets both")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(ctx.threads)
+
+    # 1. prompts, start policy, base and reward model
+    snapshot = open_snapshot(ctx.store, config.dataset, into=ctx.folder("snapshot"))
+    rows = read_demonstrations(snapshot, "train")
+    start, digest = fetch_start(ctx, config.start, config.start_artifact)
+    card = read_generator_card(start).with_base_at(config.base_model)
+    base = fetch_model(ctx.store, card.base_model, namespace=ctx.namespace, into=ctx.folder("base"))
+    judge = ctx.open_stage(config.reward_model)[0] if config.reward_model is not None else None
+
+    # 2. trunk
+    trunk, _ = open_trunk(
+        start,
+        base,
+        digest=digest,
+        rank=hyper.lora_rank,
+        reward_rank=None if judge is None else saved_rank(judge),
+        seed=config.seed,
+        device=device,
+    )
+    prompts, skipped = prompts_of(rows, trunk.wording, max_tokens=card.max_tokens)
+    longest = max(len(prompt) for prompt in prompts)
+    field = f"stages.rlhf.maxNewTokens {hyper.max_new_tokens} after the longest prompt of {longest} tokens"
+    check_context(trunk.base, max_tokens=longest + hyper.max_new_tokens, field=field)
+
+    # 3. rewards and algorithm
+    rewards = make_answer_rewards(trunk, hyper, judge, max_new_tokens=hyper.max_new_tokens)
+    ppo = LanguagePPO(
+        settings_of(hyper), trunk=trunk, prompts=prompts, score=rewards, steps=hyper.rollouts, seed=config.seed
+    )
+
+    # 4. resume: the length of the curve is the rollout to go on from
+    curve: list[dict[str, float]] = []
+    if (checkpoint := ctx.checkpoints.latest()) is not None:
+        notes = json.loads((checkpoint.folder / NOTES_FILE).read_text())
+        curve = notes["curve"]
+        ppo.load_state(load_file(checkpoint.folder / STATE_FILE), notes["ppo"])
+
+    def save_state(folder: Path) -> None:
+        tensors, numbers = ppo.state()
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / STATE_FILE)
+        (folder / NOTES_FILE).write_text(json.dumps({"curve": curve, "ppo": numbers}))
+
+    while ppo.done < ppo.steps:
+        # 5. rollout and update
+        try:
+            seen = ppo.step()
+        except (DivergedError, NotANumberError) as error:
+            raise type(error)(f"stages.rlhf: {error}") from error
+
+        # 6. report, checkpoint, leave
+        told = {name: seen[ours] for ours, name in TOLD.items()}
+        told["best_return"] = max(told["avg_return"], curve[-1]["best_return"] if curve else told["avg_return"])
+        told |= {f"reward/{name}": mean for name, mean in rewards.latest.items()}
+        shown = {name: seen[name] for name in CURVES if name in seen}
+        interactions = float(ppo.done * hyper.rollout_size)
+        curve.append({"interactions": interactions, "optimizer_steps": seen["optimizer_steps"]} | told | shown)
+        ctx.progress.report(ppo.done, ppo.steps, examples=hyper.rollout_size, **told, **shown)
+        leaving = ctx.should_stop()
+        if leaving or (ppo.done % hyper.checkpoint_every_steps == 0 and ppo.done < ppo.steps):
+            ctx.checkpoints.save(ppo.done, save_state)
+        if leaving:
+            raise ctx.preempted(ppo.done)
+
+    # 7. policy
+    save_policy(trunk, ctx.output, start=start, card=card)
+    newest = {name: value for name, value in curve[-1].items() if name in TOLD.values() or name.startswith("reward/")}
+    return StageResult(
+        metrics={
+            **newest,
+            **totals_of(curve),
+            "prompts": float(len(prompts)),
+            "skipped_rows": float(skipped),
+            **newest_of(curve),
+        }
+    )
+
+
+def settings_of(hyper: RlhfStage) -> PpoSettings:
+    """What PPO makes of the stage's settings.
+
+    Raises:
+        BadConfigError: they do not fit each other.
+    """
+    return PpoSettings(
+        sampling=Sampling(hyper.max_new_tokens, hyper.temperature, hyper.top_p),
+        batch_size=hyper.rollout_size,
+        mini_batch_size=hyper.minibatch_size // hyper.accumulation,
+        gradient_accumulation_steps=hyper.accumulation,
+        ppo_epochs=hyper.update_epochs,
+        learning_rate=hyper.learning_rate,
+        value_learning_rate=hyper.value_learning_rate,
+        gamma=hyper.gamma,
+        lam=hyper.lam,
+        cliprange=hyper.clip_range,
+        cliprange_value=hyper.clip_range_value,
+        vf_coef=hyper.vf_coef,
+        init_kl_coef=hyper.init_kl,
+        target_kl=hyper.target_kl,
+        missing_eos_penalty=hyper.missing_end_penalty,
+        max_grad_norm=hyper.max_grad_norm,
+        gradient_checkpointing=hyper.gradient_checkpointing,
+        limits=AnswerLimits(max_kl=hyper.max_kl),
+        max_update_kl=hyper.max_update_kl,
+        min_entropy_ratio=hyper.min_entropy_ratio,
+    )

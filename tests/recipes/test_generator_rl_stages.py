@@ -1,0 +1,146 @@
+"""The stages in which a generator learns from rewards learn, resume to the bit, and stop when numbers go wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ratchet_jobs.generators.loading import load_generator
+from ratchet_jobs.rlhf.policies import open_trunk, save_policy
+from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, DivergedError, Preempted
+from ratchet_jobs.runtime.history import read_history
+from tests.generator_bench import GeneratorBench
+from tests.tiny_llama import dialogues
+from tests.workbench import Killed
+
+SHORT = [{"type": "expression", "expression": "1 - tokens / max_tokens"}]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> GeneratorBench:
+    """A bench whose supervised policy exists, and a reward model that liked answers of one word."""
+    bench = GeneratorBench(tmp_path_factory.mktemp("bench"), train=dialogues(32, seed=0), test=dialogues(12, seed=5))
+    bench.pod(bench.supervised(epochs=1.0))
+    return bench
+
+
+def pairs(count: int) -> list[tuple[str, str, str]]:
+    return [(prompt, "never", f"never never {answer}") for prompt, answer in dialogues(count, seed=1)]
+
+
+def test_a_reward_model_learns_what_people_liked_and_resumes_to_the_bit(bench: GeneratorBench) -> None:
+    """P12: asked to leave between checkpoints, the reward model's bytes are those of an undisturbed stage."""
+    config = bench.reward_model(bench.put_preferences(pairs(30)), checkpointEverySteps=2)
+    calm, _ = bench.pod(config, run="judge")
+    with pytest.raises(Preempted):
+        bench.pod(config, run="judge-left", leave_after=3)
+    stormy, _ = bench.pod(config, run="judge-left")
+    assert stormy.digest == calm.digest
+    metrics = calm.result.metrics
+    assert metrics["train_rows"] + metrics["held_out_rows"] == 30
+    assert metrics["pair_accuracy"] > 0.9, "one word against three is easily told"
+
+
+def test_answers_that_are_rewarded_for_being_short_become_short_and_a_left_stage_ends_alike(
+    bench: GeneratorBench,
+) -> None:
+    """P12, P39: killed once, the curves and the policy are bit-equal."""
+    config = bench.rlhf(rewards=SHORT, interactions=64, learningRate=2e-2, initKl=0.001, checkpointEverySteps=3)
+    calm, folder = bench.pod(config, run="short")
+    with pytest.raises(Killed):
+        bench.pod(config, run="short-killed", die_after=5)
+    stormy, again = bench.pod(config, run="short-killed")
+    assert stormy.digest == calm.digest
+    curve, other = (read_history(each / "rl-history.parquet") for each in (folder, again))
+    assert curve["avg_return"] == other["avg_return"]
+    assert curve["reward/expression"] == curve["avg_return"]
+    assert sum(curve["mean_tokens"][-3:]) < sum(curve["mean_tokens"][:3])
+    assert calm.result.metrics["rollouts"] == 8
+
+
+def test_the_better_rewarded_policy_is_kept_unless_it_breaks_a_gate(bench: GeneratorBench) -> None:
+    bench.pod(bench.reward_model(bench.put_preferences(pairs(30))), run="liked")
+    config = bench.rlhf(judge="liked", interactions=64, initKl=0.001)
+    bench.pod(config, run="better")
+    kept, folder = bench.pod(bench.compare(config, run="better"), run="kept")
+    numbers, choice = kept.result.metrics, kept.result.choice
+    assert choice is not None
+    assert (choice.candidate, choice.baseline, choice.chosen) == ("rl", "supervised", "rl")
+    assert numbers["reward"] == pytest.approx(numbers["rl/reward"], abs=1e-5)
+    assert numbers["diff/reward"] == pytest.approx(numbers["rl/reward"] - numbers["baseline/reward"], abs=2e-6)
+    assert numbers["diff/reward_low"] >= 0
+    assert numbers["rl/win_rate"] >= 0.5
+    said = json.loads((folder / "evaluation.json").read_text())["answers"][0]
+    assert said["answer"] == said["rl"]
+    assert {"prompt", "reference", "supervised", "base"} < set(said)
+    assert (folder / "policy" / "model.safetensors").exists()
+    gated = bench.compare(config, run="better", gates=[{"metric": "mean_tokens", "minimum": 500}])
+    lost, other = bench.pod(gated, run="lost")
+    assert lost.result.choice is not None
+    assert lost.result.choice.chosen == "supervised"
+    assert "mean_tokens" in lost.result.choice.why
+    card = json.loads((other / "comparison.json").read_text())
+    assert card["rl_against_baseline"]["win_rate"] == pytest.approx(numbers["rl/win_rate"], abs=1e-6)
+    assert lost.result.metrics["reward"] == pytest.approx(numbers["baseline/reward"], abs=1e-5)
+
+
+def test_the_reward_models_score_is_the_reward(bench: GeneratorBench) -> None:
+    bench.pod(bench.reward_model(bench.put_preferences(pairs(30)), epochs=1), run="score")
+    commit, _ = bench.pod(bench.rlhf(judge="score", interactions=16), run="scored")
+    metrics = commit.result.metrics
+    assert 0.0 < metrics["reward/rewardModel"] < 1.0
+    assert metrics["kl_coef"] > 0
+    assert metrics["optimizer_steps"] == 2 * 2 * 2
+
+
+def test_what_ppo_made_is_a_generator_that_says_what_the_trunk_said(bench: GeneratorBench, tmp_path: Path) -> None:
+    """Two adapters become one of the sum of their ranks, to rounding."""
+    _, start = bench.pod(bench.supervised(epochs=0.5), run="stacked")
+    trunk, card = open_trunk(start, bench.base, digest="0" * 64, rank=3, seed=0, device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in trunk.policy_parameters().items():
+            if "value_head" not in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    save_policy(trunk, tmp_path, start=start, card=card)
+    model, _, _ = load_generator(tmp_path, bench.base)
+    assert model.peft_config["default"].r == 4 + 3
+    ids = torch.tensor([[5, 6, 7, 8]])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad():
+        want, got = trunk.policy(ids, mask, keep=4).logits, model(input_ids=ids, attention_mask=mask.long()).logits
+        reference = trunk.reference(ids, mask, keep=4).logits
+        old, _, _ = load_generator(start, bench.base)
+        before = old(input_ids=ids, attention_mask=mask.long()).logits
+    assert (got - want).abs().max() < 1e-4 < (got - before).abs().max()
+    assert (reference - before).abs().max() < 1e-4, "the reference is the policy that RL started from"
+
+
+def test_answers_too_far_from_the_start_end_the_stage_with_the_settings_to_change(bench: GeneratorBench) -> None:
+    """P13."""
+    config = bench.rlhf(rewards=SHORT, maxKl=1e-6, learningRate=5e-3)
+    with pytest.raises(DivergedError, match=r"stages.rlhf: .* nats from the reference"):
+        bench.pod(config, run="far")
+
+
+def test_what_cannot_be_learned_from_is_refused_with_the_field(bench: GeneratorBench) -> None:
+    with pytest.raises(BadDataError, match=r"stages.rewardModel.datasetRef: .* is of type demonstrations"):
+        bench.pod(bench.reward_model(bench.dataset), run="odd")
+    with pytest.raises(BadDataError, match=r"stages.rewardModel.datasetRef, train split: Insufficient feedback: 4"):
+        bench.pod(bench.reward_model(bench.put_preferences(pairs(4))), run="few")
+    with pytest.raises(BadConfigError, match="maxNewTokens 5000 after the longest prompt"):
+        bench.pod(bench.rlhf(rewards=SHORT, maxNewTokens=5000), run="long")
+    with pytest.raises(BadConfigError, match="names 'correct'; there are: tokens"):
+        bench.pod(bench.rlhf(rewards=[{"type": "expression", "expression": "correct"}]), run="name")

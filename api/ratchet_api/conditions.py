@@ -182,7 +182,7 @@ REASONS: dict[Reason, ReasonInfo] = {
     ),
     Reason.RL_FAILED: ReasonInfo(
         "The rl stage's numbers went wrong, so the run goes on with the supervised policy alone.",
-        "Lower stages.rl.learningRate or mend the rewards as the message says, then make a new run; the supervised stage is not trained again.",
+        "Lower stages.rl.learningRate, of a generator stages.rlhf.learningRate, or mend the rewards as the message says, then make a new run; the supervised stage is not trained again.",
     ),
     Reason.CANDIDATE_WORSE: ReasonInfo(
         "The policy that RL trained is not shown to be as good as the one it started from, which is kept.",
@@ -216,7 +216,7 @@ REASONS: dict[Reason, ReasonInfo] = {
     ),
     Reason.DATASET_TYPE_MISMATCH: ReasonInfo(
         "The dataset is of another type than the field that names it needs.",
-        "Name a dataset of type classification in spec.datasetRef, and one of type ratings in spec.stages.rl.datasetRef.",
+        "Name a dataset of the type needed: classification in spec.datasetRef, of a generator demonstrations; ratings in spec.stages.rl.datasetRef; preferences or ratings in spec.stages.rewardModel.datasetRef.",
     ),
     Reason.POLICY_NOT_FOUND: ReasonInfo(
         "No RLPolicy of that name is in the run's namespace.",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ratchet_api.stage import StageInput
+from ratchet_api.stage import EvaluateConfig, RewardModelConfig, RlConfig, StageInput
 from ratchet_gateway.policies import FixedPolicies, PolicyView
 from ratchet_gateway.training import LocalTraining
 from ratchet_operator.cluster.memory_jobs import Act, golden
@@ -106,3 +106,93 @@ def test_asking_to_train_a_generator_makes_demonstrations_of_the_feedback(tmp_pa
     dataset, run = submitted
     assert (dataset["spec"]["type"], run["spec"]["policyType"]) == ("demonstrations", "generator")
     assert world.status(name=name)["version"] == 1
+
+
+# learning from rewards
+
+LIKED = {
+    "policyType": "generator",
+    "mode": "supervised_then_rl",
+    "stages": {"rewardModel": {"datasetRef": {"name": "liked"}}},
+    "publishTo": {"name": "support"},
+}
+FORMULA = {"rlhf": {"rewards": [{"type": "expression", "expression": "ended"}]}}
+
+
+def liked(kind: str = "ratings") -> dict[str, Any]:
+    return b.dataset("liked", type=kind, split={"salt": "liked"})
+
+
+async def test_a_run_with_a_reward_model_trains_it_on_the_supervised_policy_and_tells_rl_and_evaluate_of_it() -> None:
+    told: list[StageInput] = []
+    world = World(remembering(told))
+    world.submit(SHOWN, liked(), b.policy(type="generator"), b.run(**LIKED))
+    assert (await world.finish())["version"] == 1
+    by_stage = {stage.config.stage: stage.config for stage in told if stage.owner.kind == "RLTrainingRun"}
+    assert list(by_stage) == ["resolve", "supervised", "reward-model", "rl", "evaluate"]
+    judge, rl, evaluate = by_stage["reward-model"], by_stage["rl"], by_stage["evaluate"]
+    assert isinstance(judge, RewardModelConfig)
+    assert isinstance(rl, RlConfig)
+    assert isinstance(evaluate, EvaluateConfig)
+    assert judge.dataset.digest == world.status()["resolved"]["log"]["digest"] != rl.dataset.digest
+    assert judge.start == rl.start
+    assert judge.start is not None
+    assert judge.start.stage == "supervised"
+    assert rl.log is None
+    assert rl.reward_model == evaluate.reward_model
+    assert evaluate.reward_model is not None
+    assert [ref.stage for ref in evaluate.candidates] == ["rl", "supervised"]
+    assert evaluate.rlhf == rl.rlhf
+
+
+async def test_rewards_by_formula_alone_need_no_reward_model() -> None:
+    told: list[StageInput] = []
+    world = World(remembering(told))
+    world.submit(SHOWN, b.policy(type="generator"), b.run(**LIKED | {"stages": FORMULA}))
+    await world.finish()
+    assert [row["name"] for row in world.status()["stages"]] == ["resolve", "supervised", "rl", "evaluate"]
+
+
+async def test_other_judged_answers_change_the_reward_model_and_all_after_it_and_nothing_before() -> None:
+    digests = []
+    for salt in ("liked", "more"):
+        world = World()
+        world.submit(SHOWN, b.dataset("liked", type="ratings", split={"salt": salt}), b.run(**LIKED))
+        world.submit(b.policy(type="generator"))
+        await world.finish()
+        digests.append({row["name"]: row.get("inputDigest") for row in world.status()["stages"]})
+    same = {name for name in digests[0] if digests[0][name] == digests[1][name]}
+    assert same == {"resolve", "supervised"}
+
+
+@pytest.mark.parametrize("code", [30, 31])
+async def test_rl_that_had_to_stop_publishes_the_supervised_generator(code: int) -> None:
+    """P13."""
+
+    def play(stage: StageInput, pod: int) -> Act:
+        return Act(exit_code=code) if stage.config.stage == "rl" else golden(stage, pod)
+
+    world = World(play)
+    world.submit(SHOWN, liked(), b.policy(type="generator"), b.run(**LIKED))
+    status = await world.finish()
+    assert (status["state"], status["version"]) == ("Complete", 1)
+    assert world.condition("GatePassed")["reason"] == "RLFailed"
+    assert "stages.rlhf" in world.condition("GatePassed")["message"]
+
+
+async def test_judged_answers_of_a_type_that_judges_nothing_stall_the_run() -> None:
+    """P14."""
+    world = World()
+    world.submit(SHOWN, liked("demonstrations"), b.run(**LIKED))
+    await world.run_until(lambda: world.condition("Stalled").get("reason") == "DatasetTypeMismatch")
+    said = world.condition("Stalled")["message"]
+    assert "spec.stages.rewardModel.datasetRef.name 'liked'" in said
+    assert "has type 'demonstrations', 'preferences' or 'ratings' is needed here" in said
+
+
+async def test_judged_answers_that_become_ready_wake_the_run() -> None:
+    world = World()
+    world.submit(SHOWN, b.policy(type="generator"), b.run(**LIKED))
+    await world.run_until(lambda: world.condition("DataReady").get("reason") == "DatasetNotFound")
+    world.submit(liked())
+    assert (await world.finish())["version"] == 1

@@ -75,14 +75,22 @@ class GeneratorBench(Workbench):
     def put_preferences(self, rows: Sequence[tuple[str, str, str]]) -> DatasetRef:
         """Store a snapshot of (prompt, better, worse) rows."""
         schema = pa.schema([(name, pa.string()) for name in ("text", "chosen", "rejected")])
+        return self._put_judged("preferences", schema, rows)
+
+    def put_ratings(self, rows: Sequence[tuple[str, str, float]]) -> DatasetRef:
+        """Store a snapshot of (prompt, answer, score) rows."""
+        schema = pa.schema([("text", pa.string()), ("label", pa.string()), ("score", pa.float64())])
+        return self._put_judged("ratings", schema, rows)
+
+    def _put_judged(self, kind: str, schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> DatasetRef:
         folder, files = self.root / "judged", {}
         folder.mkdir(exist_ok=True)
         for split in SPLITS:
             records = [dict(zip(schema.names, row, strict=True)) for row in (rows if split == "train" else ())]
             files[split] = write_split(records, folder / f"{split}.parquet", schema=schema)
-        digest = content_digest("preferences", (), files)
+        digest = content_digest(kind, (), files)
         counts = SnapshotCounts(train=len(rows))
-        manifest = Manifest(type="preferences", digest=digest, files=files, labels=(), counts=counts)
+        manifest = Manifest(type=kind, digest=digest, files=files, labels=(), counts=counts)
         store_snapshot(self.store, NAMESPACE, manifest, folder)
         return DatasetRef(digest=digest, prefix=snapshot_prefix(NAMESPACE, digest))
 

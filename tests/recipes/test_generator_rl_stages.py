@@ -105,6 +105,15 @@ def test_the_reward_models_score_is_the_reward(bench: GeneratorBench) -> None:
     assert metrics["optimizer_steps"] == 2 * 2 * 2
 
 
+def test_ratings_teach_a_reward_model_too(bench: GeneratorBench) -> None:
+    rows = [(prompt, "never", 0.9) for prompt, _ in dialogues(16, seed=1)]
+    rows += [(prompt, f"never never {answer}", 0.1) for prompt, answer in dialogues(16, seed=2)]
+    commit, _ = bench.pod(bench.reward_model(bench.put_ratings(rows), epochs=3), run="rated")
+    metrics = commit.result.metrics
+    assert metrics["pair_accuracy"] > 0.9
+    assert metrics["mean_squared_error"] < 0.16, "what always 0.5 would give"
+
+
 def test_what_ppo_made_is_a_generator_that_says_what_the_trunk_said(bench: GeneratorBench, tmp_path: Path) -> None:
     """Two adapters become one of the sum of their ranks, to rounding."""
     _, start = bench.pod(bench.supervised(epochs=0.5), run="stacked")

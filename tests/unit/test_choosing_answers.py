@@ -1,0 +1,50 @@
+"""Which generator is kept: RL's, unless its answers may be worth less or it breaks a gate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ratchet_api.training_run import Evaluation
+from ratchet_jobs.metrics.choosing_answers import SHOWN, Floats, Judged, choose_answers, paired, win_rate
+
+BETTER = np.linspace(0.5, 0.9, 40)
+NUMBERS = dict.fromkeys(SHOWN, 1.0)
+
+
+def chosen(rewards: Floats, baseline: Floats, **evaluation: object) -> Judged:
+    wanted = Evaluation.model_validate(evaluation)
+    return choose_answers(NUMBERS, NUMBERS, rewards, baseline, role="supervised", wanted=wanted, seed=3)
+
+
+def test_the_interval_is_of_the_paired_difference() -> None:
+    """Prompts differ much more than policies: unpaired, nothing would be seen."""
+    row = paired(BETTER, BETTER - 0.01, confidence=0.95, resamples=500, seed=0)
+    assert (row.low, row.high) == (pytest.approx(0.01), pytest.approx(0.01))
+    draws = np.random.default_rng(0).normal(0.1, 1.0, 400)
+    row = paired(draws, np.zeros(400), confidence=0.95, resamples=4000, seed=0)
+    half = 1.96 * draws.std() / 20
+    assert row.low == pytest.approx(draws.mean() - half, abs=0.02)
+    assert row.high == pytest.approx(draws.mean() + half, abs=0.02)
+
+
+def test_equal_answers_win_half() -> None:
+    assert win_rate(np.array([1.0, 2.0, 3.0, 0.0]), np.array([0.0, 2.0, 4.0, 0.0])) == pytest.approx(0.5)
+    assert win_rate(np.array([1.0, 2.0]), np.array([0.0, 1.0])) == 1.0
+
+
+def test_a_loss_is_kept_only_within_the_margin() -> None:
+    worse = BETTER - 0.05
+    assert chosen(BETTER, worse).choice.chosen == "rl"
+    lost = chosen(worse, BETTER)
+    assert lost.choice.chosen == "supervised"
+    assert "the difference may be -0.0500, must be >= 0" in lost.choice.why
+    assert chosen(worse, BETTER, comparison={"margin": 0.06}).choice.chosen == "rl"
+    assert lost.metrics["diff/reward"] == pytest.approx(-0.05)
+    assert lost.metrics["rl/win_rate"] == 0.0
+
+
+def test_a_policy_that_breaks_a_gate_is_not_kept_however_good() -> None:
+    lost = chosen(BETTER, BETTER - 0.5, gates=[{"metric": "perplexity", "maximum": 0.5}])
+    assert lost.choice.chosen == "supervised"
+    assert "perplexity" in lost.choice.why

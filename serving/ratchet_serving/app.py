@@ -232,7 +232,12 @@ def _findings(errors: Sequence[Any]) -> list[str]:
 
 
 def _assignment(request: Request, ask: Ask, *, trusted: bool) -> Assignment:
-    subject = ask.subject or request.headers.get("x-ratchet-subject") or None
+    named = request.headers.getlist("x-ratchet-subject")
+    if len(named) > 1:
+        raise Malformed(f"x-ratchet-subject: stands there {len(named)} times; send one, by which you are dealt an arm")
+    header = named[0] if named else None
+    # behind the router it was the header that dealt the arm, so that the answer belongs to that subject
+    subject = ((header or ask.subject) if trusted else (ask.subject or header)) or None
     if subject is not None and len(subject) > 256:
         raise Malformed(f"x-ratchet-subject: has {len(subject)} characters, at most 256 are taken; send a shorter id")
     if not trusted:

@@ -319,6 +319,24 @@ async def test_a_header_that_cannot_be_is_refused(name: str, text: str, want: st
     assert answer.json()["detail"].startswith(want)
 
 
+async def test_two_subjects_are_refused() -> None:
+    async with server(Lengths(), behind_router=True) as client:
+        headers = [("x-ratchet-subject", "ann"), ("x-ratchet-subject", "bob")]
+        answer = await client.post("/v1/classify", json={"text": "abcdef"}, headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("x-ratchet-subject: stands there 2 times")
+
+
+@pytest.mark.parametrize(("behind_router", "want"), [(True, "by-header"), (False, "by-body")])
+async def test_an_answer_is_recorded_of_the_subject_that_was_dealt_its_arm(behind_router: bool, want: str) -> None:
+    """P31: behind the router that is the header's."""
+    gateway = Gateway()
+    async with server(Lengths(), ring=RING, gateway=gateway, behind_router=behind_router) as client:
+        body = {"text": "abcdef", "subject": "by-body"}
+        await client.post("/v1/classify", json=body, headers={"x-ratchet-subject": "by-header"})
+    assert [record["subject"] for record in gateway.records] == [want]
+
+
 async def test_every_answer_is_recorded_as_the_gateway_takes_it() -> None:
     gateway = Gateway()
     async with server(Lengths(4), TASKS, ring=RING, gateway=gateway) as client:

@@ -1,0 +1,156 @@
+"""The router's files: as they were reviewed, and never a way round the table. Envoy 1.40 took the reviewed ones."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ratchet_api.assign import canary_split, fixed_split, salt_of
+from ratchet_operator.desired.router_bootstrap import bootstrap
+from ratchet_operator.desired.router_table import (
+    CLUSTERS_FILE,
+    OURS,
+    ROUTES_FILE,
+    Backend,
+    BadTable,
+    RouterTable,
+    Shadow,
+    router_files,
+    table_version,
+)
+
+GOLDENS = Path(__file__).parent / "goldens"
+SALT = salt_of("uid-1", "v1-v2")
+SERVERS = (Backend(1, "support-v1.team.svc", 8080), Backend(2, "support-v2.team.svc", 8080))
+PLAIN = RouterTable("support", 1, SERVERS)
+CANARY = replace(PLAIN, split=canary_split(SALT, champion=1, candidate=2, share=500))
+EVERYTHING = replace(CANARY, override_header="x-test-version", explore=250, shadow=Shadow(2, 100))
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [("champion", PLAIN), ("canary", CANARY), ("everything", EVERYTHING)],
+)
+def test_the_table_is_written_as_it_was_reviewed(name: str, table: RouterTable) -> None:
+    """RATCHET_WRITE_GOLDENS=1 accepts a change; review it in the diff."""
+    _compare(f"router-{name}.json", {file: json.loads(text) for file, text in router_files(table).items()})
+
+
+def test_the_router_is_started_as_it_was_reviewed() -> None:
+    """RATCHET_WRITE_GOLDENS=1 accepts a change; review it in the diff."""
+    text = bootstrap("support", table_dir="/etc/ratchet/table", cookie="ratchet_subject")
+    _compare("router-bootstrap.json", json.loads(text))
+
+
+def test_equal_tables_are_equal_bytes_and_another_table_has_another_version() -> None:
+    assert router_files(EVERYTHING) == router_files(replace(EVERYTHING, backends=SERVERS))
+    others = [
+        replace(EVERYTHING, champion=2),
+        replace(EVERYTHING, explore=251),
+        replace(EVERYTHING, shadow=Shadow(2, 101)),
+        replace(EVERYTHING, override_header=None),
+        replace(EVERYTHING, split=canary_split(SALT, champion=1, candidate=2, share=501)),
+        replace(EVERYTHING, split=canary_split(salt_of("uid-1", "v1-v3"), champion=1, candidate=2, share=500)),
+        replace(EVERYTHING, backends=(SERVERS[0], Backend(2, "elsewhere", 8080))),
+    ]
+    assert len({table_version(table) for table in (EVERYTHING, *others)}) == len(others) + 1
+
+
+def test_both_files_and_the_page_that_every_replica_answers_carry_the_tables_version() -> None:
+    files = {name: json.loads(text) for name, text in router_files(CANARY).items()}
+    assert {files[name]["version_info"] for name in (ROUTES_FILE, CLUSTERS_FILE)} == {table_version(CANARY)}
+    page = next(route for route in _routes(CANARY) if route["match"].get("path") == "/ratchet/table")
+    assert page["direct_response"] == {"status": 200, "body": {"inline_string": table_version(CANARY)}}
+
+
+@pytest.mark.parametrize("table", [PLAIN, CANARY, EVERYTHING])
+def test_no_route_lets_a_clients_claim_about_its_arm_through(table: RouterTable) -> None:
+    """P31: every way to a server overwrites or drops each of the router's own headers."""
+    ways = [way for route in _routes(table) if route["match"].get("prefix") == "/v1/" for way in _ways(route)]
+    assert len(ways) == {PLAIN: 1, CANARY: 4, EVERYTHING: 6}[table]
+    for way in ways:
+        added = way.get("request_headers_to_add", [])
+        assert {each["append_action"] for each in added} <= {"OVERWRITE_IF_EXISTS_OR_ADD"}
+        said = {each["header"]["key"] for each in added}
+        assert said | set(way.get("request_headers_to_remove", [])) == set(OURS)
+
+
+def test_only_the_api_of_the_servers_can_be_reached() -> None:
+    """Their metrics and health are not for clients; /ratchet/ready/N is answered by /readyz alone."""
+    for route in _routes(EVERYTHING):
+        if route["match"].get("prefix") != "/v1/" and "route" in route:
+            assert route["match"]["path"] in ("/ratchet/ready/1", "/ratchet/ready/2")
+            assert route["route"]["prefix_rewrite"] == "/readyz"
+
+
+def test_testers_and_those_without_a_subject_are_in_no_arm() -> None:
+    outside = [route for route in _routes(EVERYTHING) if route.get("stat_prefix") in ("tester", "unenrolled")]
+    assert len(outside) == 3
+    for route in outside:
+        assert "x-ratchet-arm" in route["request_headers_to_remove"]
+
+
+def test_a_candidate_without_a_share_is_known_to_the_router_and_gets_nobody() -> None:
+    """So that it can be asked whether it is there before anybody is sent to it."""
+    table = replace(PLAIN, split=canary_split(SALT, champion=1, candidate=2, share=0))
+    dealt = next(route for route in _routes(table) if route.get("stat_prefix") == "dealt")
+    clusters = dealt["route"]["weighted_clusters"]["clusters"]
+    assert [(each["name"], each["weight"]) for each in clusters] == [("v1", 10_000)]
+    assert '"name":"v2"' in router_files(table)[CLUSTERS_FILE]
+    assert any(route["match"].get("path") == "/ratchet/ready/2" for route in _routes(table))
+
+
+def test_a_table_that_leads_nowhere_is_refused_by_name() -> None:
+    three = fixed_split(SALT, champion=1, shares=((1, 5000), (3, 5000)))
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"champion": 4}, "version 4 has no servers"),
+        ({"split": three}, "version 3 has no servers"),
+        ({"shadow": Shadow(3, 1)}, "version 3 has no servers"),
+        ({"shadow": Shadow(2, 10_001)}, "shadow.share is 10001"),
+        ({"explore": -1}, "explore is -1"),
+        ({"backends": (*SERVERS, SERVERS[0])}, "name each version once"),
+        ({"override_header": "x-ratchet-arm"}, "has a meaning already"),
+    ]
+    for change, want in cases:
+        with pytest.raises(BadTable, match=want):
+            replace(CANARY, **change)
+
+
+@pytest.mark.parametrize("cookie", ['a"b', "a-b", "", "a" * 65, "1a"])
+def test_a_cookies_name_cannot_end_the_script_that_it_stands_in(cookie: str) -> None:
+    with pytest.raises(ValueError, match="is no name"):
+        bootstrap("support", table_dir="/etc/ratchet/table", cookie=cookie)
+
+
+def test_without_a_cookie_nobody_is_given_a_subject() -> None:
+    assert "lua" not in bootstrap("support", table_dir="/etc/ratchet/table")
+
+
+def test_the_router_writes_no_log_of_who_asked() -> None:
+    """P30: raw subjects are written nowhere."""
+    started = bootstrap("support", table_dir="/etc/ratchet/table", cookie="ratchet_subject")
+    assert "access_log" not in started + "".join(router_files(EVERYTHING).values())
+
+
+def _compare(name: str, value: object) -> None:
+    golden, text = GOLDENS / name, json.dumps(value, indent=1, sort_keys=True) + "\n"
+    if os.environ.get("RATCHET_WRITE_GOLDENS") == "1":
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def _routes(table: RouterTable) -> list[dict[str, Any]]:
+    (config,) = json.loads(router_files(table)[ROUTES_FILE])["resources"]
+    routes: list[dict[str, Any]] = config["virtual_hosts"][0]["routes"]
+    return routes
+
+
+def _ways(route: dict[str, Any]) -> list[dict[str, Any]]:
+    split = route["route"].get("weighted_clusters")
+    return split["clusters"] if split else [route]

@@ -1,0 +1,113 @@
+"""The few ways in which a rollout changes; each writes its row of the history. Pure, called by the rules."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from ratchet_api.rollout import HISTORY_LIMIT, RolloutStatus, ShareRow
+from ratchet_operator.plan.rollout.world import Decision, RolloutWorld, Said
+
+_ARCHIVED_AT_ONCE = 10
+_AGAIN_SECONDS = 5.0
+By = Literal["operator", "user"]
+_NO_TRIAL: dict[str, Any] = {
+    "candidate": None,
+    "candidate_digest": "",
+    "step": -1,
+    "percent": 0.0,
+    "began": None,
+    "exposed": None,
+    "step_since": None,
+    "step_subjects": 0,
+    "unready_since": None,
+    "paused": False,
+}
+
+
+def wait(world: RolloutWorld, state: str, message: str, *, again: float | None = _AGAIN_SECONDS) -> Decision:
+    """Change nothing but what `world.status` holds already."""
+    return Decision(world.status, world.champion, state, message, again_seconds=again)
+
+
+def note(world: RolloutWorld, state: str, said: Said | None = None, **changes: Any) -> Decision:
+    """Remember something that changes no share."""
+    status = world.status.model_copy(update=changes)
+    told = () if said is None else (said,)
+    return Decision(status, world.champion, state, "" if said is None else said.text, told, again_seconds=0)
+
+
+def share(world: RolloutWorld, said: Said, *, percent: float, step: int) -> Decision:
+    """Give the candidate this share; the step's clock starts when every router applied it."""
+    changes = {"percent": percent, "step": step, "step_since": None}
+    return _change(world, world.champion, "Ramping", said, changes, by="operator")
+
+
+def serve(world: RolloutWorld, version: int, said: Said) -> Decision:
+    """Let everybody outside a trial get this version."""
+    changes = {"serving": version, "leaving": _leaving(world.status, world.status.serving, but=version)}
+    return _change(world, world.champion, "Applying", said, changes, by="operator")
+
+
+def promote(world: RolloutWorld, version: int, said: Said, *, by: By) -> Decision:
+    """Make the candidate champion. Everybody gets it at once if it answers, else as soon as it does."""
+    status = world.status
+    serving = version if world.answers(version) else status.serving
+    changes = _NO_TRIAL | {
+        "serving": serving,
+        "leaving": _leaving(status, status.serving, but=serving),
+        "settled_up_to": max(status.settled_up_to, version),
+    }
+    return _change(world, version, "Applying", said, changes, by=by)
+
+
+def end(world: RolloutWorld, said: Said, *, by: By, champion: int | None = None) -> Decision:
+    """Take the candidate out; nobody tries it again.
+
+    Args:
+        world: with a candidate or, where a champion is given, without.
+        said: why.
+        by: who decided it.
+        champion: that shall serve instead of the present one.
+    """
+    status = world.status
+    settled = (status.settled_up_to, status.candidate or 0, (world.champion or 0) if champion is not None else 0)
+    changes = _NO_TRIAL | {"leaving": _leaving(status, status.candidate), "settled_up_to": max(settled)}
+    return _change(world, world.champion if champion is None else champion, "Applying", said, changes, by=by)
+
+
+def _leaving(status: RolloutStatus, version: int | None, *, but: int | None = None) -> tuple[int, ...]:
+    some = {*status.leaving, *(() if version is None else (version,))} - {but}
+    return tuple(sorted(version for version in some if version is not None))
+
+
+def _change(
+    world: RolloutWorld, champion: int | None, state: str, said: Said, changes: dict[str, Any], *, by: By
+) -> Decision:
+    status = world.status.model_copy(update=changes)
+    status, archived = _with_row(status, world.now, said.text, by=by)
+    return Decision(status, champion, state, said.text, (said,), archived, again_seconds=0)
+
+
+def _with_row(status: RolloutStatus, now: datetime, why: str, *, by: By) -> tuple[RolloutStatus, tuple[ShareRow, ...]]:
+    """Append a row if somebody gets something else than by the last one; the oldest leave when there is no room."""
+    if status.serving is None:
+        return status, ()
+    candidate = status.candidate if status.percent else None
+    last = status.history[-1] if status.history else None
+    if last is not None and (last.version, last.candidate, last.percent) == (status.serving, candidate, status.percent):
+        return status, ()
+    row = ShareRow(
+        number=status.rows + 1,
+        version=status.serving,
+        candidate=candidate,
+        percent=status.percent,
+        since=now,
+        why=why[:256],
+        by=by,
+    )
+    kept: tuple[ShareRow, ...] = status.history
+    archived: tuple[ShareRow, ...] = ()
+    if len(kept) >= HISTORY_LIMIT:
+        kept, archived = kept[_ARCHIVED_AT_ONCE:], kept[:_ARCHIVED_AT_ONCE]
+    return status.model_copy(update={"history": (*kept, row), "rows": row.number}), archived

@@ -1,0 +1,199 @@
+"""The rules of a rollout, each speaking or silent. Pure.
+
+Their order is in `__init__`. Protection comes before progress: a bad candidate is taken out while routers, analyst or
+people are away, and whatever is not known only ever holds a step back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ratchet_api.stats.verdict import Outcome
+from ratchet_operator.plan.rollout.changes import end, note, promote, serve, share, wait
+from ratchet_operator.plan.rollout.judging import exposed_subjects, verdict_of, with_verdict
+from ratchet_operator.plan.rollout.table import applied
+from ratchet_operator.plan.rollout.world import Decision, RolloutWorld, Said, Turn
+
+_CLOCKS = ("began", "exposed", "step_since", "unready_since")
+
+
+def mend_clock(world: RolloutWorld) -> Decision | None:
+    """A time that is yet to come was written by a clock that was set back since: count from now on."""
+    status = world.status
+    ahead: dict[str, Any] = {name: world.now for name in _CLOCKS if (getattr(status, name) or world.now) > world.now}
+    return note(world, "", **ahead) if ahead else None
+
+
+def follow_champion(world: RolloutWorld) -> Decision | None:
+    """Somebody made another version champion: a trial against the old one is over, and everybody shall get the new."""
+    status, champion = world.status, world.champion
+    if champion is None:
+        return wait(world, "NoChampion", "No version is champion; promote one.", again=None)
+    if status.serving == champion:
+        return None
+    if status.candidate is not None and status.candidate != champion:
+        text = f"Version {champion} became champion, so that the trial of version {status.candidate} is over."
+        return end(world, Said(Turn.ABORTED, text), by="user")
+    if not world.answers(champion):
+        return wait(world, "Preparing", f"Version {champion} does not answer every router yet.")
+    if status.candidate == champion:
+        said = Said(Turn.PROMOTED, f"Version {champion} is promoted on request, out of its trial.")
+        return promote(world, champion, said, by="user")
+    return serve(world, champion, Said(Turn.SERVING, f"Everybody gets version {champion}."))
+
+
+def take_out_the_gone(world: RolloutWorld) -> Decision | None:
+    """The version on trial was deleted, or is another one under the same number."""
+    status = world.status
+    if status.candidate is None or world.versions.get(status.candidate) == status.candidate_digest:
+        return None
+    text = f"Version {status.candidate} is no longer what it was when its trial began; version {status.serving} stays."
+    return end(world, Said(Turn.ROLLED_BACK, text), by="operator")
+
+
+def watch_readiness(world: RolloutWorld) -> Decision | None:
+    """Remember since when a candidate with traffic has not answered."""
+    status = world.status
+    if status.candidate is None or status.step < 0:
+        return None
+    ready = status.candidate in world.ready
+    if ready and status.unready_since is not None:
+        return note(world, "Ramping", unready_since=None)
+    if not ready and status.unready_since is None:
+        return note(world, "Ramping", unready_since=world.now)
+    return None
+
+
+def roll_back(world: RolloutWorld) -> Decision | None:
+    """A candidate that is shown to be worse, or does not answer, or could not be decided upon in time."""
+    status, canary = world.status, world.spec.canary
+    if status.candidate is None:
+        return None
+    if status.step < 0:
+        if status.candidate in world.ready or world.age(status.began) < canary.ready_seconds:
+            return None
+        text = f"Version {status.candidate} was not ready within {canary.ready_seconds} s; nobody got it."
+        return end(world, Said(Turn.ROLLED_BACK, text), by="operator")
+    verdict = verdict_of(world)
+    late = verdict.outcome is Outcome.INCONCLUSIVE and verdict.final
+    if verdict.outcome is not Outcome.FAILED and not late:
+        return None
+    text = f"Version {status.candidate} is taken out: {verdict.sentence}."
+    return end(with_verdict(world, verdict), Said(Turn.ROLLED_BACK, text), by="operator")
+
+
+def await_routers(world: RolloutWorld) -> Decision | None:
+    """Nothing goes on before every router applied the table; the clocks of a step begin when all did."""
+    status = world.status
+    if not applied(world):
+        missing = sum(1 for replica in world.replicas if not replica.table)
+        silent = f", {missing} of them silent" if missing else ""
+        return wait(world, "Applying", f"Waiting for {len(world.replicas)} routers to apply the table{silent}.")
+    if status.leaving:
+        text = f"Every router applied the table; {', '.join(map(str, status.leaving))} may end."
+        return note(world, "", Said(Turn.APPLIED, text), leaving=())
+    if status.candidate is not None and status.step >= 0 and status.step_since is None:
+        subjects = max(exposed_subjects(world) or 0, status.step_subjects)
+        began: dict[str, Any] = {
+            "exposed": status.exposed or world.now,
+            "step_since": world.now,
+            "step_subjects": subjects,
+        }
+        return note(world, "Ramping", **began)
+    return None
+
+
+def choose(world: RolloutWorld) -> Decision | None:
+    """The newest version goes on trial, one at a time; older ones that waited are passed over."""
+    status = world.status
+    if status.candidate is not None or world.champion is None:
+        return None
+    newest = max(world.versions, default=0)
+    if newest <= max(world.champion, status.settled_up_to):
+        return None
+    number = status.experiments + 1
+    changes: dict[str, Any] = {
+        "candidate": newest,
+        "candidate_digest": world.versions[newest],
+        "experiment": f"{number}-v{world.champion}-v{newest}",
+        "experiments": number,
+        "began": world.now,
+    }
+    text = f"Version {newest} goes on trial against version {world.champion}; its servers are started."
+    return note(world, "Preparing", Said(Turn.CANDIDATE, text), **changes)
+
+
+def expose(world: RolloutWorld) -> Decision | None:
+    """The first share, when every router reaches the candidate."""
+    status = world.status
+    if status.candidate is None or status.step >= 0:
+        return None
+    if not world.answers(status.candidate):
+        return wait(world, "Preparing", f"Version {status.candidate} does not answer every router yet.")
+    if status.paused:
+        return wait(world, "Paused", f"Version {status.candidate} is paused before anybody got it.", again=None)
+    percent = world.spec.canary.steps[0]
+    said = Said(Turn.EXPOSED, f"Version {status.candidate} gets {percent:g} % of the subjects.")
+    return share(world, said, percent=percent, step=0)
+
+
+def hold(world: RolloutWorld) -> Decision | None:
+    """No step while it is paused, or while the evidence is not there or cannot be trusted."""
+    if world.status.candidate is None:
+        return None
+    verdict = verdict_of(world)
+    seen = with_verdict(world, verdict)
+    if verdict.outcome is Outcome.ERROR:
+        return wait(seen, "Holding", f"Held: {verdict.sentence}.")
+    if exposed_subjects(world) is None:
+        return wait(seen, "Holding", "Held: the analyst has not counted this trial yet.")
+    if world.status.paused:
+        return wait(seen, "Paused", f"Paused at {world.status.percent:g} %: {verdict.sentence}.")
+    return None
+
+
+def finish(world: RolloutWorld) -> Decision | None:
+    """Promote after the last step, when the statistics say so and nobody wants to be asked."""
+    status = world.status
+    if status.candidate is None or _next_step(world) is not None:
+        return None
+    verdict = verdict_of(world)
+    seen = with_verdict(world, verdict)
+    if verdict.outcome is not Outcome.SUCCESSFUL or _too_soon(world):
+        return wait(seen, "Ramping", f"At {status.percent:g} %, the last step: {verdict.sentence}.")
+    if world.spec.promotion == "manual":
+        return wait(seen, "WaitingForPromotion", f"Passed, and waits for `ratchet promote`: {verdict.sentence}.")
+    if not world.answers(status.candidate):
+        return wait(seen, "Holding", f"Passed, but version {status.candidate} does not answer every router.")
+    said = Said(Turn.PROMOTED, f"Version {status.candidate} is promoted: {verdict.sentence}.")
+    return promote(seen, status.candidate, said, by="operator")
+
+
+def step(world: RolloutWorld) -> Decision | None:
+    """The next share, when this one lasted long enough and somebody got the candidate in the meantime."""
+    status, following = world.status, _next_step(world)
+    if status.candidate is None or following is None:
+        return None
+    seen = with_verdict(world, verdict_of(world))
+    if _too_soon(world):
+        return wait(seen, "Ramping", f"At {status.percent:g} %: {seen.status.verdict.message}.")
+    if (exposed_subjects(world) or 0) <= status.step_subjects:
+        return wait(seen, "Holding", f"Held at {status.percent:g} %: nobody got version {status.candidate} since.")
+    percent = world.spec.canary.steps[following]
+    said = Said(Turn.STEPPED, f"Version {status.candidate} gets {percent:g} % of the subjects.")
+    return share(seen, said, percent=percent, step=following)
+
+
+def rest(world: RolloutWorld) -> Decision:
+    """Nothing is on trial."""
+    return wait(world, "Ready", f"Version {world.champion} serves everybody.", again=None)
+
+
+def _too_soon(world: RolloutWorld) -> bool:
+    return world.age(world.status.step_since) < world.spec.canary.step_seconds
+
+
+def _next_step(world: RolloutWorld) -> int | None:
+    """Index of the first step above the present share; steps may have been edited since."""
+    above = (place for place, percent in enumerate(world.spec.canary.steps) if percent > world.status.percent)
+    return next(above, None)

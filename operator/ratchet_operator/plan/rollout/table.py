@@ -1,0 +1,49 @@
+"""Which servers a rollout wants and what the routers are told: functions of its status alone. Pure."""
+
+from __future__ import annotations
+
+from ratchet_api.assign import canary_split, salt_of
+from ratchet_api.names import child_name
+from ratchet_api.rollout import RolloutStatus
+from ratchet_operator.desired.router_table import Backend, RouterTable, table_version
+from ratchet_operator.plan.rollout.world import RolloutWorld
+
+SERVER_PORT = 8080
+
+
+def wanted_servers(status: RolloutStatus, champion: int | None) -> tuple[int, ...]:
+    """Return the versions whose servers must run: who serves, shall serve, is on trial, or may still be asked."""
+    some = (champion, status.serving, status.candidate, *status.leaving)
+    return tuple(sorted({version for version in some if version is not None}))
+
+
+def wanted_table(world: RolloutWorld) -> RouterTable | None:
+    """Return the table; None before there is a champion. A candidate without a share is in it and gets nobody."""
+    status = world.status
+    everybody = world.champion if status.serving is None else status.serving
+    if everybody is None:
+        return None
+    backends = tuple(_backend(world, version) for version in wanted_servers(status, world.champion))
+    split = None
+    if status.candidate is not None and status.share:
+        salt = salt_of(world.uid, status.experiment)
+        split = canary_split(salt, champion=everybody, candidate=status.candidate, share=status.share)
+    return RouterTable(world.policy, everybody, backends, split=split)
+
+
+def applied(world: RolloutWorld) -> bool:
+    """Whether every router applied the wanted table."""
+    table = wanted_table(world)
+    if table is None or not world.replicas:
+        return False
+    version = table_version(table)
+    return all(replica.table == version for replica in world.replicas)
+
+
+def server_name(policy: str, version: int) -> str:
+    """Name of the Deployment and the headless Service of a version's servers."""
+    return child_name(policy, "serve", version)
+
+
+def _backend(world: RolloutWorld, version: int) -> Backend:
+    return Backend(version, f"{server_name(world.policy, version)}.{world.namespace}.svc", SERVER_PORT)

@@ -1,0 +1,118 @@
+"""What a rollout's decision sees and what it decides: plain frozen data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from ratchet_api.rollout import Rollout, RolloutStatus, ShareRow
+from ratchet_api.stats.verdict import Evidence
+
+
+class Replica(NamedTuple):
+    """One router, as it answers itself."""
+
+    table: str
+    """Version of the table that it applied; empty = it did not answer."""
+    reaches: frozenset[int] = frozenset()
+    """Versions whose servers it reaches."""
+
+
+class Counted(NamedTuple):
+    """What the analyst counted."""
+
+    experiment: str
+    evidence: Evidence
+    """Without age and readiness, which the operator knows. The counts of its split begin with the candidate's."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutWorld:
+    """One reading of everything a rollout's decision needs.
+
+    Attributes:
+        now: the only clock.
+        namespace: of the policy.
+        policy: its name.
+        uid: of it.
+        spec: what was asked for.
+        status: where the rollout stands.
+        champion: version that shall serve; None = nobody chose one yet.
+        versions: digest of the artifact of every version that there is.
+        ready: versions whose servers answer.
+        replicas: routers that take traffic.
+        counted: None = the analyst does not answer.
+        command: value of the annotation; a new value is obeyed once.
+    """
+
+    now: datetime
+    namespace: str
+    policy: str
+    uid: str
+    spec: Rollout
+    status: RolloutStatus
+    champion: int | None
+    versions: Mapping[int, str]
+    ready: frozenset[int] = frozenset()
+    replicas: tuple[Replica, ...] = ()
+    counted: Counted | None = None
+    command: str = ""
+
+    def answers(self, version: int) -> bool:
+        """Whether the version's servers are ready and every router reaches them."""
+        reached = bool(self.replicas) and all(version in replica.reaches for replica in self.replicas)
+        return version in self.ready and reached
+
+    def age(self, since: datetime | None) -> float:
+        """Seconds since then, never negative; 0 = not begun."""
+        return 0.0 if since is None else max(0.0, (self.now - since).total_seconds())
+
+
+class Turn(StrEnum):
+    """What happened, one word for an event."""
+
+    CANDIDATE = "CandidateChosen"
+    EXPOSED = "CandidateExposed"
+    STEPPED = "ShareRaised"
+    PROMOTED = "Promoted"
+    ROLLED_BACK = "RolledBack"
+    ABORTED = "Aborted"
+    UNDONE = "Undone"
+    PAUSED = "Paused"
+    RESUMED = "Resumed"
+    SERVING = "ServingChanged"
+    APPLIED = "TableApplied"
+    NOT_OBEYED = "CommandNotObeyed"
+
+
+class Said(NamedTuple):
+    """A turn and its sentence."""
+
+    turn: Turn
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a pass decides.
+
+    Attributes:
+        status: the whole next status.
+        champion: of the policy from now on.
+        state: one word for people; empty = as before.
+        message: why nothing more happens now.
+        said: for events, sent after the status is stored.
+        archived: the oldest rows, which leave the status; to be stored before it.
+        again_seconds: look again after so long; 0 = at once; None = only when something changes.
+    """
+
+    status: RolloutStatus
+    champion: int | None
+    state: str
+    message: str
+    said: tuple[Said, ...] = ()
+    archived: tuple[ShareRow, ...] = ()
+    again_seconds: float | None = None

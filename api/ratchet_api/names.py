@@ -20,6 +20,8 @@ LABEL_OWNER_UID = "ratchet.dev/owner-uid"
 LABEL_STAGE = "ratchet.dev/stage"
 LABEL_ATTEMPT = "ratchet.dev/attempt"
 LABEL_POLICY = "ratchet.dev/policy"
+LABEL_VERSION = "ratchet.dev/version"
+"""On a policy's servers: which version they serve."""
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 
 ANNOTATION_SPEC_HASH = "ratchet.dev/spec-hash"
@@ -47,6 +49,8 @@ STAGE_DIR = "/etc/ratchet"
 STAGE_CONTAINER = "stage"
 """Name of the one container of a stage's pod."""
 PROGRESS_PORT = 9402
+SERVER_PORT = 8080
+"""Of a policy's servers."""
 
 _CHILD_LIMIT = 52  # a Job's pod name adds "-" and 5 characters; label values and host names end at 63
 
@@ -66,17 +70,31 @@ def _fit(stem: str, suffix: str, limit: int) -> str:
 
 
 def child_name(owner: str, stage: str, attempt: int) -> str:
-    """Name of the Job of one attempt at a stage.
+    """Name of the Job of one attempt at a stage."""
+    return part_name(owner, f"{stage}-{attempt}")
+
+
+def part_name(owner: str, suffix: str) -> str:
+    """Name of a child whose pods take their names from it, or which is a host name itself.
 
     Dots are not allowed in the names of a pod's host, so they become dashes; an owner whose name was changed
     that way or cut carries a hash of its whole name.
     """
-    suffix = f"{stage}-{attempt}"
     if "." in owner:
         return _fit(
             f"{owner.replace('.', '-')[: _CHILD_LIMIT - len(suffix) - 10]}-{short_hash(owner)}", suffix, _CHILD_LIMIT
         )
     return _fit(owner, suffix, _CHILD_LIMIT)
+
+
+def server_name(policy: str, version: int) -> str:
+    """Name of the Deployment and of the headless Service of one version's servers."""
+    return part_name(policy, f"v{version}")
+
+
+def router_name(policy: str) -> str:
+    """Name of a policy's routers: their Deployment, and the Service that people call."""
+    return part_name(policy, "router")
 
 
 def run_name_for_template(policy: str, template_digest: str) -> str:

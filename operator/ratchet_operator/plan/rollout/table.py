@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from ratchet_api.assign import canary_split, salt_of
-from ratchet_api.names import child_name
+from ratchet_api.names import SERVER_PORT, server_name
 from ratchet_api.rollout import RolloutStatus
 from ratchet_operator.desired.router_table import Backend, RouterTable, table_version
 from ratchet_operator.plan.rollout.world import RolloutWorld
-
-SERVER_PORT = 8080
 
 
 def wanted_servers(status: RolloutStatus, champion: int | None) -> tuple[int, ...]:
@@ -38,11 +36,6 @@ def applied(world: RolloutWorld) -> bool:
         return False
     version = table_version(table)
     return all(replica.table == version for replica in world.replicas)
-
-
-def server_name(policy: str, version: int) -> str:
-    """Name of the Deployment and the headless Service of a version's servers."""
-    return child_name(policy, "serve", version)
 
 
 def _backend(world: RolloutWorld, version: int) -> Backend:

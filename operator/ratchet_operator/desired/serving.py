@@ -1,0 +1,342 @@
+"""What a policy is served by: its servers, a Deployment and a headless Service for each version, and its routers.
+
+Decides manifests, all of them Pod Security `restricted`, from plain requests. Never decides which versions run or who
+gets them: `plan.rollout` does, and the routers' table is `router_table`'s. Pure and deterministic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ratchet_api.attempts import Artifact
+from ratchet_api.base import digest_of
+from ratchet_api.names import (
+    ANNOTATION_OWNER_NAME,
+    LABEL_COMPONENT,
+    LABEL_MANAGED_BY,
+    LABEL_OWNER_KIND,
+    LABEL_OWNER_NAME,
+    LABEL_OWNER_UID,
+    LABEL_POLICY,
+    LABEL_VERSION,
+    MANAGED_BY,
+    SERVER_PORT,
+    label_value,
+    router_name,
+    server_name,
+)
+from ratchet_api.placement import Placement, Resources
+from ratchet_operator.desired.child import owner_reference, with_hash
+from ratchet_operator.desired.job import quantities
+from ratchet_operator.desired.router_bootstrap import ADMIN_PATH_ALLOWED, BOOTSTRAP_FILE, bootstrap
+from ratchet_operator.desired.router_table import TABLE_PATH, RouterTable, router_files
+from ratchet_operator.plan.world import Meta
+from ratchet_operator.settings import StoreSettings
+
+Manifest = dict[str, Any]
+ROUTER_PORT, STATS_PORT = 8080, 9902
+TABLE_DIR, ROUTER_DIR = "/etc/ratchet/table", "/etc/ratchet/router"
+SIGNING_DIR, TOKEN_DIR = "/etc/ratchet/signing", "/var/run/secrets/ratchet"
+GATEWAY_AUDIENCE = "ratchet-gateway"
+DRAIN_SECONDS = 20
+_GRACE_SECONDS = DRAIN_SECONDS + 15
+_ANNOTATION_BOOTSTRAP = "ratchet.dev/bootstrap"
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What the administrator decides about serving.
+
+    Attributes:
+        server_image: of the policy servers.
+        router_image: Envoy.
+        service_account: of all these pods; its own token is never mounted.
+        uid: user and group id.
+        pull_policy: of images.
+        pull_secrets: names of pull Secrets in the policy's namespace.
+        signing_secret: Secret with the keys of interaction ids.
+        gateway_url: where answers are recorded; empty = nowhere.
+        log_level: of the servers.
+    """
+
+    server_image: str
+    router_image: str
+    service_account: str = "default"
+    uid: int = 65532
+    pull_policy: str = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+    signing_secret: str = "ratchet-gateway-signing"
+    gateway_url: str = ""
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """One version's servers.
+
+    Attributes:
+        owner: the policy.
+        version: its number.
+        artifact: what they load.
+        store: where it lies.
+        replicas: pods.
+        resources: of each.
+        placement: of them; a queue means nothing here.
+    """
+
+    owner: Meta
+    version: int
+    artifact: Artifact
+    store: StoreSettings
+    replicas: int
+    resources: Resources
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Routers:
+    """A policy's routers.
+
+    Attributes:
+        owner: the policy.
+        replicas: pods.
+        resources: of each; a worker of Envoy for each whole core.
+        cookie: in which a subject of ours comes back; None = who names no subject gets the champion.
+    """
+
+    owner: Meta
+    replicas: int
+    resources: Resources
+    cookie: str | None = None
+
+
+def render_servers(servers: Servers, platform: Platform) -> tuple[Manifest, Manifest]:
+    """Return the Deployment and the Service of one version."""
+    name, labels = server_name(servers.owner.name, servers.version), _labels(servers.owner, "server", servers.version)
+    container = {
+        "name": "server",
+        "image": platform.server_image,
+        "command": ["ratchet-serve"],
+        "env": [{"name": key, "value": value} for key, value in _environment(servers, platform).items()],
+        "ports": [{"name": "http", "containerPort": SERVER_PORT, "protocol": "TCP"}],
+        # a big policy takes a while to be fetched and checked; nothing else is asked before it is there
+        "startupProbe": {**_probe("/readyz", SERVER_PORT), "periodSeconds": 5, "failureThreshold": 360},
+        "readinessProbe": {**_probe("/readyz", SERVER_PORT), "periodSeconds": 5, "failureThreshold": 2},
+        "livenessProbe": {**_probe("/healthz", SERVER_PORT), "periodSeconds": 10, "failureThreshold": 6},
+        "volumeMounts": [
+            {"name": "scratch", "mountPath": "/tmp"},
+            {"name": "signing", "mountPath": SIGNING_DIR, "readOnly": True},
+            *([{"name": "token", "mountPath": TOKEN_DIR, "readOnly": True}] if platform.gateway_url else []),
+        ],
+    }
+    if servers.store.secret_name:
+        container["envFrom"] = [{"secretRef": {"name": servers.store.secret_name}}]
+    scratch = f"{round(servers.resources.ephemeral_storage_gi * 1024)}Mi"
+    volumes: list[Manifest] = [
+        {"name": "scratch", "emptyDir": {"sizeLimit": scratch}},
+        {"name": "signing", "secret": {"secretName": platform.signing_secret}},
+    ]
+    if platform.gateway_url:
+        token = {"audience": GATEWAY_AUDIENCE, "expirationSeconds": 3600, "path": "token"}
+        volumes.append({"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}})
+    pod = _pod(container, volumes, servers.resources, platform) | _placed(servers.placement)
+    deployment = _deployment(servers.owner, name, labels, servers.replicas, pod, {})
+    return deployment, _service(servers.owner, name, labels, SERVER_PORT, SERVER_PORT, headless=True)
+
+
+def render_routers(
+    routers: Routers, table: RouterTable, platform: Platform
+) -> tuple[Manifest, Manifest, Manifest, Manifest]:
+    """Return the ConfigMaps of the table and of the start, the Deployment and the Service.
+
+    Only the table's ConfigMap changes in a rollout: the pods read it as it is and are not started anew.
+    """
+    owner, name = routers.owner, router_name(routers.owner.name)
+    labels, start = _labels(owner, "router"), f"{name}-start"
+    text = bootstrap(owner.name, table_dir=TABLE_DIR, port=ROUTER_PORT, stats_port=STATS_PORT, cookie=routers.cookie)
+    workers = str(max(1, int(routers.resources.cpu)))
+    arguments = [
+        "-c",
+        f"{ROUTER_DIR}/{BOOTSTRAP_FILE}",
+        "--disable-hot-restart",
+        "--concurrency",
+        workers,
+        "-l",
+        "warn",
+    ]
+    container = {
+        "name": "router",
+        "image": platform.router_image,
+        "command": ["envoy", *arguments],
+        "ports": [
+            {"name": "http", "containerPort": ROUTER_PORT, "protocol": "TCP"},
+            {"name": "stats", "containerPort": STATS_PORT, "protocol": "TCP"},
+        ],
+        "readinessProbe": {**_probe(TABLE_PATH, ROUTER_PORT), "periodSeconds": 5, "failureThreshold": 2},
+        "livenessProbe": {
+            **_probe(f"{ADMIN_PATH_ALLOWED}?filter=^server.live$", STATS_PORT),
+            "periodSeconds": 10,
+            "failureThreshold": 6,
+        },
+        "volumeMounts": [
+            {"name": "table", "mountPath": TABLE_DIR, "readOnly": True},
+            {"name": "start", "mountPath": ROUTER_DIR, "readOnly": True},
+        ],
+    }
+    volumes: list[Manifest] = [
+        {"name": "table", "configMap": {"name": name}},
+        {"name": "start", "configMap": {"name": start}},
+    ]
+    pod = _pod(container, volumes, routers.resources, platform)
+    annotations = {_ANNOTATION_BOOTSTRAP: digest_of(text)[:16]}
+    return (
+        _config_map(owner, name, labels, router_files(table)),
+        _config_map(owner, start, labels, {BOOTSTRAP_FILE: text}),
+        _deployment(owner, name, labels, routers.replicas, pod, annotations),
+        _service(owner, name, labels, 80, ROUTER_PORT, headless=False),
+    )
+
+
+def _environment(servers: Servers, platform: Platform) -> dict[str, str]:
+    """What `ratchet_serving.settings` reads."""
+    store, namespace = servers.store, servers.owner.namespace
+    said = {
+        "RATCHET_STORE_URI": store.uri,
+        "RATCHET_STORE_ENDPOINT": store.endpoint or "",
+        "RATCHET_STORE_REGION": store.region,
+        "RATCHET_SERVING_NAMESPACE": namespace,
+        "RATCHET_SERVING_POLICY": servers.owner.name,
+        "RATCHET_SERVING_VERSION": str(servers.version),
+        "RATCHET_SERVING_ARTIFACT_URI": servers.artifact.uri,
+        "RATCHET_SERVING_ARTIFACT_DIGEST": servers.artifact.digest,
+        "RATCHET_SERVING_HOST": "0.0.0.0",
+        "RATCHET_SERVING_PORT": str(SERVER_PORT),
+        "RATCHET_SERVING_BEHIND_ROUTER": "true",
+        "RATCHET_SERVING_SIGNING_KEYS": SIGNING_DIR,
+        "RATCHET_SERVING_DRAIN_SECONDS": str(DRAIN_SECONDS),
+        "RATCHET_LOG_LEVEL": platform.log_level,
+        "OMP_NUM_THREADS": str(max(1, int(servers.resources.cpu))),
+        "OMP_WAIT_POLICY": "passive",
+        "HF_HUB_OFFLINE": "1",
+        "HOME": "/tmp",
+        "TMPDIR": "/tmp",
+    }
+    if platform.gateway_url:
+        said["RATCHET_SERVING_GATEWAY_URL"] = platform.gateway_url.replace("{namespace}", namespace)
+        said["RATCHET_SERVING_GATEWAY_TOKEN_FILE"] = f"{TOKEN_DIR}/token"
+    return said
+
+
+def _probe(path: str, port: int) -> Manifest:
+    return {"httpGet": {"path": path, "port": port}, "timeoutSeconds": 3}
+
+
+def _pod(container: Manifest, volumes: list[Manifest], resources: Resources, platform: Platform) -> Manifest:
+    amounts = quantities(resources)
+    whole = container | {
+        "imagePullPolicy": platform.pull_policy,
+        "resources": {"requests": amounts, "limits": dict(amounts)},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # until every router has stopped sending: a Service forgets a pod only a moment after it begins to end
+        "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
+    }
+    pod: Manifest = {
+        "automountServiceAccountToken": False,
+        "serviceAccountName": platform.service_account,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": platform.uid,
+            "runAsGroup": platform.uid,
+            "fsGroup": platform.uid,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [whole],
+        "volumes": volumes,
+    }
+    if platform.pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in platform.pull_secrets]
+    return pod
+
+
+def _placed(placement: Placement) -> Manifest:
+    part: Manifest = {}
+    if placement.node_selector:
+        part["nodeSelector"] = dict(placement.node_selector)
+    if placement.tolerations:
+        part["tolerations"] = [each.to_wire() for each in placement.tolerations]
+    if placement.priority_class_name is not None:
+        part["priorityClassName"] = placement.priority_class_name
+    return part
+
+
+def _deployment(
+    owner: Meta, name: str, labels: dict[str, str], replicas: int, pod: Manifest, annotations: dict[str, str]
+) -> Manifest:
+    selector = {key: labels[key] for key in _SELECTED if key in labels}
+    spread = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": selector},
+    }
+    spec = {
+        "replicas": replicas,
+        "revisionHistoryLimit": 2,
+        "selector": {"matchLabels": selector},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "template": {
+            "metadata": {"labels": labels, **({"annotations": annotations} if annotations else {})},
+            "spec": pod | {"topologySpreadConstraints": [spread]},
+        },
+    }
+    return with_hash(
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": _metadata(owner, name, labels), "spec": spec}
+    )
+
+
+def _service(owner: Meta, name: str, labels: dict[str, str], port: int, target: int, *, headless: bool) -> Manifest:
+    spec: Manifest = {
+        "selector": {key: labels[key] for key in _SELECTED if key in labels},
+        "ports": [{"name": "http", "port": port, "targetPort": target, "protocol": "TCP"}],
+        **({"clusterIP": "None"} if headless else {}),
+    }
+    return with_hash({"apiVersion": "v1", "kind": "Service", "metadata": _metadata(owner, name, labels), "spec": spec})
+
+
+def _config_map(owner: Meta, name: str, labels: dict[str, str], data: dict[str, str]) -> Manifest:
+    return with_hash(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(owner, name, labels), "data": data}
+    )
+
+
+_SELECTED = (LABEL_OWNER_UID, LABEL_COMPONENT, LABEL_VERSION)
+"""Labels by which a Deployment and a Service find their pods; they never change."""
+
+
+def _labels(owner: Meta, component: str, version: int | None = None) -> dict[str, str]:
+    return {
+        LABEL_MANAGED_BY: MANAGED_BY,
+        LABEL_COMPONENT: component,
+        LABEL_OWNER_KIND: owner.kind,
+        LABEL_OWNER_NAME: label_value(owner.name),
+        LABEL_OWNER_UID: owner.uid,
+        LABEL_POLICY: label_value(owner.name),
+        **({} if version is None else {LABEL_VERSION: str(version)}),
+    }
+
+
+def _metadata(owner: Meta, name: str, labels: dict[str, str]) -> Manifest:
+    return {
+        "name": name,
+        "namespace": owner.namespace,
+        "labels": dict(labels),
+        "annotations": {ANNOTATION_OWNER_NAME: owner.name},
+        "ownerReferences": [owner_reference(owner)],
+    }

@@ -16,6 +16,12 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Like hypothesis' own profile of CI machines in this alone: how fast the machine is fails no test.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+if os.environ.get("CI", "").lower() not in {"1", "true"}:
+    settings.load_profile("shared machine")
 
 CI_TIME_SCALE = 0.05  # time-based faults run 20 times faster than in production; `make soak` sets 1
 

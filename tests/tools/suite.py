@@ -29,6 +29,8 @@ from tests.tools.files import ROOT
 TIERS = ("unit", "world", "contract", "recipes", "cluster", "e2e")
 # Tiers whose tests run programs that are built first (a control plane, helm, the one-node cluster, our images).
 BUILT_TIERS = frozenset({"contract", "cluster", "e2e"})
+# Tiers that share nothing but the processor: their files are spread over all of its cores, one thread of torch each.
+SPREAD_TIERS = frozenset({"unit", "world", "recipes"})
 BIN = Path(sys.executable).parent
 
 CHECKS: Mapping[str, tuple[str, ...]] = {
@@ -84,7 +86,11 @@ def run_tier(tier: str, scratch: Path) -> Result:
     report = scratch / f"{tier}.xml"
     start = time.monotonic()
     command = [sys.executable, "-m", "pytest", f"tests/{tier}", f"--junitxml={report}", "-q"]
-    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    environment = dict(os.environ)
+    if tier in SPREAD_TIERS:
+        command += ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
+        environment.setdefault("OMP_NUM_THREADS", "1")
+    code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     seconds = time.monotonic() - start
     passed, failed, skipped = read_junit(report) if report.exists() else (0, 0, 0)
     if code != 0 and failed == 0:

@@ -13,12 +13,13 @@ import time
 
 import uvicorn
 
+from ratchet_api.environment import SettingsError
 from ratchet_api.signing import BadKey, KeyRing
 from ratchet_gateway import logs
 from ratchet_gateway.app import Parts, create_app
 from ratchet_gateway.auth import Anyone, ApiKeys, Authenticator, BadKeyFile
 from ratchet_gateway.policies import FixedPolicies, Policies
-from ratchet_gateway.settings import Settings, SettingsError
+from ratchet_gateway.settings import Settings
 from ratchet_gateway.training import Training
 from ratchet_jobs.runtime.errors import BadConfigError
 from ratchet_jobs.runtime.store import open_store

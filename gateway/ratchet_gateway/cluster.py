@@ -9,8 +9,8 @@ from __future__ import annotations
 from kubernetes import client, config
 from kubernetes.config.config_exception import ConfigException
 
+from ratchet_api.environment import SettingsError
 from ratchet_gateway.policies_kubernetes import KubernetesPolicies
-from ratchet_gateway.settings import SettingsError
 from ratchet_gateway.tokenreview import KubernetesTokens
 from ratchet_gateway.training_kubernetes import KubernetesTraining
 

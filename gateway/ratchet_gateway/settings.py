@@ -12,13 +12,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from ratchet_api.environment import Environment, SettingsError
 from ratchet_api.stage import StoreConfig
 from ratchet_gateway.log.writer import LogSettings
-
-
-class SettingsError(ValueError):
-    """An environment variable has a value that cannot be used; the text names it, the value and what is wanted."""
-
 
 AUTH_MODES = ("keys", "kubernetes", "none")
 
@@ -93,8 +89,7 @@ class Settings:
         Raises:
             SettingsError: a value cannot be used, or a needed one is missing.
         """
-        read = _Reader(environ)
-        keys_file, names = read.text("RATCHET_GATEWAY_KEYS_FILE"), read.words("RATCHET_GATEWAY_POLICIES")
+        read = Environment(environ)
         return cls(
             store=StoreConfig(
                 uri=read.needed("RATCHET_STORE_URI", "s3://BUCKET[/PREFIX] or file:///DIR"),
@@ -104,8 +99,8 @@ class Settings:
             namespace=read.needed("RATCHET_GATEWAY_NAMESPACE", "the namespace of its policies"),
             signing_keys=Path(read.needed("RATCHET_GATEWAY_SIGNING_KEYS", "the directory of the mounted signing keys")),
             auth=read.choices("RATCHET_GATEWAY_AUTH", "keys", AUTH_MODES),
-            keys_file=Path(keys_file) if keys_file else None,
-            policies=names or None,
+            keys_file=read.path("RATCHET_GATEWAY_KEYS_FILE"),
+            policies=read.words("RATCHET_GATEWAY_POLICIES") or None,
             host=read.text("RATCHET_GATEWAY_HOST", "127.0.0.1"),
             port=int(read.number("RATCHET_GATEWAY_PORT", 8000, 0, 65_535)),
             collection_rate=read.number("RATCHET_GATEWAY_COLLECTION_RATE", 1, 0, 1),
@@ -122,47 +117,8 @@ class Settings:
                 queue_bytes=int(read.number("RATCHET_GATEWAY_QUEUE_BYTES", 32 << 20, 1 << 20, 1 << 30)),
                 patience_seconds=read.number("RATCHET_GATEWAY_PATIENCE_SECONDS", 15, 0.1, 300),
             ),
-            log_level=read.choices("RATCHET_LOG_LEVEL", "info", ("debug", "info", "warning", "error"))[0],
+            log_level=read.choice("RATCHET_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
         )
-
-
-class _Reader:
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-
-    def text(self, name: str, default: str = "") -> str:
-        return self._environ.get(name, "").strip() or default
-
-    def needed(self, name: str, what: str) -> str:
-        if not (text := self.text(name)):
-            raise SettingsError(f"{name} is not set; set it to {what}")
-        return text
-
-    def words(self, name: str) -> tuple[str, ...]:
-        return tuple(word for part in self.text(name).split(",") if (word := part.strip()))
-
-    def number(self, name: str, default: float, low: float, high: float) -> float:
-        text = self.text(name, f"{default}")
-        try:
-            value = float(text)
-        except ValueError:
-            raise SettingsError(f"{name}={text!r} is not a number; set one between {low:g} and {high:g}") from None
-        if not low <= value <= high:
-            raise SettingsError(f"{name}={text!r} is out of bounds; set a number between {low:g} and {high:g}")
-        return value
-
-    def flag(self, name: str) -> bool:
-        text = self.text(name, "false").lower()
-        if text not in ("true", "false"):
-            raise SettingsError(f"{name}={text!r} is unknown; set true or false")
-        return text == "true"
-
-    def choices(self, name: str, default: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
-        words = self.words(name) or (default,)
-        for word in words:
-            if word not in allowed:
-                raise SettingsError(f"{name}={word!r} is unknown; set one of {', '.join(allowed)}")
-        return words
 
 
 def is_loopback(host: str) -> bool:

@@ -13,10 +13,11 @@ import sys
 
 import structlog
 
+from ratchet_api.environment import SettingsError
 from ratchet_operator import logs
 from ratchet_operator.cluster.connect import LoginError, connect
 from ratchet_operator.service import Service
-from ratchet_operator.settings import Settings, SettingsError
+from ratchet_operator.settings import Settings
 
 EXIT_CONFIG = 78
 _log = structlog.get_logger(__name__)

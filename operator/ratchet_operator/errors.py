@@ -3,7 +3,8 @@
 RatchetOperatorError
 └── ChildConflict    an object with a child's name belongs to somebody else
 
-Errors of cluster calls have their own tree in `cluster.protocol`; unusable settings raise `settings.SettingsError`.
+Errors of cluster calls have their own tree in `cluster.protocol`; unusable settings raise `SettingsError` of
+`ratchet_api.environment`.
 """
 
 from __future__ import annotations

@@ -14,13 +14,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ratchet_api import __version__
+from ratchet_api.environment import Environment, SettingsError
 from ratchet_api.names import short_hash
 
 _CODE_VERSION_LIMIT = 128
-
-
-class SettingsError(ValueError):
-    """An environment variable has a value that cannot be used; the text names it, the value and what is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +99,15 @@ class Settings:
         Raises:
             SettingsError: a value cannot be used.
         """
-        read = _Reader(environ)
-        uri = read.text("RATCHET_STORE_URI", "")
+        read = Environment(environ)
+        uri = read.text("RATCHET_STORE_URI")
         store = None
         if uri:
             store = StoreSettings(
                 uri=uri,
-                endpoint=read.text("RATCHET_STORE_ENDPOINT", "") or None,
+                endpoint=read.text("RATCHET_STORE_ENDPOINT") or None,
                 region=read.text("RATCHET_STORE_REGION", "us-east-1"),
-                secret_name=read.text("RATCHET_STORE_SECRET", "") or None,
+                secret_name=read.text("RATCHET_STORE_SECRET") or None,
             )
         return cls(
             stage_image=read.text("RATCHET_STAGE_IMAGE", cls().stage_image),
@@ -129,44 +126,13 @@ class Settings:
                 "RATCHET_IMAGE_PULL_POLICY", "IfNotPresent", ("Always", "IfNotPresent", "Never")
             ),
             stage_uid=int(read.number("RATCHET_STAGE_UID", 65532, 1, 2**31 - 1)),
-            gateway_url=read.url("RATCHET_GATEWAY_URL"),
-            gateway_token_file=read.file("RATCHET_GATEWAY_TOKEN_FILE"),
+            gateway_url=_gateway_url(read, "RATCHET_GATEWAY_URL"),
+            gateway_token_file=read.path("RATCHET_GATEWAY_TOKEN_FILE"),
         )
 
 
-class _Reader:
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-
-    def text(self, name: str, default: str) -> str:
-        return self._environ.get(name, "").strip() or default
-
-    def words(self, name: str) -> tuple[str, ...]:
-        """Comma-separated list; blanks around an entry do not count."""
-        return tuple(word for part in self._environ.get(name, "").split(",") if (word := part.strip()))
-
-    def number(self, name: str, default: float, low: float, high: float) -> float:
-        text = self.text(name, str(default))
-        try:
-            value = float(text)
-        except ValueError:
-            raise SettingsError(f"{name}={text!r} is not a number; set one between {low:g} and {high:g}") from None
-        if not low <= value <= high:
-            raise SettingsError(f"{name}={text!r} is out of bounds; set a number between {low:g} and {high:g}")
-        return value
-
-    def url(self, name: str) -> str:
-        text = self.text(name, "").rstrip("/")
-        if text and not re.fullmatch(r"https?://[A-Za-z0-9.:{}-]+", text):
-            raise SettingsError(f"{name}={text!r} is no URL; set one such as http://ratchet-gateway.{{namespace}}:8000")
-        return text
-
-    def file(self, name: str) -> Path | None:
-        text = self.text(name, "")
-        return Path(text) if text else None
-
-    def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
-        text = self.text(name, default)
-        if text not in allowed:
-            raise SettingsError(f"{name}={text!r} is unknown; set one of {', '.join(allowed)}")
-        return text
+def _gateway_url(read: Environment, name: str) -> str:
+    text = read.text(name).rstrip("/")
+    if text and not re.fullmatch(r"https?://[A-Za-z0-9.:{}-]+", text):
+        raise SettingsError(f"{name}={text!r} is no URL; set one such as http://ratchet-gateway.{{namespace}}:8000")
+    return text

@@ -13,11 +13,12 @@ import torch
 import uvicorn
 
 from ratchet_api.client import GatewayClient
+from ratchet_api.environment import SettingsError
 from ratchet_api.signing import KeyRing
 from ratchet_jobs.models.classifier import LoadedPolicy
 from ratchet_serving.app import Parts, create_app
 from ratchet_serving.engine import Engine
-from ratchet_serving.settings import Settings, SettingsError
+from ratchet_serving.settings import Settings
 
 PATIENCE_SECONDS = 5.0
 """How long one request to the gateway is tried again before the recorder takes a rest."""

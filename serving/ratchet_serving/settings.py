@@ -14,13 +14,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ratchet_api.attempts import Artifact
+from ratchet_api.environment import Environment, SettingsError
 from ratchet_api.stage import StoreConfig
 from ratchet_serving.batching import BatchSettings
-
-
-class SettingsError(ValueError):
-    """An environment variable has a value that cannot be used; the text names it, the value and what is wanted."""
-
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -83,7 +79,7 @@ class Settings:
         Raises:
             SettingsError: a value cannot be used, or a needed one is missing.
         """
-        read = _Reader(environ)
+        read = Environment(environ)
         version = read.number("RATCHET_SERVING_VERSION", 0, 0, 2**31)
         return cls(
             policy=read.needed("RATCHET_SERVING_POLICY", "the name of the RLPolicy that is served"),
@@ -129,7 +125,7 @@ class Source:
         Raises:
             SettingsError: a value cannot be used, or a needed one is missing.
         """
-        read = _Reader(environ)
+        read = Environment(environ)
         store = StoreConfig(
             uri=read.needed("RATCHET_STORE_URI", "s3://BUCKET[/PREFIX] or file:///DIR"),
             endpoint=read.text("RATCHET_STORE_ENDPOINT") or None,
@@ -146,38 +142,3 @@ class Source:
                 f"RATCHET_SERVING_ARTIFACT_{where}={digest if where == 'DIGEST' else uri!r} cannot be: "
                 f"{error.errors()[0]['msg']}; take it from status.versions"
             ) from error
-
-
-class _Reader:
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-
-    def text(self, name: str, default: str = "") -> str:
-        return self._environ.get(name, "").strip() or default
-
-    def needed(self, name: str, what: str) -> str:
-        if not (text := self.text(name)):
-            raise SettingsError(f"{name} is not set; set it to {what}")
-        return text
-
-    def path(self, name: str) -> Path | None:
-        return Path(text) if (text := self.text(name)) else None
-
-    def number(self, name: str, default: float, low: float, high: float) -> float:
-        text = self.text(name, f"{default}")
-        try:
-            value = float(text)
-        except ValueError:
-            raise SettingsError(f"{name}={text!r} is not a number; set one between {low:g} and {high:g}") from None
-        if not low <= value <= high:
-            raise SettingsError(f"{name}={text!r} is out of bounds; set a number between {low:g} and {high:g}")
-        return value
-
-    def flag(self, name: str) -> bool:
-        return self.choice(name, "false", ("true", "false")) == "true"
-
-    def choice(self, name: str, default: str, allowed: tuple[str, ...]) -> str:
-        word = self.text(name, default).lower()
-        if word not in allowed:
-            raise SettingsError(f"{name}={word!r} is unknown; set one of {', '.join(allowed)}")
-        return word

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from ratchet_api.environment import SettingsError
 from ratchet_gateway.auth import ApiKeys, BadKeyFile
-from ratchet_gateway.settings import Settings, SettingsError
+from ratchet_gateway.settings import Settings
 from tests.gateway_app import Clock, Gateway, running, write_keys
 
 CALLS: dict[str, tuple[str, str, Any]] = {

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratchet_api.environment import SettingsError
 from ratchet_api.gates import judge_gate
 from ratchet_api.kinds import KINDS
 from ratchet_api.training_run import Gate
@@ -21,7 +22,7 @@ from ratchet_operator.plan.pending import refusal_reason
 from ratchet_operator.plan.runs import RULES
 from ratchet_operator.plan.runs.state import short_time
 from ratchet_operator.plan.sights import dataset_sight, job_sight, meta_of, pod_sight, policy_sight, publishable_run
-from ratchet_operator.settings import Settings, SettingsError
+from ratchet_operator.settings import Settings
 from ratchet_operator.wakes import Key, dependents, keys_to_wake, references
 from tests.world import builders as b
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from ratchet_api.client import GatewayError
+from ratchet_api.environment import SettingsError
 from ratchet_api.feedback import InteractionBatch
 from ratchet_api.signing import KeyRing, verify_interaction
 from ratchet_api.training_run import BaseModelRef
@@ -27,7 +28,7 @@ from ratchet_serving.engine import passes
 from ratchet_serving.errors import Busy, Leaving
 from ratchet_serving.metrics import ServingMetrics
 from ratchet_serving.recording import Recorder
-from ratchet_serving.settings import Settings, SettingsError, Source
+from ratchet_serving.settings import Settings, Source
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 RING = KeyRing({"2026-11": b"k" * 32})
@@ -418,7 +419,7 @@ def test_the_environment_says_what_is_served_and_how() -> None:
         ("RATCHET_SERVING_VERSION", "two", "RATCHET_SERVING_VERSION='two' is not a number"),
         ("RATCHET_SERVING_PORT", "70000", "RATCHET_SERVING_PORT='70000' is out of bounds; set a number between 0"),
         ("RATCHET_SERVING_BATCH_TEXTS", "0", "RATCHET_SERVING_BATCH_TEXTS='0' is out of bounds"),
-        ("RATCHET_SERVING_BEHIND_ROUTER", "yes", "RATCHET_SERVING_BEHIND_ROUTER='yes' is unknown; set one of true"),
+        ("RATCHET_SERVING_BEHIND_ROUTER", "yes", "RATCHET_SERVING_BEHIND_ROUTER='yes' is unknown; set true or false"),
         ("RATCHET_LOG_LEVEL", "loud", "RATCHET_LOG_LEVEL='loud' is unknown"),
         ("RATCHET_SERVING_GATEWAY_URL", "http://gateway", "without RATCHET_SERVING_SIGNING_KEYS"),
         ("RATCHET_STORE_URI", "", "RATCHET_STORE_URI is not set"),

@@ -18,7 +18,8 @@ from torch import nn
 from ratchet_jobs.export.layout import Source, Written, ask, by_torch, save_tokenizer
 from ratchet_jobs.export.merging import Merged
 from ratchet_jobs.export.several_tasks import softmax_by_torch
-from ratchet_jobs.models.classifier import ADAPTER_CONFIG_FILE, ADAPTER_FILE, HEAD_FILE, load_encoder
+from ratchet_jobs.models.adapter import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from ratchet_jobs.models.classifier import HEAD_FILE, load_encoder
 
 USAGE = """\
 ```python

@@ -11,18 +11,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors.torch import save_file
+from peft import PeftModel
 from transformers import GenerationConfig
 
 from ratchet_jobs.generators.card import GeneratorCard, write_generator_card
 from ratchet_jobs.generators.templates import Wording
-from ratchet_jobs.models.classifier import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from ratchet_jobs.models.adapter import write_adapter
 from ratchet_jobs.models.tokenizing import TOKENIZER_FILES
 
 MERGED_FOLDER = "policy"
@@ -38,16 +36,7 @@ def save_adapter(model: PeftModel, folder: Path, *, card: GeneratorCard, tokeniz
         card: becomes policy.json.
         tokenizer_from: folder whose tokenizer files are copied.
     """
-    tensors = {
-        name: tensor.detach().to("cpu", torch.float32).contiguous()
-        for name, tensor in get_peft_model_state_dict(model).items()
-    }
-    save_file(tensors, folder / ADAPTER_FILE)
-    # peft notes the local folder that the base was read from; an artifact names its base by digest, in policy.json.
-    config = model.peft_config["default"].to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
-    config = {key: sorted(value) if isinstance(value, set | frozenset) else value for key, value in config.items()}
-    config["target_modules"] = sorted(config["target_modules"])
-    (folder / ADAPTER_CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_adapter(model, folder)
     write_generator_card(folder, card)
     copy_wording(tokenizer_from, folder)
 

@@ -6,21 +6,19 @@ with a model. Called by the recipes of generators.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from peft import LoraConfig, PeftModel
 from torch import nn
 
 from ratchet_api.training_run import Lora
 from ratchet_jobs.generators.card import GeneratorCard, read_generator_card
 from ratchet_jobs.generators.templates import Wording, load_wording
-from ratchet_jobs.models.classifier import ADAPTER_FILE, check_vocabulary, find_targets
-from ratchet_jobs.models.lora import fold_lora
+from ratchet_jobs.models.adapter import adapt, put_adapter, read_adapter
+from ratchet_jobs.models.classifier import check_vocabulary, find_targets
+from ratchet_jobs.models.pretrained import read_pretrained
 from ratchet_jobs.runtime.errors import BadConfigError, BadModelError
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
@@ -32,33 +30,8 @@ def load_base(folder: Path) -> transformers.PreTrainedModel:
     Raises:
         BadModelError: no safetensors, no language model, unknown architecture, or missing weights.
     """
-    if not list(folder.glob("*.safetensors")):
-        found = ", ".join(sorted(entry.name for entry in folder.iterdir())) or "nothing"
-        raise BadModelError(f"baseModel: no *.safetensors (found: {found}); convert the weights to safetensors")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        _check_causal(config)
-        model, notes = transformers.AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            config=config,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadModelError(f"baseModel: transformers cannot load it: {first}; give a causal language model") from error
-    if missing := sorted(notes["missing_keys"]):
-        raise BadModelError(
-            f"baseModel: {len(missing)} tensors are missing in its safetensors, first {missing[0]}; "
-            "give the weights that config.json describes"
-        )
-    return model.eval()
+    wanted = "a causal language model"
+    return read_pretrained(folder, transformers.AutoModelForCausalLM, wanted=wanted, check=_check_causal).eval()
 
 
 def build_generator(folder: Path, *, lora: Lora, max_tokens: int, seed: int) -> tuple[PeftModel, Wording]:
@@ -99,33 +72,19 @@ def load_generator(folder: Path, base: Path) -> tuple[PeftModel, Wording, Genera
         BadModelError: a file is missing, malformed, or does not fit the base.
     """
     card = read_generator_card(folder)
-    try:
-        config = LoraConfig.from_pretrained(str(folder))
-        adapter = load_file(folder / ADAPTER_FILE)
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise BadModelError(f"policy: its files cannot be read: {error}; take a committed policy folder") from error
-    config.inference_mode = False
+    config, adapter = read_adapter(folder)
     found = load_base(base)
     wording = load_wording(folder, eos_id=eos_of(found), template=card.template)
     model = add_adapter(found, config, seed=0)
-    wanted = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
-    given = {name: tuple(tensor.shape) for name, tensor in adapter.items()}
-    if wanted != given:
-        odd = sorted(wanted.items() ^ given.items())[0]
-        raise BadModelError(f"policy: adapter does not fit the base model, first at {odd[0]}; use the base it names")
-    set_peft_model_state_dict(model, adapter)
+    put_adapter(model, adapter)
     return model.eval(), wording, card
 
 
 def add_adapter(model: transformers.PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftModel:
     """Put adapters onto a model, drawn by the seed whatever was drawn before."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # peft asks the model for a property that transformers has renamed; nothing of ours is deprecated.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        adapted: PeftModel = get_peft_model(model, config)
-    fold_lora(adapted)
-    return adapted.eval()
+        return adapt(model, config).eval()
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

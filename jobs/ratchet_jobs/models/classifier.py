@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -26,13 +25,12 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ratchet_api.training_run import Lora
+from ratchet_jobs.models.adapter import adapt, plain, put_adapter, read_adapter, write_adapter
 from ratchet_jobs.models.card import CARD_FILE, PolicyCard, parse_card
-from ratchet_jobs.models.lora import fold_lora
+from ratchet_jobs.models.pretrained import read_pretrained
 from ratchet_jobs.models.tokenizing import TOKENIZER_FILES, load_tokenizer
 from ratchet_jobs.runtime.errors import BadConfigError, BadModelError
 
-ADAPTER_FILE = "adapter_model.safetensors"
-ADAPTER_CONFIG_FILE = "adapter_config.json"
 HEAD_FILE = "head.safetensors"
 
 
@@ -121,15 +119,8 @@ def save_classifier(classifier: Classifier, folder: Path, *, card: PolicyCard, t
         card: becomes policy.json.
         tokenizer_from: folder whose tokenizer files are copied.
     """
-    adapter = {name: _plain(tensor) for name, tensor in get_peft_model_state_dict(classifier.encoder).items()}
-    save_file(adapter, folder / ADAPTER_FILE)
-    save_file({name: _plain(tensor) for name, tensor in classifier.head.state_dict().items()}, folder / HEAD_FILE)
-    # peft notes the local folder that the base was read from; an artifact names its base by digest, in policy.json.
-    config = classifier.encoder.peft_config["default"].to_dict() | {"base_model_name_or_path": None}
-    config["inference_mode"] = True
-    config = {key: sorted(value) if isinstance(value, set | frozenset) else value for key, value in config.items()}
-    config["target_modules"] = sorted(config["target_modules"])
-    (folder / ADAPTER_CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_adapter(classifier.encoder, folder)
+    save_file({name: plain(tensor) for name, tensor in classifier.head.state_dict().items()}, folder / HEAD_FILE)
     write_card(folder, card)
     for name in TOKENIZER_FILES:
         if (source := tokenizer_from / name).is_file() and source.resolve() != (folder / name).resolve():
@@ -165,19 +156,13 @@ def load_classifier(folder: Path, base: Path) -> LoadedPolicy:
         BadModelError: a file is missing, malformed, or does not fit the base.
     """
     card = read_card(folder)
+    config, adapter = read_adapter(folder)
     try:
-        config = LoraConfig.from_pretrained(str(folder))
-        adapter, head = load_file(folder / ADAPTER_FILE), load_file(folder / HEAD_FILE)
+        head = load_file(folder / HEAD_FILE)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise BadModelError(f"policy: its files cannot be read: {error}; take a committed policy folder") from error
-    config.inference_mode = False
     classifier = _assemble(load_encoder(base), config, classes=len(card.labels), seed=0)
-    wanted = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(classifier.encoder).items()}
-    given = {name: tuple(tensor.shape) for name, tensor in adapter.items()}
-    if wanted != given:
-        odd = sorted(wanted.items() ^ given.items())[0]
-        raise BadModelError(f"policy: adapter does not fit the base model, first at {odd[0]}; use the base it names")
-    set_peft_model_state_dict(classifier.encoder, adapter)
+    put_adapter(classifier.encoder, adapter)
     try:
         classifier.head.load_state_dict(head)
     except RuntimeError as error:
@@ -192,35 +177,17 @@ def load_encoder(base: Path) -> transformers.PreTrainedModel:
     Raises:
         BadModelError: no safetensors, unknown architecture, missing weights, or not an encoder.
     """
-    if not list(base.glob("*.safetensors")):
-        found = ", ".join(sorted(entry.name for entry in base.iterdir())) or "nothing"
-        raise BadModelError(f"baseModel: no *.safetensors (found: {found}); convert the weights to safetensors")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        encoder, notes = transformers.AutoModel.from_pretrained(
-            str(base),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise BadModelError(f"baseModel: transformers cannot load it: {first}; give a BERT-like encoder") from error
-    if getattr(encoder.config, "is_encoder_decoder", False) or not hasattr(encoder.config, "hidden_size"):
-        raise BadModelError(f"baseModel: {encoder.config.model_type} is no plain encoder; give a BERT-like encoder")
-    missing = sorted(name for name in notes["missing_keys"] if "pooler" not in name)
-    if missing:
-        raise BadModelError(
-            f"baseModel: {len(missing)} tensors are missing in its safetensors, first {missing[0]}; "
-            "give the weights that config.json describes"
-        )
+    encoder = read_pretrained(
+        base, transformers.AutoModel, wanted="a BERT-like encoder", check=_check_encoder, spare="pooler"
+    )
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # unused: the policy pools by itself, and a checkpoint often lacks it
     return encoder
+
+
+def _check_encoder(config: transformers.PretrainedConfig) -> None:
+    if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
+        raise BadModelError(f"baseModel: {config.model_type} is no plain encoder; give a BERT-like encoder")
 
 
 def check_positions(encoder: transformers.PreTrainedModel, *, max_tokens: int) -> None:
@@ -305,14 +272,6 @@ def _inside_blocks(encoder: nn.Module, names: Sequence[str], last_blocks: int | 
 
 
 def _assemble(encoder: transformers.PreTrainedModel, config: LoraConfig, *, classes: int, seed: int) -> Classifier:
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # peft asks the encoder for a property that transformers has renamed; nothing of ours is deprecated.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        classifier = Classifier(get_peft_model(encoder, config), classes=classes)
-    fold_lora(classifier)
-    return classifier.eval()
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float32).contiguous()
+        return Classifier(adapt(encoder, config), classes=classes).eval()

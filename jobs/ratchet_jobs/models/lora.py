@@ -5,7 +5,8 @@ on a CPU is a fifth of a training step. The same function is `x (W + s B A)' + b
 O(out * rank * in) whatever the batch, so it is done anew in every pass; the frozen weight itself is never changed.
 Only the arithmetic's order differs from peft's: results agree to rounding (tested, gradients too).
 
-Decides nothing about which layers are adapted; that is peft's configuration. Called by `classifier.py`.
+Decides nothing about which layers are adapted; that is peft's configuration. Called by `adapter.py` and
+by what trains two adapters on one trunk.
 """
 
 from __future__ import annotations

@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ratchet_jobs.generators.artifact import copy_wording
 from ratchet_jobs.generators.card import GeneratorCard, write_generator_card
 from ratchet_jobs.generators.loading import load_generator
-from ratchet_jobs.models.classifier import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from ratchet_jobs.models.adapter import ADAPTER_CONFIG_FILE, ADAPTER_FILE, write_adapter_files
 from ratchet_jobs.rlhf.trunk import Trunk
 
 _PREFIX = "base_model.model."
@@ -104,8 +104,7 @@ def save_policy(trunk: Trunk, folder: Path, *, start: Path, card: GeneratorCard)
         tensors[name] = torch.cat([own_down, torch.zeros(more, own_down.shape[1])])
         tensors[f"{layer_name}.lora_B.weight"] = torch.cat([scale * own_up, torch.zeros(own_up.shape[0], more)], 1)
         modules.append(layer_name.removeprefix(_PREFIX))
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / ADAPTER_FILE)
-    config |= {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "target_modules": sorted(modules)}
-    (folder / ADAPTER_CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    config |= {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "target_modules": modules}
+    write_adapter_files(tensors, config, folder)
     write_generator_card(folder, card)
     copy_wording(start, folder)

@@ -16,7 +16,7 @@ from ratchet_jobs.data.snapshots import Manifest
 from ratchet_jobs.metrics.choosing import choose
 from ratchet_jobs.metrics.measuring import Answers, Measured, measure
 from ratchet_jobs.models.card import PolicyCard
-from ratchet_jobs.report.page import write_report
+from ratchet_jobs.report.page import CLASSIFIER, write_report
 from ratchet_jobs.runtime.history import History, write_history
 
 LABELS = ("card", "loan", "mortgage")
@@ -118,5 +118,5 @@ def write_evaluation(
 def report_of(folder: Path, **case: Any) -> str:
     """Write an evaluation and its report; returns the page."""
     output, arguments = write_evaluation(folder, **case)
-    write_report(output, **arguments)
+    write_report(output, CLASSIFIER, **arguments)
     return (output / "report.html").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ import pytest
 from ratchet_jobs.report import page, sections
 from ratchet_jobs.report.charts import learning_curves, reliability_diagram
 from ratchet_jobs.report.drawing import LIGHT, inline_svg, save_plot
-from ratchet_jobs.report.page import write_report
+from ratchet_jobs.report.page import CLASSIFIER, write_report
 from tests.report_case import BROKEN, GATES, report_of, rl_history, write_evaluation
 
 HOSTILE = ("<script>alert(1)</script>", 'x" onload="alert(2)', "$\\frac{broken$", "\u202eevil\x07", "日本 <b>&amp;")
@@ -165,7 +165,7 @@ def test_each_of_several_tasks_has_its_own_calibration_and_confusion(tmp_path: P
     one = json.loads((output / "evaluation.json").read_text())
     whole = {name: one[name] for name in ("metrics", "labels", "per_class", "candidate", "snapshot")}
     (output / "evaluation.json").write_text(json.dumps(whole | {"tasks": {"topic": one, "tone": one}}))
-    write_report(output, **arguments)
+    write_report(output, CLASSIFIER, **arguments)
     seen = Page((output / "report.html").read_text()).text
     for words in (
         "Confusion matrix of topic",
@@ -192,7 +192,7 @@ def test_a_section_that_cannot_be_made_costs_the_others_nothing(tmp_path: Path) 
     evaluation = json.loads((output / "evaluation.json").read_text())
     del evaluation["reliability"]
     (output / "evaluation.json").write_text(json.dumps(evaluation))
-    write_report(output, **arguments)
+    write_report(output, CLASSIFIER, **arguments)
     seen = Page((output / "report.html").read_text()).text
     assert "This section could not be made: KeyError: 'reliability'" in seen
     assert "Confusion matrix" in seen
@@ -203,7 +203,7 @@ def test_a_report_that_cannot_be_written_is_logged_and_ends_nothing(
 ) -> None:
     output, arguments = write_evaluation(tmp_path)
     (output / "evaluation.json").unlink()
-    write_report(output, **arguments)
+    write_report(output, CLASSIFIER, **arguments)
     assert not (output / "report.html").exists()
     printed = capsys.readouterr()
     assert "the report could not be written" in printed.out + printed.err

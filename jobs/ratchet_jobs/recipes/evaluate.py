@@ -45,7 +45,7 @@ from ratchet_jobs.models.timing import ms_per_sample
 from ratchet_jobs.models.tokenizing import TOKENIZER_FILE, TokenRows, tokenize
 from ratchet_jobs.recipes import evaluate_generator
 from ratchet_jobs.report.evidence import COMPARISON_FILE, EVALUATION_FILE
-from ratchet_jobs.report.page import write_report
+from ratchet_jobs.report.page import CLASSIFIER, write_report
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import (
     BadConfigError,
@@ -192,7 +192,7 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
         _write_json(ctx.output / COMPARISON_FILE, report)
     metrics = numbers.judged(wanted, labels) | timings[chosen.role] | (judged.metrics if judged is not None else {})
     folders = {entrant.role: entrant.folder for entrant in entrants}
-    write_report(ctx.output, folders=folders, config=config, metrics=metrics, manifest=snapshot.manifest)
+    write_report(ctx.output, CLASSIFIER, folders=folders, config=config, metrics=metrics, manifest=snapshot.manifest)
     return StageResult(metrics=metrics, choice=judged.choice if judged is not None else None)
 
 

@@ -43,7 +43,7 @@ from ratchet_jobs.metrics.generation import answer_metrics, score_metrics
 from ratchet_jobs.models.batching import sorted_batches
 from ratchet_jobs.recipes.generator_parts import episodes_of, make_answer_rewards
 from ratchet_jobs.report.evidence import COMPARISON_FILE, EVALUATION_FILE
-from ratchet_jobs.report.page import write_generator_report
+from ratchet_jobs.report.page import GENERATOR, write_report
 from ratchet_jobs.rlhf.policies import open_trunk
 from ratchet_jobs.rlhf.reward_model import saved_rank
 from ratchet_jobs.runtime.context import StageContext
@@ -145,7 +145,7 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
     model = kept.model or load_generator(kept.entrant.folder, base)[0]
     save_merged(model, ctx.output / MERGED_FOLDER, wording=kept.wording, tokenizer_from=kept.entrant.folder)
     folders = {each.entrant.role: each.entrant.folder for each in found[::-1]}
-    write_generator_report(ctx.output, folders=folders, config=config, metrics=metrics, manifest=snapshot.manifest)
+    write_report(ctx.output, GENERATOR, folders=folders, config=config, metrics=metrics, manifest=snapshot.manifest)
     return StageResult(metrics=metrics, choice=judged.choice if judged is not None else None)
 
 

@@ -61,8 +61,23 @@ class Section:
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
+class PageKind:
+    """What a page of one sort of policy is made of: its title, from the evidence, and its sections in order."""
+
+    title: Callable[[Evidence], str]
+    sections: Sequence[tuple[str, Callable[[Evidence], Iterable[Block]]]]
+
+
+CLASSIFIER = PageKind(
+    lambda given: f"Evaluation of a classifier of {len(given.evaluation['labels'])} classes", SECTIONS
+)
+GENERATOR = PageKind(lambda _: "Evaluation of a generator", GENERATOR_SECTIONS)
+
+
 def write_report(
     output: Path,
+    kind: PageKind,
     *,
     folders: Mapping[str, Path],
     config: EvaluateConfig,
@@ -73,45 +88,18 @@ def write_report(
 
     Args:
         output: of the evaluate stage, with its documents.
+        kind: `CLASSIFIER` or `GENERATOR`.
         folders: role -> folder of each policy that was measured.
         config: of the stage.
         metrics: that gates judge.
         manifest: of the snapshot.
     """
-    _write(output, folders, config, metrics, manifest, SECTIONS, _classifier_title)
-
-
-def write_generator_report(
-    output: Path,
-    *,
-    folders: Mapping[str, Path],
-    config: EvaluateConfig,
-    metrics: Mapping[str, float],
-    manifest: Manifest,
-) -> None:
-    """Write report.html of a generator; as `write_report`."""
-    _write(output, folders, config, metrics, manifest, GENERATOR_SECTIONS, lambda _: "Evaluation of a generator")
-
-
-def _classifier_title(given: Evidence) -> str:
-    return f"Evaluation of a classifier of {len(given.evaluation['labels'])} classes"
-
-
-def _write(
-    output: Path,
-    folders: Mapping[str, Path],
-    config: EvaluateConfig,
-    metrics: Mapping[str, float],
-    manifest: Manifest,
-    layout: Sequence[tuple[str, Callable[[Evidence], Iterable[Block]]]],
-    title_of: Callable[[Evidence], str],
-) -> None:
     try:
         gates = [judge_gate(gate, metrics) for gate in config.evaluation.gates]
         given = collect(output, folders=folders, settings=settings_of(config), gates=gates, manifest=manifest)
-        sections = [section(title, partial(build, given)) for title, build in layout]
+        sections = [section(title, partial(build, given)) for title, build in kind.sections]
         what = f"policy {given.evaluation['candidate'][:DIGEST]} on snapshot {manifest.digest[:DIGEST]}"
-        (output / REPORT_FILE).write_text(render(title_of(given), what, sections), encoding="utf-8")
+        (output / REPORT_FILE).write_text(render(kind.title(given), what, sections), encoding="utf-8")
     except Exception:  # measured results must not be lost for want of a page about them
         log.exception("the report could not be written; the results are committed without it")
 

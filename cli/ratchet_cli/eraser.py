@@ -22,9 +22,9 @@ from ratchet_api.stage import StoreConfig
 from ratchet_cli.erasing import finish_pending
 from ratchet_cli.errors import CliError
 from ratchet_cli.remote import RemoteBackend
-from ratchet_gateway import logs
 from ratchet_jobs.runtime.errors import BadConfigError, StageError
 from ratchet_jobs.runtime.store import open_store
+from ratchet_web import logs
 
 EXIT_FAILED, EXIT_CONFIG = 1, 78
 PATIENCE_SECONDS = 60.0

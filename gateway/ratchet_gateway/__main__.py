@@ -15,7 +15,6 @@ import uvicorn
 
 from ratchet_api.environment import SettingsError
 from ratchet_api.signing import BadKey, KeyRing
-from ratchet_gateway import logs
 from ratchet_gateway.app import Parts, create_app
 from ratchet_gateway.auth import Anyone, ApiKeys, Authenticator, BadKeyFile
 from ratchet_gateway.policies import FixedPolicies, Policies
@@ -23,6 +22,7 @@ from ratchet_gateway.settings import Settings
 from ratchet_gateway.training import Training
 from ratchet_jobs.runtime.errors import BadConfigError
 from ratchet_jobs.runtime.store import open_store
+from ratchet_web import logs
 
 EXIT_CONFIG = 78
 

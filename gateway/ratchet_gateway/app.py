@@ -10,10 +10,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,8 +22,6 @@ from prometheus_client import CollectorRegistry
 from ratchet_api import __version__
 from ratchet_api.signing import KeyRing
 from ratchet_gateway.auth import Authenticator
-from ratchet_gateway.body import Guard
-from ratchet_gateway.errors import Refused
 from ratchet_gateway.follower import Follower
 from ratchet_gateway.known import KnownEvents
 from ratchet_gateway.log.writer import LogWriter
@@ -43,6 +40,8 @@ from ratchet_gateway.tally import Tally
 from ratchet_gateway.training import Training
 from ratchet_jobs.runtime.errors import StoreError
 from ratchet_jobs.runtime.store import Store
+from ratchet_web.body import Guard
+from ratchet_web.errors import answer_refusals, wrong_fields
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ def create_app(settings: Settings, parts: Parts) -> FastAPI:
         health.router,
     ):
         app.include_router(router)
-    app.add_exception_handler(Refused, _refused)
+    answer_refusals(app, metrics)
     app.add_exception_handler(StoreError, _store_away)
     app.add_exception_handler(RequestValidationError, _invalid)
     return app
@@ -146,15 +145,6 @@ async def _lifespan(app: FastAPI, settings: Settings, parts: Parts, metrics: Gat
         await writer.close(drain_seconds=settings.drain_seconds)
 
 
-async def _refused(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Refused)
-    request.app.state.services.metrics.refused.labels(error.why).inc()
-    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"detail": str(error)}, error.status, headers)
-
-
 async def _store_away(request: Request, error: Exception) -> JSONResponse:
     log.error("store", extra={"error": str(error)})
     request.app.state.services.metrics.refused.labels("unavailable").inc()
@@ -164,15 +154,4 @@ async def _store_away(request: Request, error: Exception) -> JSONResponse:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     request.app.state.services.metrics.refused.labels("malformed").inc()
-    return JSONResponse({"detail": "; ".join(_findings(error.errors()))[:4000]}, 422)
-
-
-def _findings(errors: Sequence[Any]) -> list[str]:
-    """One line per wrong field: its path, what is wanted, and the value if it is a number; texts are not repeated."""
-    lines = []
-    for finding in errors:
-        parts = [str(part) for part in finding["loc"] if part not in ("body", "single", "batch")]
-        seen = finding.get("input")
-        shown = f" (seen: {seen!r})" if isinstance(seen, int | float) else ""
-        lines.append(f"{'.'.join(parts) or 'body'}: {finding['msg']}{shown}")
-    return lines
+    return JSONResponse({"detail": wrong_fields(error.errors(), unnamed=("body", "single", "batch"))}, 422)

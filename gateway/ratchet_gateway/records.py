@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from ratchet_api.feedback import Feedback, Interaction, MetricEvent
 from ratchet_api.signing import BadInteraction, Exposure, KeyRing, pseudonym, sign_interaction, verify_interaction
-from ratchet_gateway.errors import Malformed
+from ratchet_web.errors import Malformed
 
 _NEVER_STORED = {"subject", "idempotency_key", "interaction_id", "policy", "version"}
 _BODIES = {"input", "response", "label", "probabilities", "tags"}

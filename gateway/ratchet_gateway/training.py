@@ -21,9 +21,9 @@ from ratchet_api.names import LABEL_POLICY, label_value, run_name_for_template
 from ratchet_api.policy_types import GENERATOR
 from ratchet_api.train_answers import NotTrained, Trained, TrainRunning
 from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus
-from ratchet_gateway.errors import Malformed
 from ratchet_gateway.policies import PolicyView
 from ratchet_gateway.tally import PolicyTally
+from ratchet_web.errors import Malformed
 
 DATASETS, RUNS = "feedbackdatasets", "rltrainingruns"
 GOOD_RATING = 4.0

@@ -16,7 +16,8 @@ from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
 from ratchet_api.base import GROUP, VERSION
-from ratchet_gateway.errors import Away, Malformed
+from ratchet_gateway.errors import Away
+from ratchet_web.errors import Malformed
 
 _TIMEOUT = (2, 10)
 

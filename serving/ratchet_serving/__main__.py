@@ -14,10 +14,10 @@ import torch
 from ratchet_api.environment import SettingsError
 from ratchet_api.signing import BadKey
 from ratchet_jobs.runtime.errors import StageError
-from ratchet_serving import logs
 from ratchet_serving.loading import load
 from ratchet_serving.serving import listen, parts_of, serve
 from ratchet_serving.settings import Settings, Source
+from ratchet_web import logs
 
 EXIT_CONFIG = 78
 

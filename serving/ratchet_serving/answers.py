@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from ratchet_api.signing import Exposure, KeyRing, sign_interaction
 from ratchet_jobs.metrics.classification import predict
 from ratchet_jobs.models.card import Head, PolicyCard
-from ratchet_serving.errors import Malformed
 from ratchet_serving.messages import Ask, AskMany
 from ratchet_serving.metrics import ServingMetrics
+from ratchet_web.errors import Malformed
 
 Arm = Literal["champion", "canary", "control"]
 

@@ -10,13 +10,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
@@ -26,12 +24,12 @@ from ratchet_api.signing import KeyRing
 from ratchet_jobs.models.card import PolicyCard
 from ratchet_serving.answers import Answerer, Arm, Assignment, Signer
 from ratchet_serving.batching import Batcher, Model
-from ratchet_serving.body import Guard
-from ratchet_serving.errors import Malformed, Refused
 from ratchet_serving.messages import Ask, ManyAnswers, OneAnswer, Problem
 from ratchet_serving.metrics import ServingMetrics
 from ratchet_serving.recording import Gateway, Recorder
 from ratchet_serving.settings import Settings
+from ratchet_web.body import Guard
+from ratchet_web.errors import Malformed, answer_refusals, wrong_fields
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +90,7 @@ def create_app(settings: Settings, parts: Parts) -> FastAPI:
     app.add_middleware(Guard, max_bytes=settings.max_body_bytes, metrics=metrics)
     app.include_router(router)
     app.include_router(hidden)
-    app.add_exception_handler(Refused, _refused)
+    answer_refusals(app, metrics)
     return app
 
 
@@ -217,18 +215,8 @@ def _parse(raw: bytes) -> Ask:
     try:
         return _ASK.validate_python(plain)
     except ValidationError as error:
-        raise Malformed("; ".join(_findings(error.errors(include_url=False, include_context=False)))[:4000]) from error
-
-
-def _findings(errors: Sequence[Any]) -> list[str]:
-    """One line per wrong field: its path, what is wanted, and the value if it is a number; texts are not repeated."""
-    lines = []
-    for finding in errors:
-        parts = [str(part) for part in finding["loc"] if part not in ("one", "many")]
-        seen = finding.get("input")
-        shown = f" (seen: {seen!r})" if isinstance(seen, int | float) else ""
-        lines.append(f"{'.'.join(parts) or 'body'}: {finding['msg']}{shown}")
-    return lines
+        findings = error.errors(include_url=False, include_context=False)
+        raise Malformed(wrong_fields(findings, unnamed=("one", "many"))) from error
 
 
 def _assignment(request: Request, ask: Ask, *, trusted: bool) -> Assignment:
@@ -254,10 +242,3 @@ def _assignment(request: Request, ask: Ask, *, trusted: bool) -> Assignment:
             f"x-ratchet-propensity {str(propensity)[:32]!r}: the router says a number above 0 and at most 1"
         )
     return Assignment(subject, None if arm is None else _ARMS[arm], share)
-
-
-async def _refused(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Refused)
-    server_of(request).metrics.refused.labels(error.why).inc()
-    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
-    return JSONResponse({"detail": str(error)}, error.status, headers)

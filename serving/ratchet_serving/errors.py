@@ -1,4 +1,4 @@
-"""What a request is refused with; `app` turns each into its status and `{"detail": …}`.
+"""What a request is refused with, besides `Malformed`; `ratchet_web.errors` makes each an answer.
 
 Refused
 ├── Malformed   422  the request cannot be what the sender means
@@ -11,29 +11,7 @@ A message names the field, the value seen and the remedy. It never repeats a tex
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-
-class Refused(Exception):
-    """Base of everything that ends a request in an orderly way.
-
-    Attributes:
-        retry_after: seconds, where coming back helps.
-    """
-
-    status: ClassVar[int] = 500
-    why: ClassVar[str] = "defect"
-    """One word for the metric."""
-
-    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class Malformed(Refused):
-    """The request contradicts itself, or asks for what the policy has not."""
-
-    status, why = 422, "malformed"
+from ratchet_web.errors import Refused
 
 
 class Busy(Refused):

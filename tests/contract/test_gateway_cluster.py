@@ -15,13 +15,14 @@ from kubernetes.client.exceptions import ApiException
 from ratchet_api.feedback import TrainRequest
 from ratchet_api.train_answers import TrainRunning
 from ratchet_gateway.auth import Role
-from ratchet_gateway.errors import Away, Malformed
+from ratchet_gateway.errors import Away
 from ratchet_gateway.policies import PolicyView
 from ratchet_gateway.policies_kubernetes import KubernetesPolicies
 from ratchet_gateway.tally import PolicyTally
 from ratchet_gateway.tokenreview import AUDIENCE, KubernetesTokens
 from ratchet_gateway.training import answer, manifests, start
 from ratchet_gateway.training_kubernetes import KubernetesTraining
+from ratchet_web.errors import Malformed
 from tests.controlplane import ControlPlane
 from tests.gateway_app import TEMPLATE, Clock
 

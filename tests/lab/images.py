@@ -33,6 +33,7 @@ from tests.lab.settings import (
     REPOSITORY,
     LabError,
 )
+from tests.tools.files import SOURCE_ROOTS
 
 if TYPE_CHECKING:
     from tests.lab.cluster import Lab
@@ -259,7 +260,7 @@ def _dependency_key(image: Image) -> str:
 
 def _image_key(image: Image) -> str:
     """Key of the whole image: the heavy layer's key and every file that can change our wheel or the image config."""
-    roots = [REPOSITORY / name for name in ("api", "operator", "jobs", "gateway", "serving", "cli")]
+    roots = [REPOSITORY / name for name in SOURCE_ROOTS]
     sources = [path for root in roots for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     recipe = [REPOSITORY / "pyproject.toml", REPOSITORY / "images" / image.directory / "Containerfile"]
     return _digest_of([*sorted(sources), *recipe], _dependency_key(image), SUITE)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE_ROOTS = ("api", "operator", "jobs", "gateway", "serving", "cli")
+SOURCE_ROOTS = ("api", "operator", "jobs", "web", "gateway", "serving", "cli")
 
 
 @dataclass(frozen=True, slots=True)

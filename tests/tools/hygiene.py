@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from tests.tools.files import RepoFile
+from tests.tools.files import SOURCE_ROOTS, RepoFile
 
 Check = Callable[[Sequence[RepoFile]], list[str]]
 
@@ -72,13 +72,12 @@ def too_long(files: Iterable[RepoFile]) -> list[str]:
 
 def shadowed_stdlib(files: Iterable[RepoFile]) -> list[str]:
     """Find an __init__.py that turns a source root into a package; operator/ would shadow the standard library."""
-    roots = {"api", "operator", "jobs", "gateway", "serving", "cli"}
     return [
         f"{file.path}: makes the source root a package"
         + (" that shadows a standard module" if file.path.split("/")[0] in sys.stdlib_module_names else "")
         + "; delete it"
         for file in files
-        if file.path.count("/") == 1 and file.path.endswith("/__init__.py") and file.path.split("/")[0] in roots
+        if file.path.count("/") == 1 and file.path.endswith("/__init__.py") and file.path.split("/")[0] in SOURCE_ROOTS
     ]
 
 

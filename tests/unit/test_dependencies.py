@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.files import ROOT, repository_files
+from tests.tools.files import ROOT, SOURCE_ROOTS, repository_files
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OURS = {"ratchet_api", "ratchet_operator", "ratchet_jobs", "ratchet_gateway", "ratchet_serving", "ratchet_cli"}
+OURS = {f"ratchet_{root}" for root in SOURCE_ROOTS}
 # Which extras a package may count on. The CLI runs stages and the reconciler on a laptop, where `jobs` is present, and
 # the gateway in `ratchet up`, which says so where `gateway` is not.
 EXTRAS = {
@@ -28,6 +28,8 @@ EXTRAS = {
     "serving": ("serving",),
     "cli": ("cli", "jobs", "gateway", "serving"),
 }
+# Installed with each of these extras, so that either must bring what it imports.
+SHARED = {"web": ("gateway", "serving")}
 # What a library brings along and hands out (its errors, its base types): the carrier decides its version.
 COMES_WITH = {
     "botocore": "boto3",
@@ -98,9 +100,18 @@ def test_a_package_imports_only_what_its_extra_declares(root: str) -> None:
     assert undeclared == {}, f"declare these in an extra of {EXTRAS[root]}, or do not import them"
 
 
+@pytest.mark.parametrize(("root", "extra"), [(root, extra) for root, extras in SHARED.items() for extra in extras])
+def test_what_several_packages_share_imports_only_what_each_of_their_extras_declares(root: str, extra: str) -> None:
+    used = third_party(root)
+    assert used
+    undeclared = {module: files for module, files in used.items() if not distributions_of(module) & declared(extra)}
+    assert undeclared == {}, f"declare these in the extra {extra}, too"
+
+
 @pytest.mark.parametrize("extra", ["operator", "jobs", "gateway", "serving", "cli"])
 def test_an_extra_declares_only_what_its_package_imports(extra: str) -> None:
-    used = {name for module in third_party(extra) for name in distributions_of(module)}
+    roots = (extra, *(root for root, extras in SHARED.items() if extra in extras))
+    used = {name for root in roots for module in third_party(root) for name in distributions_of(module)}
     own = {distribution(requirement) for requirement in PROJECT["optional-dependencies"][extra]}
     assert own - used == INDIRECT.get(extra, set()), f"nothing in {extra}/ imports these: drop them from the extra"
 

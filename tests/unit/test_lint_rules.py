@@ -66,7 +66,8 @@ CROSSINGS = [
     ("a reward reading the store", "jobs/ratchet_jobs/rewards/f1.py", "import ratchet_jobs.runtime.store", "pure-maths"),
     ("the maths of learning importing S3", "jobs/ratchet_jobs/rl/losses.py", "import boto3", "pure-maths"),
     ("the gateway importing the training stack", "gateway/ratchet_gateway/app.py", "import ratchet_jobs.models.lora", "gateway"),
-    ("the policy server importing the gateway", "serving/ratchet_serving/app.py", "import ratchet_gateway.body", "serving"),
+    ("the policy server importing the gateway", "serving/ratchet_serving/app.py", "import ratchet_gateway.app", "serving"),
+    ("what servers share importing one of them", "web/ratchet_web/errors.py", "import ratchet_gateway.errors", "web"),
     ("the log importing the web framework", "jobs/ratchet_jobs/feedback_log/reader.py", "import fastapi", "log"),
     ("a stage importing the operator", "jobs/ratchet_jobs/__init__.py", "import ratchet_operator.settings", "jobs"),
 ]  # fmt: skip

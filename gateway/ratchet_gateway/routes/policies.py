@@ -12,11 +12,12 @@ from ratchet_api.feedback import FeedbackCount, FeedbackStats, TrainEstimate, Tr
 from ratchet_api.train_answers import TrainAnswer, TrainStarted
 from ratchet_gateway import training
 from ratchet_gateway.auth import Role
-from ratchet_gateway.errors import Malformed, UnknownRun
+from ratchet_gateway.errors import UnknownRun
 from ratchet_gateway.estimates import estimate
 from ratchet_gateway.routes.feedback import PolicyName
 from ratchet_gateway.routes.problems import KNOWN_CALLER, SAMPLES, UNKNOWN
 from ratchet_gateway.services import Calling, Services
+from ratchet_web.errors import Malformed
 
 router = APIRouter(prefix="/api/policies", tags=["policies"])
 

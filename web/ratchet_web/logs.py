@@ -1,6 +1,7 @@
 """One JSON object per log line, in the shape of the operator's log.
 
-Decides the shape of the log and how loud libraries are; never what is logged. Called once by `__main__`.
+Decides the shape of the log and how loud libraries are; never what is logged. Called once by the `__main__` of
+each server, and by the eraser.
 """
 
 from __future__ import annotations

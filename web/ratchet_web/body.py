@@ -2,7 +2,7 @@
 
 Decides that a body beyond the limit is refused without being read to its end (413), and counts every request by the
 route it matched. Plain ASGI, because a body must be stopped while it arrives. The framework's own limit does the same,
-but answers in plain text, which is no answer of the API.
+but answers in plain text, which is no answer of the API. Put on by each server's `app`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ratchet_serving.metrics import ServingMetrics
+from ratchet_web.counting import RequestCounts
 
 
 class Guard:
@@ -24,7 +24,7 @@ class Guard:
         metrics: where requests are counted.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, metrics: ServingMetrics) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, metrics: RequestCounts) -> None:
         self._app, self._max_bytes, self._metrics = app, max_bytes, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

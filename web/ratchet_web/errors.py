@@ -1,0 +1,73 @@
+"""What a request is refused with, and how that becomes an answer: its status and `{"detail": …}`.
+
+Decides the shape of a refusal and of a message about wrong fields. Never which refusals there are: each server's own
+`errors` has its tree. A message names the field, the value seen and the remedy; it never repeats a text or a subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from ratchet_web.counting import RequestCounts
+
+_DETAIL_LIMIT = 4000
+
+
+class Refused(Exception):
+    """Base of everything that ends a request in an orderly way.
+
+    Attributes:
+        retry_after: seconds, where coming back helps.
+    """
+
+    status: ClassVar[int] = 500
+    why: ClassVar[str] = "defect"
+    """One word for the metric."""
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Malformed(Refused):
+    """The request contradicts itself, or asks for or cites what it may not."""
+
+    status, why = 422, "malformed"
+
+
+def answer_refusals(app: Starlette, metrics: RequestCounts) -> None:
+    """Let an application answer every `Refused` with its status and message, and count it."""
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, Refused)
+        metrics.refused.labels(error.why).inc()
+        headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+        if error.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse({"detail": str(error)}, error.status, headers)
+
+    app.add_exception_handler(Refused, answer)
+
+
+def wrong_fields(errors: Sequence[Any], *, unnamed: Collection[str] = ()) -> str:
+    """Say in one text what is wrong: each field's path, what is wanted, and the value if it is a number.
+
+    Args:
+        errors: as pydantic lists them; the texts in them are not repeated.
+        unnamed: parts of paths that name a model rather than a field.
+
+    Returns:
+        At most 4000 characters.
+    """
+    findings = []
+    for error in errors:
+        parts = [str(part) for part in error["loc"] if part not in unnamed]
+        seen = error.get("input")
+        shown = f" (seen: {seen!r})" if isinstance(seen, int | float) else ""
+        findings.append(f"{'.'.join(parts) or 'body'}: {error['msg']}{shown}")
+    return "; ".join(findings)[:_DETAIL_LIMIT]

@@ -144,7 +144,7 @@ lock: ## resolve every dependency into constraints.txt; UPGRADE=1 or UPGRADE="na
 	@scripts/lock.sh
 
 .PHONY: images
-images: ## build the operator, jobs and gateway images for the one-node cluster (root, Debian)
+images: ## build our images (operator, jobs, gateway, router) for the one-node cluster (root, Debian)
 	$(SETUP)
 	@$(PY) -m tests.lab images
 

@@ -31,6 +31,7 @@ from tests.lab.settings import (
     OPERATOR_IMAGE,
     PAUSE_IMAGE,
     REPOSITORY,
+    ROUTER_IMAGE,
     LabError,
 )
 from tests.tools.files import SOURCE_ROOTS
@@ -68,7 +69,8 @@ class Image:
 OPERATOR = Image(OPERATOR_IMAGE, "operator", (), 1.5)
 JOBS = Image(JOBS_IMAGE, "jobs", (("PRUNE", "/src/images/jobs/cpu-only.txt"),), 14.0)
 GATEWAY = Image(GATEWAY_IMAGE, "gateway", (), 1.5)
-OURS = (OPERATOR, JOBS, GATEWAY)
+ROUTER = Image(ROUTER_IMAGE, "router", (), 1.0)
+OURS = (OPERATOR, JOBS, GATEWAY, ROUTER)
 
 
 def ensure_basic(lab: Lab) -> None:
@@ -113,9 +115,10 @@ def _ensure_one(lab: Lab, image: Image) -> None:
         say(f"{image.name}: unchanged")
         return
     with step(f"image {image.name}"):
-        final = image.stages()[""]
+        stages = image.stages()
         try:
-            _import(lab, image.name, [_base(lab), _dependencies(lab, image), _app(lab, image)], final.config)
+            ours = [_app(lab, image)] if "app" in stages else []
+            _import(lab, image.name, [_base(lab), _dependencies(lab, image), *ours], stages[""].config)
         finally:
             for tree in (lab.paths.cache / "trees").glob(f"{image.directory}-*-{os.getpid()}"):
                 shutil.rmtree(tree)
@@ -260,7 +263,7 @@ def _dependency_key(image: Image) -> str:
 
 def _image_key(image: Image) -> str:
     """Key of the whole image: the heavy layer's key and every file that can change our wheel or the image config."""
-    roots = [REPOSITORY / name for name in SOURCE_ROOTS]
+    roots = [REPOSITORY / name for name in SOURCE_ROOTS] if "app" in image.stages() else []
     sources = [path for root in roots for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     recipe = [REPOSITORY / "pyproject.toml", REPOSITORY / "images" / image.directory / "Containerfile"]
     return _digest_of([*sorted(sources), *recipe], _dependency_key(image), SUITE)

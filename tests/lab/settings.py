@@ -33,6 +33,7 @@ BUSYBOX_IMAGE = "docker.io/lab/busybox:1"
 OPERATOR_IMAGE = "localhost/ratchet/operator:dev"
 JOBS_IMAGE = "localhost/ratchet/jobs:dev"
 GATEWAY_IMAGE = "localhost/ratchet/gateway:dev"
+ROUTER_IMAGE = "localhost/ratchet/router:dev"
 
 
 class LabError(RuntimeError):

@@ -82,9 +82,10 @@ def test_an_archive_names_every_layer_but_sends_only_those_the_receiver_lacks(tr
 @pytest.mark.parametrize("image", images.OURS, ids=lambda image: image.directory)
 def test_our_containerfiles_are_readable_and_end_as_a_numeric_user_that_is_not_root(image: images.Image) -> None:
     stages = image.stages()
-    assert list(stages) == ["deps", "app", ""]
+    layers = ["deps"] if image is images.ROUTER else ["deps", "app"]  # no code of ours runs in the router
+    assert list(stages) == [*layers, ""]
     assert stages[""].config["User"] == "65532:65532"
-    assert stages[""].copies == ["--from=deps /out/ /", "--from=app /out/ /"]
+    assert stages[""].copies == [f"--from={layer} /out/ /" for layer in layers]
     assert stages["deps"].runs[0][2:5] == ["deps", "--extra", image.directory]
 
 

@@ -95,6 +95,7 @@ class Service:
             on_call=self.metrics.api_call,
             instance=self._name,
             gateways=GatewayAccess(settings.gateway_url, settings.gateway_token_file),
+            idle=lambda: self.queue.settled(),
         )
         self._sightings = Sightings()
         make = make_reconciler or self._real_reconciler

@@ -1,8 +1,8 @@
 """Sends Kubernetes Events beside the passes, so that telling people things never slows or fails a pass.
 
 Decides which Events are dropped: repeats within ten minutes, more than a burst per object, and whatever does not
-fit the bounded queue. One sender, so a thousand runs at once cost the API server one Event at a time. Called by
-`cluster.http`.
+fit the bounded queue. One sender, so a thousand runs at once cost the API server one Event at a time; and doing goes
+before telling, so it waits for the passes, though not for long. Called by `cluster.http`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -25,6 +26,7 @@ _REMEMBERED = 4096
 _BURST = 20
 _REFILL_SECONDS = 60.0  # one more Event per object and minute after a burst, as client-go's spam filter does
 _QUEUE = 1024
+_PATIENCE_SECONDS = 5.0  # an Event waits no longer than this for passes to end
 _NOTE_LIMIT = 1024  # the API server refuses longer notes
 _NAME_LIMIT = 253
 
@@ -37,15 +39,24 @@ class EventSink:
     Args:
         post: sends one Event; what it raises is logged and never repeated.
         instance: our pod's name.
+        idle: returns when no pass waits or runs, which is when an Event disturbs nobody.
     """
 
-    def __init__(self, post: Callable[[KubeObject], Awaitable[None]], *, instance: str) -> None:
+    def __init__(
+        self,
+        post: Callable[[KubeObject], Awaitable[None]],
+        *,
+        instance: str,
+        idle: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._post = post
         self._instance = instance
-        self._queue: asyncio.Queue[KubeObject] = asyncio.Queue(_QUEUE)
+        self._idle = idle
+        self._queue: asyncio.Queue[tuple[float, KubeObject]] = asyncio.Queue(_QUEUE)  # when put, what
         self._sent: OrderedDict[tuple[str, str, str, str], float] = OrderedDict()
         self._tokens: OrderedDict[str, tuple[float, float]] = OrderedDict()  # uid -> tokens left, when
         self._sender: asyncio.Task[None] | None = None
+        self._patience: asyncio.Timeout | None = None
 
     def start(self) -> None:
         """Begin to send."""
@@ -55,6 +66,9 @@ class EventSink:
         """Give queued Events two seconds, then stop."""
         if self._sender is None:
             return
+        self._idle = None  # a pass that hangs must not cost the last words
+        if self._patience is not None:
+            self._patience.reschedule(asyncio.get_running_loop().time())
         try:
             async with asyncio.timeout(2.0):
                 await self._queue.join()
@@ -98,7 +112,7 @@ class EventSink:
             },
         }
         try:
-            self._queue.put_nowait(event)
+            self._queue.put_nowait((now, event))
         except asyncio.QueueFull:
             _log.warning("event_dropped", reason=reason, object=metadata["name"], because="queue is full")
 
@@ -124,14 +138,23 @@ class EventSink:
 
     async def _send(self) -> None:
         while True:
-            event = await self._queue.get()
+            since, event = await self._queue.get()
             try:
+                await self._wait_for_passes(since + _PATIENCE_SECONDS)
                 await self._post(event)
             except ClusterError as error:
                 # An Event is a courtesy: the same fact stands in status.
                 _log.warning("event_not_sent", reason=event["reason"], error=str(error))
             finally:
                 self._queue.task_done()
+
+    async def _wait_for_passes(self, until: float) -> None:
+        if self._idle is None or self._queue.qsize() > _QUEUE // 2:  # rather early than dropped
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until) as self._patience:
+                await self._idle()
+        self._patience = None
 
 
 def _name(stem: str, text: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -68,6 +68,7 @@ class HttpCluster:
         on_call: hears of every request.
         instance: our pod's name, written into Events.
         gateways: where feedback is counted.
+        idle: returns when no pass waits or runs; Events wait for it a few seconds.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class HttpCluster:
         on_call: CallObserver | None = None,
         instance: str = "ratchet-operator",
         gateways: GatewayAccess | None = None,
+        idle: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._gateways = gateways or GatewayAccess()
         self._connection = connection
@@ -87,7 +89,7 @@ class HttpCluster:
         self._timeout = aiohttp.ClientTimeout(total=request_seconds, sock_connect=min(5.0, request_seconds))
         self._api: aiohttp.ClientSession | None = None
         self._pods: aiohttp.ClientSession | None = None
-        self._events = EventSink(self._post_event, instance=instance)
+        self._events = EventSink(self._post_event, instance=instance, idle=idle)
         self._written: OrderedDict[tuple[str, str], str] = OrderedDict()  # resource, uid -> our last version of it
 
     async def __aenter__(self) -> Self:

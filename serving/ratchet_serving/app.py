@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _ASK: TypeAdapter[Ask] = TypeAdapter(Ask)
 _ARMS: dict[str, Arm] = {"champion": "champion", "canary": "canary", "control": "control"}
+_EXPERIMENT = re.compile(r"[0-9a-f]{16}")
 WARM_UP = "a text that nobody asked, so that the first who asks does not wait"
 
 router = APIRouter(tags=["answers"])
@@ -172,7 +174,13 @@ async def classify(request: Request) -> Response:
     who = _assignment(request, ask, trusted=server.behind_router)
     server.answerer.heads(ask.task)  # refused before the model is asked
     texts = (ask.text,) if hasattr(ask, "text") else ask.texts
-    logits = await server.batcher.ask(texts)
+    try:
+        logits = await server.batcher.ask(texts)
+    except Exception:
+        # whoever got no answer stays in the comparison: leaving them out would make a version that fails look good
+        if server.recorder is not None and (record := server.answerer.failure(ask, who)) is not None:
+            server.recorder.put(record)
+        raise
     answers = server.answerer.answer(ask, logits, who)
     if server.recorder is not None:
         for record in answers.records:
@@ -241,4 +249,7 @@ def _assignment(request: Request, ask: Ask, *, trusted: bool) -> Assignment:
         raise Malformed(
             f"x-ratchet-propensity {str(propensity)[:32]!r}: the router says a number above 0 and at most 1"
         )
-    return Assignment(subject, None if arm is None else _ARMS[arm], share)
+    experiment = request.headers.get("x-ratchet-experiment")
+    if experiment is not None and not _EXPERIMENT.fullmatch(experiment):
+        raise Malformed(f"x-ratchet-experiment {experiment[:32]!r}: the router says 16 of 0-9 and a-f")
+    return Assignment(subject, None if arm is None else _ARMS[arm], share, experiment)

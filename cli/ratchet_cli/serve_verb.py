@@ -6,15 +6,24 @@ is the policy server's.
 
 from __future__ import annotations
 
-from typing import Annotated
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ratchet_cli.errors import CliError
+from ratchet_cli.errors import CliError, UsageProblem
 from ratchet_cli.options import Context, HomeDir, Local, Namespace
 from ratchet_cli.screen import out, say
-from ratchet_cli.trained import opened
+from ratchet_cli.trained import explained, opened, policy_folder
 from ratchet_cli.versions import VERSION_HELP, BaseFolder, Place, Version, find_version
+
+if TYPE_CHECKING:
+    from ratchet_jobs.models.classifier import LoadedPolicy
+    from ratchet_serving.loading import LoadedGenerator
 
 HOST = "127.0.0.1"
 
@@ -25,8 +34,9 @@ def serve(
     base: BaseFolder = None,
     namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
 ) -> None:  # fmt: skip
-    """Serve a trained version on this machine: POST /v1/classify with {"text": …}; Ctrl-C ends it."""
+    """Serve a trained version on this machine until Ctrl-C: POST /v1/classify, or OpenAI's routes of a generator."""
     try:
+        from ratchet_serving.app import GeneratorParts
         from ratchet_serving.serving import listen, parts_of, serve
         from ratchet_serving.settings import Settings
     except ImportError as error:
@@ -38,12 +48,32 @@ def serve(
         raise CliError(f"--port {port}: {error.strerror} on {HOST}; choose another --port") from error
     policy, number = _called(found)
     settings = Settings(policy=policy, version=number, host=HOST, port=port, log_level="warning")
-    with door, opened(found, base=base) as loaded:
+    with door, _loaded(found, base=base) as loaded:
         digest = "" if not hasattr(found.files, "digest") else found.files.digest
         parts = parts_of(settings, loaded, digest=digest)
-        out.print(f"[good]serving[/]   [name]{found.title}[/]   http://{HOST}:{port}/v1/classify", soft_wrap=True)
+        route = "/v1/chat/completions" if isinstance(parts, GeneratorParts) else "/v1/classify"
+        out.print(f"[good]serving[/]   [name]{found.title}[/]   http://{HOST}:{port}{route}", soft_wrap=True)
         say(f"API: http://{HOST}:{port}/docs   no token, this machine only   Ctrl-C ends it")
         serve(settings, parts, door=door)
+
+
+@contextmanager
+def _loaded(version: Version, *, base: Path | None) -> Iterator[LoadedPolicy | LoadedGenerator]:
+    from ratchet_serving.loading import is_generator, load_generator
+
+    with tempfile.TemporaryDirectory(prefix="ratchet-") as scratch:
+        with explained(version.title):
+            folder = policy_folder(version, Path(scratch))
+            generator = load_generator(folder) if is_generator(folder) else None
+        if generator is None:
+            with opened(replace(version, files=folder), base=base) as policy:
+                yield policy
+        elif base is not None:
+            raise UsageProblem(
+                f"--base {base}: {version.title} is a generator, which is served whole; leave --base out"
+            )
+        else:
+            yield generator
 
 
 def _called(version: Version) -> tuple[str, int | None]:

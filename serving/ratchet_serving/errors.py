@@ -1,7 +1,9 @@
-"""What a request is refused with, besides `Malformed`; `ratchet_web.errors` makes each an answer.
+"""What a request is refused with besides `Malformed`; `ratchet_web.errors` or `generation.routes` makes it an answer.
 
 Refused
-├── Malformed   422  the request cannot be what the sender means
+├── Malformed   422  the request cannot be what the sender means (400 of a generator, as OpenAI has it)
+│   └── TooLong      the prompt leaves no room for an answer
+├── Unknown     404  another policy is asked for than the one that is served
 ├── Busy        503  too many texts wait already
 ├── Leaving     503  the server is ending
 └── Broken      500  the model's answer is no number
@@ -11,7 +13,17 @@ A message names the field, the value seen and the remedy. It never repeats a tex
 
 from __future__ import annotations
 
-from ratchet_web.errors import Refused
+from ratchet_web.errors import Malformed, Refused
+
+
+class TooLong(Malformed):
+    """The prompt leaves no room for an answer."""
+
+
+class Unknown(Refused):
+    """The policy that is asked for is not served here."""
+
+    status, why = 404, "unknown"
 
 
 class Busy(Refused):

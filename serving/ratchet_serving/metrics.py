@@ -38,7 +38,7 @@ class ServingMetrics:
         )
         self.refused = Counter(
             "ratchet_serving_refused_total",
-            "Requests refused, by reason: malformed, size, busy, leaving, numbers.",
+            "Requests refused, by reason: malformed, size, unknown, busy, leaving, numbers.",
             ("reason",),
             registry=registry,
         )

@@ -16,33 +16,32 @@ from ratchet_api.client import GatewayClient
 from ratchet_api.environment import SettingsError
 from ratchet_api.signing import KeyRing
 from ratchet_jobs.models.classifier import LoadedPolicy
-from ratchet_serving.app import Parts, create_app
+from ratchet_serving.app import GeneratorParts, Parts, create_app
 from ratchet_serving.engine import Engine
+from ratchet_serving.generation.decoder import Decoder
+from ratchet_serving.loading import LoadedGenerator
 from ratchet_serving.settings import Settings
 
 PATIENCE_SECONDS = 5.0
 """How long one request to the gateway is tried again before the recorder takes a rest."""
 
 
-def parts_of(settings: Settings, policy: LoadedPolicy, *, digest: str) -> Parts:
+def parts_of(settings: Settings, policy: LoadedPolicy | LoadedGenerator, *, digest: str) -> Parts | GeneratorParts:
     """Make what an application needs.
 
     Raises:
         BadKey: the signing keys cannot be used.
         SettingsError: the gateway's token cannot be read.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    card = policy.card
     gateway = None
     if settings.gateway_url is not None:
         gateway = GatewayClient(settings.gateway_url, token=_token(settings), patience_seconds=PATIENCE_SECONDS)
-    return Parts(
-        model=Engine(policy, max_tokens=settings.max_batch_tokens, device=device),
-        card=card,
-        digest=digest,
-        ring=None if settings.signing_keys is None else KeyRing.from_directory(settings.signing_keys),
-        gateway=gateway,
-    )
+    ring = None if settings.signing_keys is None else KeyRing.from_directory(settings.signing_keys)
+    if isinstance(policy, LoadedGenerator):
+        decoder = Decoder(policy.model, max_tokens=settings.streams.cache_tokens)
+        return GeneratorParts(decoder, policy.wording, digest, ring, gateway)
+    engine = Engine(policy, max_tokens=settings.max_batch_tokens, device=_device())
+    return Parts(engine, policy.card, digest, ring, gateway)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -63,7 +62,7 @@ def listen(host: str, port: int) -> socket.socket:
     return door
 
 
-def serve(settings: Settings, parts: Parts, *, door: socket.socket) -> None:
+def serve(settings: Settings, parts: Parts | GeneratorParts, *, door: socket.socket) -> None:
     """Answer on a listening socket until SIGTERM or SIGINT, then answer what was accepted."""
     gc.freeze()  # little of what lives until the end is garbage: look for it seldom
     gc.set_threshold(50_000, 50, 100)
@@ -80,6 +79,10 @@ def serve(settings: Settings, parts: Parts, *, door: socket.socket) -> None:
         uvicorn.Server(config).run(sockets=[door])
     finally:
         gc.unfreeze()  # else libraries that count their own objects at exit report them as leaked
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _token(settings: Settings) -> str | None:

@@ -17,6 +17,7 @@ from ratchet_api.attempts import Artifact
 from ratchet_api.environment import Environment, SettingsError
 from ratchet_api.stage import StoreConfig
 from ratchet_serving.batching import BatchSettings
+from ratchet_serving.generation.limits import StreamSettings
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -30,8 +31,9 @@ class Settings:
         version: of it; None = not published.
         host: address to listen on.
         port: 0 = any free one.
-        batch: how requests are put together.
-        max_batch_tokens: of one pass of the model, padding included.
+        batch: how a classifier's requests are put together.
+        max_batch_tokens: of one pass of a classifier, padding included.
+        streams: how a generator's answers grow together.
         max_body_bytes: larger requests are refused unread.
         behind_router: whether x-ratchet-arm and x-ratchet-propensity come from our router, which overwrites what
             clients send; without it they are ignored.
@@ -50,6 +52,7 @@ class Settings:
     port: int = 8080
     batch: BatchSettings = field(default_factory=BatchSettings)
     max_batch_tokens: int = 4096
+    streams: StreamSettings = field(default_factory=StreamSettings)
     max_body_bytes: int = 1 << 20
     behind_router: bool = False
     signing_keys: Path | None = None
@@ -92,6 +95,13 @@ class Settings:
                 max_queue=int(read.number("RATCHET_SERVING_QUEUE_TEXTS", 2048, 1, 1_000_000)),
             ),
             max_batch_tokens=int(read.number("RATCHET_SERVING_BATCH_TOKENS", 4096, 16, 1 << 22)),
+            streams=StreamSettings(
+                max_streams=int(read.number("RATCHET_SERVING_STREAMS", 16, 1, 1024)),
+                max_queue=int(read.number("RATCHET_SERVING_QUEUE_REQUESTS", 256, 1, 100_000)),
+                prompt_tokens=int(read.number("RATCHET_SERVING_PROMPT_TOKENS", 512, 1, 1 << 20)),
+                cache_tokens=int(read.number("RATCHET_SERVING_CACHE_TOKENS", 16_384, 16, 1 << 28)),
+                max_new_tokens=int(read.number("RATCHET_SERVING_NEW_TOKENS", 512, 1, 1 << 20)),
+            ),
             max_body_bytes=int(read.number("RATCHET_SERVING_MAX_BODY_BYTES", 1 << 20, 1024, 64 << 20)),
             behind_router=read.flag("RATCHET_SERVING_BEHIND_ROUTER"),
             signing_keys=read.path("RATCHET_SERVING_SIGNING_KEYS"),

@@ -1,19 +1,34 @@
-"""`ratchet chat`: what a committed generator answers, by command; and how other verbs refuse one."""
+"""`ratchet chat` and `ratchet serve`: what a committed generator answers, by command and over HTTP; and how other verbs
+refuse one."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from bench.feedback.processes import free_port
+from ratchet_api.attempts import Artifact
+from ratchet_api.stage import StoreConfig
 from ratchet_cli.main import run_command
+from ratchet_serving.loading import LoadedGenerator, load
+from ratchet_serving.settings import Source
 from tests.generator_bench import GeneratorBench
 from tests.tiny_llama import dialogues
 from tests.trained_home import TrainedHome
+from tests.workbench import NAMESPACE
 
 Command = Callable[..., tuple[int, str]]
 
@@ -112,3 +127,135 @@ def test_a_policy_that_was_not_evaluated_yet_is_refused(made: tuple[TrainedHome,
     code, printed = ratchet("chat", str(made[1]), "-p", "hi")
     assert code == 1
     assert "no folder policy/ with the merged model, which evaluate writes" in printed
+
+
+# over HTTP
+
+
+@pytest.fixture(scope="module")
+def url(made: tuple[TrainedHome, Path, Path]) -> Iterator[str]:
+    """Address of `ratchet serve helper`, ended as by Ctrl-C."""
+    port = free_port()
+    arguments = ["serve", "helper", "--port", str(port), "-n", NAMESPACE, "--local"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from ratchet_cli.main import app; app()", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "RATCHET_HOME": str(made[0].path), "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        end = time.monotonic() + 250
+        while process.poll() is None and time.monotonic() < end:
+            try:
+                urllib.request.urlopen(f"{address}/readyz", timeout=10).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield address
+    finally:
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=250)
+    assert process.returncode in (0, 130), printed
+    assert f"{address}/v1/chat/completions" in printed
+    assert "Traceback" not in printed
+
+
+def test_a_server_answers_as_the_command_does(made: tuple[TrainedHome, Path, Path], url: str, ratchet: Command) -> None:
+    told = first(made)
+    asked = ("--max-new-tokens", "10", "--prompt", told["prompt"])
+    assert ratchet("chat", "helper@1", "--url", url, *asked) == (0, told["answer"] + "\n")
+    assert ratchet("chat", "helper", "--url", f"{url}/v1/", *asked) == (0, told["answer"] + "\n")
+    body = {"messages": [{"role": "user", "content": told["prompt"]}], "temperature": 0, "max_tokens": 10}
+    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        said = json.load(answer)
+    assert (said["model"], said["choices"][0]["message"]["content"]) == ("helper@1", told["answer"])
+    assert said["system_fingerprint"].startswith("fp_")
+
+
+def test_a_conversation_with_a_server_follows_its_seed(url: str, ratchet: Command) -> None:
+    heat = ("--temperature", "2", "--max-new-tokens", "8", "--url", url)
+    drawn = [ratchet("chat", "helper", *heat, "--seed", seed, typed="the card\nthe loan\n\n") for seed in "1123"]
+    assert {code for code, _ in drawn} == {0}
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("helper@9", "-p", "hi"), 1, ": 404: model: 'helper@9' is not served here; ask for 'helper@1'"),
+        (("helper", "-p", "the " * 80), 1, ": 400: messages: has 82 tokens and the policy's context 64"),
+        (
+            ("helper", "-p", "hi", "--temperature", "3"),
+            1,
+            ": 400: temperature: Input should be less than or equal to 2",
+        ),
+    ],
+)
+def test_a_servers_refusal_is_told(
+    arguments: tuple[str, ...], code: int, says: str, url: str, ratchet: Command
+) -> None:
+    got, printed = ratchet("chat", *arguments, "--url", url)
+    assert (got, says in printed) == (code, True), printed
+
+
+BREAKS = {
+    "half": b'data: {"choices": [{"delta": {"content": "one"}}]}\n\n',
+    "fails": b'data: {"error": {"message": "out of memory"}}\n\n',
+    "page": b"data: <html>\n\n",
+}
+
+
+class Broken(BaseHTTPRequestHandler):
+    """Answers by the path's first part, as no server of ours does."""
+
+    def do_POST(self) -> None:
+        part = self.path.split("/")[1]
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200 if part in BREAKS else 502)
+        self.end_headers()
+        self.wfile.write(BREAKS.get(part, b"bad gateway"))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("half", "the answer broke off; ask again"),
+        ("fails", "out of memory"),
+        ("page", "sent what is no event"),
+        ("away", "502: bad gateway"),
+    ],
+)
+def test_a_server_that_breaks_off_is_told(path: str, says: str, ratchet: Command) -> None:
+    with HTTPServer(("127.0.0.1", 0), Broken) as door:
+        serving = threading.Thread(target=door.handle_request)
+        serving.start()
+        code, printed = ratchet("chat", "helper", "-p", "hi", "--url", f"http://127.0.0.1:{door.server_port}/{path}")
+        serving.join(20)
+    assert (code, says in printed) == (1, True), printed
+
+
+def test_an_address_that_is_none_or_answers_nobody_is_told(ratchet: Command) -> None:
+    assert ratchet("chat", "helper", "-p", "hi", "--url", "localhost:80")[0] == 2
+    code, printed = ratchet("chat", "helper", "-p", "hi", "--url", f"http://127.0.0.1:{free_port()}")
+    assert (code, "is a server running there?" in printed) == (1, True), printed
+
+
+def test_serve_takes_no_base_for_a_generator(made: tuple[TrainedHome, Path, Path], ratchet: Command) -> None:
+    code, printed = ratchet("serve", "helper", "--port", str(free_port()), "--base", str(made[2]))
+    assert (code, "is a generator, which is served whole; leave --base out" in printed) == (2, True), printed
+
+
+def test_a_container_loads_the_committed_generator_by_its_digest(made: tuple[TrainedHome, Path, Path]) -> None:
+    status = json.loads((made[0].path / "objects" / "rlpolicies" / NAMESPACE / "helper.json").read_text())["status"]
+    version = status["versions"][0]
+    artifact = Artifact(uri=version["uri"], digest=version["digest"])
+    loaded = load(Source(StoreConfig(uri=made[0].bench.store.uri), NAMESPACE, artifact))
+    assert isinstance(loaded, LoadedGenerator)
+    assert loaded.wording.template == "chat"

@@ -15,7 +15,7 @@ import transformers
 from safetensors import safe_open
 
 from ratchet_api.training_run import BaseModelRef, Lora
-from ratchet_jobs.data.demonstrations import Turn
+from ratchet_jobs.data.turns import Turn
 from ratchet_jobs.generators.answering import IGNORED, Pair, generate, score, stacked
 from ratchet_jobs.generators.artifact import MERGED_FOLDER, save_adapter, save_merged
 from ratchet_jobs.generators.card import GeneratorCard, read_generator_card

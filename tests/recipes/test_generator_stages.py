@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from ratchet_api.stage import Commit
 from ratchet_jobs.data.base_model import local_digest
-from ratchet_jobs.data.demonstrations import Demonstration, Turn
+from ratchet_jobs.data.demonstrations import Demonstration
+from ratchet_jobs.data.turns import Turn
 from ratchet_jobs.generators.answering import generate, score
 from ratchet_jobs.generators.card import read_generator_card
 from ratchet_jobs.generators.examples import tokenize_rows

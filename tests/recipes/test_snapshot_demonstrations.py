@@ -11,8 +11,9 @@ import pytest
 
 from ratchet_api.names import snapshot_prefix
 from ratchet_api.stage import DatasetRef, ExitCode
-from ratchet_jobs.data.demonstrations import Demonstration, Turn, read_demonstrations
+from ratchet_jobs.data.demonstrations import Demonstration, read_demonstrations
 from ratchet_jobs.data.snapshots import SPLITS, open_snapshot
+from ratchet_jobs.data.turns import Turn
 from tests.recipes.stage_process import NAMESPACE, StageProcess, many
 
 SHOWN = {"type": "demonstrations", "source": {"objects": [{"uri": "store://shown.jsonl"}]}}

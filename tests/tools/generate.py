@@ -15,11 +15,11 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
 from ratchet_api import crdgen
-from ratchet_gateway.analyst.metrics import AnalystMetrics
 from ratchet_gateway.log.writer import WriterStats
 from ratchet_gateway.metrics import GatewayMetrics, WriterCollector
 from ratchet_jobs.runtime.progress import StageMetrics
 from ratchet_operator.metrics import Metrics
+from ratchet_serving.generation.metrics import GenerationMetrics
 from ratchet_serving.metrics import ServingMetrics
 
 _PAGE = """# Metrics
@@ -51,15 +51,8 @@ On the port of its API, `/metrics`, without a token.
 | --- | --- | --- | --- |
 {gateway}
 
-## Of the analyst
-On the port of its answers, `/metrics`, without a token.
-
-| metric | type | labels | meaning |
-| --- | --- | --- | --- |
-{analyst}
-
 ## Of the policy server
-On the port of its API, `/metrics`.
+On the port of its API, `/metrics`. Those about tokens, streams and generations are of generators alone.
 
 | metric | type | labels | meaning |
 | --- | --- | --- | --- |
@@ -75,8 +68,8 @@ def metrics_page() -> str:
     GatewayMetrics(gateway)
     gateway.register(WriterCollector(WriterStats()))
     serving = ServingMetrics(CollectorRegistry()).registry
-    analyst = AnalystMetrics(CollectorRegistry()).registry
-    pages = {"operator": operator, "stage": stage, "gateway": gateway, "analyst": analyst, "serving": serving}
+    GenerationMetrics(serving)
+    pages = {"operator": operator, "stage": stage, "gateway": gateway, "serving": serving}
     return _PAGE.format(**{name: "\n".join(_rows(registry)) for name, registry in pages.items()})
 
 

@@ -44,8 +44,8 @@ COMES_WITH = {
 # need where `ratchet run` hosts them.
 INDIRECT = {
     "gateway": {"uvloop", "httptools", "boto3", "zstandard", "pyarrow"},
-    "serving": {"uvloop", "httptools", "boto3", "transformers", "tokenizers", "peft", "safetensors", "httpx2"},
-    "cli": {"httpx2", "cronsim"},
+    "serving": {"uvloop", "httptools", "boto3", "peft", "safetensors", "httpx2", "jinja2"},
+    "cli": {"cronsim"},
 }
 # The generator of `make generate` is run by developers only, with the extra `dev`.
 DEVELOPER_FILES = ("api/ratchet_api/crdgen", "api/ratchet_api/apidocs")

@@ -7,7 +7,7 @@ of generators take them out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -15,6 +15,7 @@ from ratchet_api.columns import Columns
 from ratchet_api.feedback_dataset import DEMONSTRATIONS, SplitName
 from ratchet_jobs.data.reading import Example, is_clean, provenance_of, value_at
 from ratchet_jobs.data.snapshots import Manifest, Snapshot
+from ratchet_jobs.data.turns import ROLES, Role, Turn, as_text
 from ratchet_jobs.runtime.errors import BadDataError
 
 DEMONSTRATIONS_SCHEMA = pa.schema(
@@ -29,16 +30,6 @@ DEMONSTRATIONS_SCHEMA = pa.schema(
 )
 """`messages` holds the turns before the answer where there are other than one prompt."""
 
-Role = Literal["system", "user", "assistant"]
-ROLES: tuple[Role, ...] = ("system", "user", "assistant")
-
-
-class Turn(NamedTuple):
-    """What somebody said."""
-
-    role: Role
-    content: str
-
 
 class Demonstration(NamedTuple):
     """What was asked, and the answer to follow."""
@@ -50,9 +41,7 @@ class Demonstration(NamedTuple):
     @property
     def prompt(self) -> str:
         """The turns as one text: of a single prompt its words alone."""
-        if len(self.turns) == 1 and self.turns[0].role == "user":
-            return self.turns[0].content
-        return "\n".join(f"{turn.role}: {turn.content}" for turn in self.turns)
+        return as_text(self.turns)
 
     @property
     def messages(self) -> list[dict[str, str]] | None:

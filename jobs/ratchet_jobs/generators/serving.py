@@ -1,7 +1,7 @@
-"""A committed generator that answers turns of a conversation.
+"""A committed generator, loaded to answer; and one that answers turns of a conversation.
 
 Decides that an answer fits the model's context or is refused. Loads the merged model alone: no base is needed.
-Called by `ratchet chat`.
+`open_talker` is called by `ratchet chat`, `open_merged` by the policy server.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from ratchet_jobs.data.demonstrations import Turn
+from ratchet_jobs.data.turns import Turn
 from ratchet_jobs.generators.answering import generate
 from ratchet_jobs.generators.artifact import MERGED_FOLDER
 from ratchet_jobs.generators.card import read_generator_card
@@ -61,6 +61,20 @@ def open_talker(folder: Path, *, seed: int) -> Talker:
     Raises:
         BadModelError: the folder holds no generator, or one that was not evaluated yet.
     """
+    model, wording = open_merged(folder)
+    torch.manual_seed(seed)
+    return Talker(model, wording)
+
+
+def open_merged(folder: Path) -> tuple[transformers.PreTrainedModel, Wording]:
+    """Load a committed policy's merged model, on the GPU if there is one, and its template.
+
+    Args:
+        folder: of the policy, as evaluate committed it.
+
+    Raises:
+        BadModelError: the folder holds no generator, or one that was not evaluated yet.
+    """
     card = read_generator_card(folder)
     merged = folder / MERGED_FOLDER
     if not merged.is_dir():
@@ -70,5 +84,4 @@ def open_talker(folder: Path, *, seed: int) -> Talker:
         )
     model = load_base(merged)
     wording = load_wording(merged, eos_id=eos_of(model), template=card.template)
-    torch.manual_seed(seed)
-    return Talker(model.to("cuda" if torch.cuda.is_available() else "cpu"), wording)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), wording

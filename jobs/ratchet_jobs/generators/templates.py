@@ -21,7 +21,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from ratchet_jobs.data.demonstrations import Turn
+from ratchet_jobs.data.turns import Turn
 from ratchet_jobs.generators.card import Template
 from ratchet_jobs.models.tokenizing import TOKENIZER_FILE
 from ratchet_jobs.runtime.errors import BadDataError, BadModelError
@@ -53,7 +53,11 @@ class Wording:
         if self.template == "chat":
             return self._encode(self._rendered(turns), special=False)
         lines = "".join(f"{turn.role.capitalize()}: {turn.content}\n" for turn in turns)
-        ids = self._encode(f"{lines}Assistant:", special=True)
+        return self.plain(f"{lines}Assistant:")
+
+    def plain(self, text: str) -> list[int]:
+        """Tokens of a text that is gone on with as it is."""
+        ids = self._encode(text, special=True)
         while ids and ids[-1] == self.eos_id:  # some tokenizers close every text
             ids.pop()
         return ids

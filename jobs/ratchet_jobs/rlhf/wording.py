@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ratchet_jobs.data.demonstrations import Turn
+from ratchet_jobs.data.turns import Turn
 from ratchet_jobs.generators.templates import Wording
 
 Format = Literal["dialogue", "continuation"]

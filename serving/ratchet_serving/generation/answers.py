@@ -1,0 +1,218 @@
+"""From a request to a growing answer, and from a finished one to its record.
+
+Decides that a prompt leaves room for an answer or is refused, what answers are called, and what the gateway is told:
+the conversation, what was said, and the probability with which it was. Never decides a token. Called by `routes`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ratchet_api.feedback import MAX_TEXT
+from ratchet_jobs.data.turns import as_text
+from ratchet_jobs.runtime.errors import BadDataError
+from ratchet_serving.answers import Assignment, Signer
+from ratchet_serving.errors import TooLong, Unknown
+from ratchet_serving.generation.drawing import Manner
+from ratchet_serving.generation.messages import ChatAsk, TextAsk, Usage
+from ratchet_serving.generation.streams import Piece, Stream, Streams
+from ratchet_serving.generation.writing import Writer
+from ratchet_web.errors import Malformed
+
+if TYPE_CHECKING:
+    from ratchet_jobs.generators.templates import Wording
+
+_UNPRINTABLE = re.compile(r"[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\ud800-\udfff]")
+LEAST_PROPENSITY = 1e-300
+"""Below, a probability is no number any more, and the record goes without."""
+
+
+@dataclass(eq=False, slots=True)
+class Answer:
+    """An answer that grows.
+
+    Attributes:
+        stream: its tokens to come.
+        streams: who makes them.
+        id: of the answer.
+        asked: what the record says was asked.
+        who: whom it is for.
+        seed: of its draws.
+        temperature: of its draws.
+        interaction: signed id; None = it is not recorded.
+    """
+
+    stream: Stream
+    streams: Streams
+    id: str
+    asked: str
+    who: Assignment
+    seed: int
+    temperature: float
+    interaction: str | None
+    said: list[str] = field(default_factory=list)
+    last: Piece | None = None
+
+    async def grow(self) -> AsyncIterator[Piece]:
+        """Hand out the pieces as they come, the last with a finish.
+
+        Raises:
+            Broken: the model gives no number.
+        """
+        while self.last is None or self.last.finish is None:
+            piece = await self.stream.pieces.get()
+            if isinstance(piece, Exception):
+                raise piece
+            self.said.append(piece.text)
+            self.last = piece
+            yield piece
+
+    def close(self) -> None:
+        """Make no more of it; one that is finished stays so."""
+        self.streams.leave(self.stream)
+
+    @property
+    def text(self) -> str:
+        """What was said so far."""
+        return "".join(self.said)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        prompt, answer = len(self.stream.prompt), 0 if self.last is None else self.last.tokens
+        return Usage(prompt_tokens=prompt, completion_tokens=answer, total_tokens=prompt + answer)
+
+    def record(self) -> dict[str, Any] | None:
+        """What the gateway is told; None without a signed id, or where nothing was said."""
+        if self.interaction is None or self.last is None:
+            return None
+        tags = {
+            "finish": self.last.finish or "cancelled",
+            "tokens": str(self.last.tokens),
+            "temperature": f"{self.temperature:g}",
+            "seed": str(self.seed),
+        }
+        if max(len(self.asked), len(self.text)) > MAX_TEXT:
+            tags["cut"] = "true"
+        propensity = math.exp(self.last.logprob)
+        record = {
+            "interactionId": self.interaction,
+            "idempotencyKey": self.interaction.rpartition(".")[2],
+            "subject": self.who.subject,
+            "input": self.asked[-MAX_TEXT:],
+            # the log takes no empty text, and none with control characters
+            "response": _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", self.text)[:MAX_TEXT] or " ",
+            "actionPropensity": min(1.0, propensity) if propensity > LEAST_PROPENSITY else None,
+            "tags": tags,
+        }
+        return {name: value for name, value in record.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Generating:
+    """Makes answers of one policy.
+
+    Attributes:
+        streams: makes tokens.
+        wording: turns to tokens and back.
+        context: tokens that prompt and answer may have together.
+        max_new_tokens: of an answer whose request names no number.
+        policy: its name.
+        version: of it.
+        digest: of its files; empty for a plain folder.
+        signer: None = answers carry no interaction id and are not recorded.
+        now: the clock.
+        began: when the server started, in seconds since 1970.
+    """
+
+    streams: Streams
+    wording: Wording
+    context: int
+    max_new_tokens: int
+    policy: str
+    version: int | None
+    digest: str
+    signer: Signer | None
+    now: Callable[[], datetime]
+    began: int
+
+    @property
+    def model(self) -> str:
+        """How answers call the policy."""
+        return self.policy if self.version is None else f"{self.policy}@{self.version}"
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the policy's files, short."""
+        return f"fp_{self.digest[:12]}" if self.digest else None
+
+    def check_name(self, name: str | None) -> None:
+        """Refuse a name that is not the served policy's.
+
+        Raises:
+            Unknown: it is another's.
+        """
+        if name not in (None, self.policy, self.model):
+            raise Unknown(f"model: {name[:128]!r} is not served here; ask for {self.model!r}, or leave model out")
+
+    def chat(self, ask: ChatAsk, who: Assignment) -> Answer:
+        """Begin to answer a conversation.
+
+        Raises:
+            Refused: its model is another, its turns are refused or too long, or the server is full or ending.
+        """
+        self.check_name(ask.model)
+        turns = [message.turn for message in ask.messages]
+        try:
+            prompt = self.wording.prompt(turns)
+        except BadDataError as error:
+            raise Malformed(f"messages: {error}") from error
+        return self._begin(prompt, ask, who, asked=as_text(turns), trimmed=True, prefix="chatcmpl-", field="messages")
+
+    def text(self, ask: TextAsk, who: Assignment) -> Answer:
+        """Begin to go on with a text.
+
+        Raises:
+            Refused: likewise.
+        """
+        self.check_name(ask.model)
+        prompt = self.wording.plain(ask.prompt)
+        return self._begin(prompt, ask, who, asked=ask.prompt, trimmed=False, prefix="cmpl-", field="prompt")
+
+    def _begin(
+        self,
+        prompt: Sequence[int],
+        ask: ChatAsk | TextAsk,
+        who: Assignment,
+        *,
+        asked: str,
+        trimmed: bool,
+        prefix: str,
+        field: str,
+    ) -> Answer:
+        room = self.context - len(prompt)
+        if not prompt:
+            raise Malformed(f"{field}: has no tokens; send some words")
+        if room < 1:
+            raise TooLong(
+                f"{field}: has {len(prompt)} tokens and the policy's context {self.context}, so no answer fits; "
+                "send less"
+            )
+        seed = secrets.randbits(53) if ask.seed is None else ask.seed
+        stream = Stream(
+            prompt=prompt,
+            room=min(room, ask.limit or self.max_new_tokens),
+            manner=Manner(ask.temperature, ask.top_p),
+            seed=seed,
+            writer=Writer(self.wording.tokenizer.backend_tokenizer, stops=ask.stop, trimmed=trimmed),
+        )
+        self.streams.ask(stream)
+        signed = None if self.signer is None else self.signer.sign(self.policy, self.version, who)
+        name = prefix + secrets.token_hex(16)
+        return Answer(stream, self.streams, name, asked, who, seed, ask.temperature, signed)

@@ -8,7 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from ratchet_api.attempts import Artifact
 from ratchet_api.names import snapshot_prefix
+from ratchet_api.preference import PreferenceStage
 from ratchet_api.rlhf import RewardModelStage, RlhfStage
 from ratchet_api.snapshot_summary import SnapshotCounts
 from ratchet_api.stage import (
@@ -109,16 +111,38 @@ class GeneratorBench(Workbench):
             seed=seed,
         )
 
-    def rlhf(self, *, start: str = "run", judge: str | None = None, seed: int = 0, **hyper: Any) -> RlConfig:
-        """Settings of the rl stage: from the policy of `start`, with the reward model of `judge` where it has one."""
+    def rlhf(
+        self,
+        *,
+        start: str = "run",
+        start_artifact: Artifact | None = None,
+        judge: str | None = None,
+        seed: int = 0,
+        **hyper: Any,
+    ) -> RlConfig:
+        """Settings of the rl stage: from an artifact or the policy of `start`, with the reward model of `judge`."""
         settings = {"interactions": 48, "rolloutSize": 8, "minibatchSize": 4, "maxNewTokens": 8, "loraRank": 4} | hyper
         return RlConfig(
             policy_type="generator",
             dataset=self.dataset,
-            start=self.ref(Stage.SUPERVISED, run=start),
+            start=self.ref(Stage.SUPERVISED, run=start) if start_artifact is None else None,
+            start_artifact=start_artifact,
             base_model=self.base_ref,
             rlhf=RlhfStage.model_validate({"learningRate": 5e-3} | settings),
             reward_model=None if judge is None else self.ref(Stage.REWARD_MODEL, run=judge),
+            seed=seed,
+        )
+
+    def preference(self, judged: DatasetRef, *, start: str = "run", seed: int = 0, **hyper: Any) -> RlConfig:
+        """Settings of the rl stage on judged answers: from the policy of `start`."""
+        settings = {"datasetRef": {"name": "judged"}, "epochs": 2, "learningRate": 5e-3, "loraRank": 4} | hyper
+        return RlConfig(
+            policy_type="generator",
+            dataset=self.dataset,
+            log=judged,
+            start=self.ref(Stage.SUPERVISED, run=start),
+            base_model=self.base_ref,
+            preference=PreferenceStage.model_validate(settings),
             seed=seed,
         )
 
@@ -142,4 +166,5 @@ class GeneratorBench(Workbench):
         """Settings of the evaluate stage for what `run` made of the policy of `start` by RL."""
         candidates = (self.ref(Stage.RL, run=run), self.ref(Stage.SUPERVISED, run=start))
         asked = {"candidates": candidates, "rlhf": rl.rlhf, "reward_model": rl.reward_model}
+        asked |= {"preference": rl.preference, "log": rl.log}
         return self.evaluate(run=start, **evaluation).model_copy(update={"base_model": self.base_ref} | asked)

@@ -81,6 +81,7 @@ FROM_LOG = {"datasetRef": {"name": "log"}}
 GEN = {"policyType": "generator"}
 SAID = {"text": "hello", "label": "greeting"}
 LIKED = {"stages.rewardModel": {"datasetRef": {"name": "liked"}}}
+PAIRS = {"stages.preference.datasetRef": {"name": "liked"}}
 FORMULA = [{"type": "expression", "expression": "ended", "weight": 0.5}]
 START = {"policy": {"name": "router", "version": 1}}
 
@@ -144,6 +145,10 @@ ACCEPTED = (
     Case("a generator that learns from formulas alone", RUN, {**GEN, **RL, "stages.rlhf.rewards": FORMULA, "evaluation.comparison": {"margin": 0.1}}),
     Case("a generator with a reward model and a formula", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.rewards": [{"type": "rewardModel"}, *FORMULA]}),
     Case("a generator that goes on learning", RUN, {**GEN, **LIKED, "mode": "rl_only", "startFrom": START}),
+    Case("a generator that learns in groups", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.algorithm": "rloo", "stages.rlhf.groupSize": 8}),
+    Case("a generator that learns from pairs", RUN, {**GEN, **RL, **PAIRS}),
+    Case("a generator that learns from good and bad answers", RUN, {**GEN, **RL, **PAIRS, "stages.preference.algorithm": "kto", "stages.preference.desirableWeight": 2.0}),
+    Case("a policy of generators that learn from pairs", RLP, {"type": "generator", "training.template.mode": "supervised_then_rl", "training.template.stages.preference.datasetRef": {"name": "liked"}}),
     Case("a policy of generators that learn from rewards", RLP, {"type": "generator", "training.template.mode": "supervised_then_rl", "training.template.stages.rlhf.rewards": FORMULA}),
     Case("a policy of generators", RLP, {"type": "generator", "training.template.stages.evaluate.answers": {"prompts": 5}}),
     Case("demonstrations from a file", FBD, {"type": "demonstrations", "columns.text": "question", "columns.response": "answer"}),
@@ -230,6 +235,15 @@ REFUSED = (
     Case("an answer's reward that weighs nothing", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.rewards": [{"type": "rewardModel", "weight": 0}]}, "spec.stages.rlhf.rewards[0]", "weight must not be 0", "weight must not be 0"),
     Case("a reward model asked twice", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.rewards": [{"type": "rewardModel"}, {"type": "rewardModel"}]}, "spec.stages.rlhf", "rewardModel twice", "rewardModel twice"),
     Case("rollouts of odd minibatches of answers", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.rolloutSize": 30}, "spec.stages.rlhf", "multiple of minibatchSize", "multiple of minibatchSize"),
+    Case("groups without an algorithm of groups", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.groupSize": 4}, "spec.stages.rlhf", "groupSize is only for algorithm grpo or rloo", "groupSize is only for algorithm grpo or rloo"),
+    Case("a value model where there is none", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.algorithm": "grpo", "stages.rlhf.vfCoef": 0.1}, "spec.stages.rlhf", "vfCoef is only for algorithm ppo", "vfCoef is only for algorithm ppo"),
+    Case("a rollout of a part of a group", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.algorithm": "grpo", "stages.rlhf.groupSize": 5}, "spec.stages.rlhf", "multiple of groupSize", "multiple of groupSize"),
+    Case("a rollout of a part of a group of usual size", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.algorithm": "rloo", "stages.rlhf.rolloutSize": 6, "stages.rlhf.minibatchSize": 3}, "spec.stages.rlhf", "multiple of groupSize", "multiple of groupSize"),
+    Case("a weight of good answers where all are paired", RUN, {**GEN, **RL, **PAIRS, "stages.preference.desirableWeight": 2.0}, "spec.stages.preference", "desirableWeight is only for algorithm kto", "desirableWeight is only for algorithm kto"),
+    Case("answers drawn and judged in one stage", RUN, {**GEN, **RL, **PAIRS, "stages.rlhf.rewards": FORMULA}, "stages.preference", "exclude each other", "exclude each other"),
+    Case("pairs beside a reward model", RUN, {**GEN, **RL, **PAIRS, **LIKED}, "stages.preference", "learns without", "learns without"),
+    Case("pairs without RL", RUN, {**GEN, **PAIRS}, "stages.preference", "only for a mode with RL", "only for a mode with RL"),
+    Case("a classifier that learns from pairs", RUN, {**RL, **PAIRS}, "stages.preference", "only for a generator", "only for a generator"),
     Case("answers that cannot be parted", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.accumulation": 3}, "spec.stages.rlhf", "multiple of accumulation", "multiple of accumulation"),
     Case("a generator's head", RUN, {**GEN, "stages.supervised.headLearningRate": 1e-3}, "stages.supervised.headLearningRate", "about classes and not for a generator", "about classes and not for a generator"),
     Case("a generator's smoothing", RUN, {**GEN, "stages.supervised.labelSmoothing": 0.1}, "stages.supervised.labelSmoothing", "about classes and not for a generator", "about classes and not for a generator"),

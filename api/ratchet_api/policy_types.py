@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 if TYPE_CHECKING:
-    from ratchet_api.training_run import RunTemplate
+    from ratchet_api.base import ApiModel
+    from ratchet_api.training_run import RunTemplate, Stages
 
 PolicyType = Literal["classifier", "generator"]
 GENERATOR: Final = "generator"
@@ -34,6 +35,38 @@ CLASSIFIER_ONLY: Final = {
     "evaluation.eceBins": 15,
 }
 """Fields about classes, with the value that leaves each of them out."""
+
+
+def check_mode(template: RunTemplate) -> None:
+    """Refuse settings that mean nothing in this mode, or exclude each other.
+
+    Args:
+        template: of a run, or a run's whole spec.
+
+    Raises:
+        ValueError: names the field and the remedy.
+    """
+    mode, stages = template.mode, template.stages
+    if mode == "rl_only" and template.start_from is None:
+        raise ValueError("mode rl_only needs startFrom; name a policy's version or an artifact")
+    if mode != "rl_only" and template.start_from is not None:
+        raise ValueError(f"startFrom is only for mode rl_only, not {mode}; remove it or change mode")
+    of_rl = {
+        "stages.rl": stages.rl,
+        **_of_generators_rl(stages),
+        "evaluation.comparison": template.evaluation.comparison,
+    }
+    for field, given in of_rl.items():
+        if mode == "supervised" and given is not None:
+            raise ValueError(f"{field} is only for a mode with RL; remove it or set mode: supervised_then_rl")
+    if stages.preference is not None and stages.rlhf is not None:
+        raise ValueError("stages.rlhf and stages.preference exclude each other; remove one")
+
+
+def _of_generators_rl(stages: Stages) -> dict[str, ApiModel | None]:
+    """What only a generator that learns from people's judgement has, by field."""
+    found = {"rewardModel": stages.reward_model, "rlhf": stages.rlhf, "preference": stages.preference}
+    return {f"stages.{name}": given for name, given in found.items()}
 
 
 def check_type(template: RunTemplate, policy_type: PolicyType, *, at: str = "") -> None:
@@ -79,13 +112,16 @@ def _misfits(template: RunTemplate, policy_type: PolicyType) -> Iterator[str]:
 def _misfits_of_rewards(template: RunTemplate, policy_type: PolicyType) -> Iterator[str]:
     comparison, stages = template.evaluation.comparison, template.stages
     if policy_type != GENERATOR:
-        for name, given in (("rewardModel", stages.reward_model), ("rlhf", stages.rlhf)):
+        for name, given in _of_generators_rl(stages).items():
             if given is not None:
-                yield f"stages.{name} is only for a generator; remove it or set the type generator"
+                yield f"{name} is only for a generator; remove it or set the type generator"
         return
     if stages.rl is not None:
         yield "stages.rl is for a classifier; set stages.rlhf"
-    if template.with_rl and template.rlhf.asks_reward_model != (stages.reward_model is not None):
+    if stages.preference is not None and stages.reward_model is not None:
+        yield "stages.rewardModel rewards answers, stages.preference learns without; remove one"
+    asked = template.with_rl and stages.preference is None and template.rlhf.asks_reward_model
+    if stages.preference is None and asked != (stages.reward_model is not None):
         yield (
             "stages.rewardModel and a reward of type rewardModel in stages.rlhf.rewards, which is the default, go "
             "together; add the missing one or remove the other"

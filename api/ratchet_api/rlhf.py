@@ -17,6 +17,38 @@ from ratchet_api.placement import Resources
 AnswerRewardType = Literal["rewardModel", "expression"]
 REWARD_MODEL: AnswerRewardType = "rewardModel"
 
+OnlineAlgorithm = Literal["ppo", "grpo", "rloo"]
+GROUPED: tuple[OnlineAlgorithm, ...] = ("grpo", "rloo")
+"""Algorithms that hold several answers to one prompt against one another and have no value model."""
+
+ONLINE_FIELDS: dict[str, tuple[OnlineAlgorithm, ...]] = {
+    "groupSize": GROUPED,
+    "valueLearningRate": ("ppo",),
+    "clipRangeValue": ("ppo",),
+    "vfCoef": ("ppo",),
+    "gamma": ("ppo",),
+    "lam": ("ppo",),
+}
+"""Field that not every algorithm has a use for, and the algorithms that have."""
+
+GROUP_SIZE = 4
+"""groupSize where it is omitted and acts."""
+
+VALUE_LEARNING_RATE = 1e-3
+"""valueLearningRate where it is omitted and acts."""
+
+CLIP_RANGE_VALUE = 0.2
+"""clipRangeValue where it is omitted and acts."""
+
+VF_COEF = 0.1
+"""vfCoef where it is omitted and acts."""
+
+GAMMA = 1.0
+"""gamma where it is omitted and acts."""
+
+LAM = 0.95
+"""lam where it is omitted and acts."""
+
 
 class RewardModelStage(ApiModel):
     """Settings of the reward-model stage: a model of what people think of an answer, from 0 to 1."""
@@ -106,8 +138,24 @@ class AnswerReward(ApiModel):
 
 
 class RlhfStage(ApiModel):
-    """Settings of a generator's rl stage, PPO on a language model. A step is one rollout and the update on it."""
+    """Settings of a generator's rl stage on answers that it draws. A step is one rollout and the update on it."""
 
+    algorithm: Annotated[
+        OnlineAlgorithm,
+        Field(
+            default="ppo",
+            description="algorithm: ppo = a value model judges every token; grpo and rloo = groupSize answers to one prompt are held against one another, by their deviation (arXiv:2402.03300) or by the mean of the others (arXiv:2402.14740).",
+        ),
+    ]
+    group_size: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=2,
+            le=1024,
+            description="groupSize: for algorithms grpo and rloo; answers drawn to each prompt of a rollout. If omitted, 4.",
+        ),
+    ]
     interactions: Annotated[
         int,
         Field(
@@ -166,17 +214,54 @@ class RlhfStage(ApiModel):
         float, Field(default=1e-4, gt=0, le=1, description="learningRate: of the policy, at the start.")
     ]
     value_learning_rate: Annotated[
-        float, Field(default=1e-3, gt=0, le=1, description="valueLearningRate: of the value head, at the start.")
+        float | None,
+        Field(
+            default=None,
+            gt=0,
+            le=1,
+            description="valueLearningRate: for algorithm ppo; of the value head, at the start. If omitted, 0.001.",
+        ),
     ]
     clip_range: Annotated[
-        float, Field(default=0.2, gt=0, le=10, description="clipRange: PPO's bound on the probability ratio.")
+        float,
+        Field(
+            default=0.2,
+            gt=0,
+            le=10,
+            description="clipRange: bound on the probability ratio of a token; with algorithm rloo, of a whole answer.",
+        ),
     ]
     clip_range_value: Annotated[
-        float, Field(default=0.2, gt=0, le=1e6, description="clipRangeValue: PPO's bound on a value's change.")
+        float | None,
+        Field(
+            default=None,
+            gt=0,
+            le=1e6,
+            description="clipRangeValue: for algorithm ppo; bound on a value's change. If omitted, 0.2.",
+        ),
     ]
-    vf_coef: Annotated[float, Field(default=0.1, ge=0, le=100, description="vfCoef: weight of the value loss.")]
-    gamma: Annotated[float, Field(default=1.0, ge=0, le=1, description="gamma: discount per token.")]
-    lam: Annotated[float, Field(default=0.95, ge=0, le=1, description="lam: lambda of GAE (arXiv:1506.02438).")]
+    vf_coef: Annotated[
+        float | None,
+        Field(
+            default=None,
+            ge=0,
+            le=100,
+            description="vfCoef: for algorithm ppo; weight of the value loss. If omitted, 0.1.",
+        ),
+    ]
+    gamma: Annotated[
+        float | None,
+        Field(default=None, ge=0, le=1, description="gamma: for algorithm ppo; discount per token. If omitted, 1."),
+    ]
+    lam: Annotated[
+        float | None,
+        Field(
+            default=None,
+            ge=0,
+            le=1,
+            description="lam: for algorithm ppo; lambda of GAE (arXiv:1506.02438). If omitted, 0.95.",
+        ),
+    ]
     max_grad_norm: Annotated[
         float, Field(default=1.0, gt=0, le=1000, description="maxGradNorm: gradients are clipped to this norm.")
     ]
@@ -257,6 +342,20 @@ class RlhfStage(ApiModel):
                 f"minibatchSize {self.minibatch_size} must be a multiple of accumulation {self.accumulation}; change one "
                 "of them"
             )
+        if self.grouped and self.rollout_size % self.grouped:
+            raise ValueError(
+                f"rolloutSize {self.rollout_size} must be a multiple of groupSize {self.grouped}; change one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fields_act(self) -> Self:
+        given = {field.alias: getattr(self, name) for name, field in type(self).model_fields.items()}
+        for name, algorithms in ONLINE_FIELDS.items():
+            if given[name] is not None and self.algorithm not in algorithms:
+                raise ValueError(
+                    f"{name} is only for algorithm {' or '.join(algorithms)}; remove it or change algorithm"
+                )
         return self
 
     @model_validator(mode="after")
@@ -264,6 +363,11 @@ class RlhfStage(ApiModel):
         if sum(reward.type == REWARD_MODEL for reward in self.rewards) > 1:
             raise ValueError("rewards must not have type rewardModel twice; remove one and add up the weights")
         return self
+
+    @property
+    def grouped(self) -> int | None:
+        """Answers to each prompt of a rollout; None = the algorithm has no groups."""
+        return (self.group_size or GROUP_SIZE) if self.algorithm in GROUPED else None
 
     @property
     def asks_reward_model(self) -> bool:

@@ -9,30 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel
 
 from ratchet_api.columns import LABEL_COLUMN, TEXT_COLUMN, Columns, InlineRow
-from ratchet_api.comparison import Comparison
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, Filters, Source, Split
 from ratchet_api.placement import Toleration
 from ratchet_api.policy import RLPolicySpec
 from ratchet_api.policy_types import ABOVE_ONE, CLASSIFIER_METRICS, CLASSIFIER_ONLY, GENERATOR_METRICS
 from ratchet_api.refresh import Refresh
-from ratchet_api.rl import (
-    ALGORITHM_FIELDS,
-    LOG_REWARDS,
-    OPTIONAL_REWARD_FIELDS,
-    REWARD_FIELDS,
-    Clip,
-    Epsilon,
-    Reward,
-    RlStage,
-    StartFrom,
-)
-from ratchet_api.rlhf import AnswerReward, RlhfStage
+from ratchet_api.rule import Rule
+from ratchet_api.rules_of_rl import RL_RULES, RLHF_RULES
 from ratchet_api.tracking import Tracking
 from ratchet_api.training_run import (
     GATED_LABEL_BYTES,
@@ -47,170 +34,8 @@ MUTABLE_ONCE_STARTED = ("suspend", "ttlSecondsAfterFinished")
 """Fields of a started run's spec that may still change."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One CEL rule.
-
-    Its message holds no value of a field: the server cannot bound the cost of one that does. `message_expression` may
-    choose among fixed texts; the message is then what the server says if that fails.
-    """
-
-    cel: str
-    message: str
-    field_path: str | None = None
-    reason: str | None = None
-    message_expression: str | None = None
-
-    def to_wire(self) -> dict[str, Any]:
-        """Return the rule as `x-kubernetes-validations` has it."""
-        wire = {
-            "rule": self.cel,
-            "message": self.message,
-            "messageExpression": self.message_expression,
-            "fieldPath": self.field_path,
-            "reason": self.reason,
-        }
-        return {key: value for key, value in wire.items() if value is not None}
-
-
-RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
-    Comparison: (
-        Rule(
-            "self.slices.all(s, self.slices.exists_one(t, t.label == s.label))",
-            "slices must not name a class twice; remove one",
-            field_path=".slices",
-        ),
-    ),
-    StartFrom: (
-        Rule(
-            "has(self.policy) != has(self.artifact)",
-            "exactly one of policy and artifact must be set; remove one or add the missing one",
-        ),
-    ),
-    Clip: (
-        Rule(
-            "self.minimum < self.maximum",
-            "minimum must be below maximum; no reward could vary",
-            field_path=".minimum",
-        ),
-    ),
-    Epsilon: (Rule("self.end <= self.start", "end must not be above start; exploration falls", field_path=".end"),),
-    Reward: (
-        *(
-            Rule(
-                f"(self.type == '{kind}') == has(self.{field})",
-                f"{field} is needed for type {kind} and only there; add it, remove it or change type",
-                field_path=".type",
-            )
-            for field, kind in REWARD_FIELDS.items()
-        ),
-        *(
-            Rule(
-                f"!has(self.{field}) || self.type == '{kind}'",
-                f"{field} is only for type {kind}; remove it or set type: {kind}",
-                field_path=f".{field}",
-            )
-            for field, kind in OPTIONAL_REWARD_FIELDS.items()
-        ),
-        Rule(
-            "!has(self.scale) || self.scale != 0.0",
-            "scale must not be 0, or the reward says nothing; remove the component instead",
-            field_path=".scale",
-        ),
-        Rule(
-            "!has(self.weight) || !has(self.curriculum)",
-            "weight and curriculum exclude each other; remove one",
-            field_path=".weight",
-        ),
-        Rule(
-            "!has(self.curriculum) || (self.curriculum.map(p, p.atInteraction).isSorted() && "
-            "self.curriculum.all(p, self.curriculum.exists_one(q, q.atInteraction == p.atInteraction)))",
-            "curriculum must ascend in atInteraction; put its points in order",
-            field_path=".curriculum",
-        ),
-    ),
-    RlStage: (
-        Rule(
-            "self.minibatchSize <= self.rolloutSize",
-            "minibatchSize must not be above rolloutSize; lower it",
-            field_path=".minibatchSize",
-        ),
-        Rule(
-            "self.minibatchSize % self.nodes == 0",
-            "minibatchSize must be a multiple of nodes, which share it evenly; change one of them",
-            field_path=".nodes",
-        ),
-        Rule(
-            "!has(self.bufferCapacity) || self.bufferCapacity >= self.rolloutSize",
-            "bufferCapacity must not be below rolloutSize; raise it",
-            field_path=".bufferCapacity",
-        ),
-        *(
-            Rule(
-                f"!has(self.{field}) || self.algorithm == '{algorithm}'",
-                f"{field} is only for algorithm {algorithm}; remove it or set algorithm: {algorithm}",
-                field_path=f".{field}",
-            )
-            for field, algorithm in ALGORITHM_FIELDS.items()
-        ),
-        Rule(
-            "has(self.datasetRef) == self.rewards.exists_one(r, r.type == 'feedback') && "
-            "(has(self.datasetRef) || self.rewards.all(r, r.type != 'feedback'))",
-            "datasetRef and one reward of type feedback go together; add the missing one or remove the other",
-            field_path=".rewards",
-        ),
-        Rule(
-            f"!has(self.datasetRef) || self.rewards.all(r, r.type in {list(LOG_REWARDS)})",
-            f"with datasetRef rewards may be {', '.join(LOG_REWARDS)}: a log does not say which class is right",
-            field_path=".rewards",
-        ),
-        Rule(
-            "!has(self.datasetRef) || self.episodes == 'query'",
-            "episodes must be query with datasetRef; each answer of a log stands for itself",
-            field_path=".episodes",
-        ),
-        Rule(
-            "!has(self.datasetRef) || self.algorithm != 'dqn' || "
-            "self.rewards.all(r, r.type != 'feedback' || (has(r.estimator) && r.estimator == 'direct'))",
-            "algorithm dqn learns from a log with estimator direct alone; set it, or take another algorithm",
-            field_path=".algorithm",
-        ),
-    ),
-}
-"""Rules of the rl stage's models, and of the comparison of what it trained."""
-
-RLHF_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
-    AnswerReward: (
-        Rule(
-            "(self.type == 'expression') == has(self.expression)",
-            "expression is needed for type expression and only there; add it, remove it or change type",
-            field_path=".type",
-        ),
-        Rule(
-            "self.weight != 0.0",
-            "weight must not be 0, or the component says nothing; remove the component instead",
-            field_path=".weight",
-        ),
-    ),
-    RlhfStage: (
-        Rule(
-            "self.rolloutSize % self.minibatchSize == 0",
-            "rolloutSize must be a multiple of minibatchSize; change one of them",
-            field_path=".rolloutSize",
-        ),
-        Rule(
-            "self.minibatchSize % self.accumulation == 0",
-            "minibatchSize must be a multiple of accumulation; change one of them",
-            field_path=".minibatchSize",
-        ),
-        Rule(
-            "self.rewards.filter(r, r.type == 'rewardModel').size() <= 1",
-            "rewards must not have type rewardModel twice; remove one and add up the weights",
-            field_path=".rewards",
-        ),
-    ),
-}
-"""Rules of a generator's rl stage."""
+GENERATORS_RL = ("rewardModel", "rlhf", "preference")
+"""Stages that only a generator that learns from people's judgement has."""
 
 _MODE_RULES = (
     Rule(
@@ -229,7 +54,12 @@ _MODE_RULES = (
             f"stages.{field} is only for a mode with RL; remove it or set mode: supervised_then_rl",
             field_path=f".stages.{field}",
         )
-        for field in ("rewardModel", "rlhf")
+        for field in GENERATORS_RL
+    ),
+    Rule(
+        "!has(self.stages.rlhf) || !has(self.stages.preference)",
+        "stages.rlhf and stages.preference exclude each other; remove one",
+        field_path=".stages.preference",
     ),
     Rule(
         "self.mode != 'supervised' || !has(self.evaluation.comparison)",
@@ -305,11 +135,17 @@ def _reward_rules(rule: Callable[[str, str, str, str], Rule], at: str) -> tuple[
                 f"stages.{field}",
                 f"stages.{field} is only for a generator; remove it or set the type generator",
             )
-            for field in ("rewardModel", "rlhf")
+            for field in GENERATORS_RL
         ),
         rule(
             "generator",
-            f"self.{at}mode == 'supervised' || has(self.{at}stages.rewardModel) == (!has(self.{at}stages.rlhf) || "
+            f"!has(self.{at}stages.preference) || !has(self.{at}stages.rewardModel)",
+            "stages.preference",
+            "stages.rewardModel rewards answers, stages.preference learns without; remove one",
+        ),
+        rule(
+            "generator",
+            f"self.{at}mode == 'supervised' || has(self.{at}stages.preference) || has(self.{at}stages.rewardModel) == (!has(self.{at}stages.rlhf) || "
             f"self.{at}stages.rlhf.rewards.exists(r, r.type == 'rewardModel'))",
             "stages.rewardModel",
             "stages.rewardModel and a reward of type rewardModel in stages.rlhf.rewards, which is the default, go "

@@ -20,6 +20,7 @@ from ratchet_api.comparison import Choice, Slice
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import DatasetType, Filters, Source, Split
 from ratchet_api.policy_types import GENERATOR, PolicyType
+from ratchet_api.preference import PreferenceStage
 from ratchet_api.rl import RlStage
 from ratchet_api.rlhf import RewardModelStage, RlhfStage
 from ratchet_api.snapshot_summary import SnapshotSummary
@@ -250,7 +251,7 @@ class RlConfig(StatusModel):
     """Its train split is the traffic, unless `traffic` names another; labels serve the simulated feedback only."""
     traffic: DatasetRef | None = None
     log: DatasetRef | None = None
-    """Logged answers to learn from, instead of any traffic."""
+    """Logged answers to learn from, instead of any traffic; of a generator with `preference`, judged ones."""
     log_policy: str | None = None
     """The only policy whose answers may stand in the log; None = rows may say what they like."""
     start: StageRef | None = None
@@ -260,7 +261,9 @@ class RlConfig(StatusModel):
     hyper: RlStage = RlStage()
     """Of a classifier."""
     rlhf: RlhfStage | None = None
-    """Of a generator."""
+    """Of a generator that learns from rewards."""
+    preference: PreferenceStage | None = None
+    """Of a generator that learns from judged answers."""
     reward_model: StageRef | None = None
     """Of a generator that a reward model rewards."""
     seed: int
@@ -269,8 +272,10 @@ class RlConfig(StatusModel):
     def _one_start(self) -> Self:
         if (self.start is None) == (self.start_artifact is None):
             raise ValueError("exactly one of start and startArtifact must be set")
-        if (self.policy_type == GENERATOR) != (self.rlhf is not None):
-            raise ValueError("rlhf must be set for a generator and only for one")
+        if [self.rlhf is not None, self.preference is not None].count(True) != int(self.policy_type == GENERATOR):
+            raise ValueError("exactly one of rlhf and preference must be set for a generator, and none for others")
+        if self.preference is not None and self.log is None:
+            raise ValueError("log must be set with preference; it is what is learned from")
         return self
 
 
@@ -296,6 +301,10 @@ class EvaluateConfig(StatusModel):
     """Of a generator's run with RL: what its answers are rewarded for."""
     reward_model: StageRef | None = None
     """The model that rewarded them."""
+    preference: PreferenceStage | None = None
+    """Of a generator's run that learned from judged answers: how they were dealt."""
+    log: DatasetRef | None = None
+    """These answers."""
     seed: int
 
 

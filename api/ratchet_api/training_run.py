@@ -6,7 +6,7 @@ CRD schema repeats them. The operator plans from these models and the stages rec
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -27,7 +27,8 @@ from ratchet_api.base import (
 from ratchet_api.comparison import Choice, Comparison
 from ratchet_api.conditions import Condition
 from ratchet_api.placement import Nodes, Placement, Resources
-from ratchet_api.policy_types import ABOVE_ONE, ClassifierMetric, GeneratorMetric, PolicyType, check_type
+from ratchet_api.policy_types import ABOVE_ONE, ClassifierMetric, GeneratorMetric, PolicyType, check_mode, check_type
+from ratchet_api.preference import PreferenceStage
 from ratchet_api.resolved import Estimate, ResolvedRun, RunProgress
 from ratchet_api.rl import RlStage, StartFrom
 from ratchet_api.rlhf import RewardModelStage, RlhfStage
@@ -37,8 +38,6 @@ from ratchet_api.tracking import Tracking
 MetricName = Literal[ClassifierMetric, GeneratorMetric]
 
 Mode = Literal["supervised", "supervised_then_rl", "rl_only"]
-SUPERVISED_ONLY: Final = "supervised"
-RL_ONLY: Final = "rl_only"
 
 MAX_BOUND = 1e6
 """Of a gate; no perplexity that somebody waits for is as large."""
@@ -234,7 +233,14 @@ class Stages(ApiModel):
         RlhfStage | None,
         Field(
             default=None,
-            description="rlhf: a generator's learning from rewards, in stage rl; only with a mode that has it. If omitted, such a mode runs it with its defaults.",
+            description="rlhf: a generator's learning from rewards, in stage rl; only with a mode that has it. If omitted, such a mode runs it with its defaults, unless preference is set.",
+        ),
+    ]
+    preference: Annotated[
+        PreferenceStage | None,
+        Field(
+            default=None,
+            description="preference: a generator's learning from judged answers themselves (DPO, KTO), in stage rl, instead of rlhf; only with a mode that has it.",
         ),
     ]
     evaluate: Annotated[
@@ -417,27 +423,13 @@ class RunTemplate(ApiModel):
 
     @model_validator(mode="after")
     def _fits_its_mode(self) -> Self:
-        if self.mode == RL_ONLY and self.start_from is None:
-            raise ValueError("mode rl_only needs startFrom; name a policy's version or an artifact")
-        if self.mode != RL_ONLY and self.start_from is not None:
-            raise ValueError(f"startFrom is only for mode rl_only, not {self.mode}; remove it or change mode")
-        if self.mode == SUPERVISED_ONLY and self.stages.rl is not None:
-            raise ValueError("stages.rl is only for a mode with RL; remove it or set mode: supervised_then_rl")
-        for field, given in (("rewardModel", self.stages.reward_model), ("rlhf", self.stages.rlhf)):
-            if self.mode == SUPERVISED_ONLY and given is not None:
-                raise ValueError(
-                    f"stages.{field} is only for a mode with RL; remove it or set mode: supervised_then_rl"
-                )
-        if self.mode == SUPERVISED_ONLY and self.evaluation.comparison is not None:
-            raise ValueError(
-                "evaluation.comparison is only for a mode with RL; remove it or set mode: supervised_then_rl"
-            )
+        check_mode(self)
         return self
 
     @property
     def with_rl(self) -> bool:
         """Whether the rl stage runs."""
-        return self.mode != SUPERVISED_ONLY
+        return self.mode != "supervised"
 
     @property
     def rl(self) -> RlStage:
@@ -451,10 +443,17 @@ class RunTemplate(ApiModel):
 
     @property
     def log_ref(self) -> ObjectRef | None:
-        """The dataset beside the run's own: logged answers for the rl stage, or judged ones for a reward model."""
-        if self.stages.reward_model is not None:
-            return self.stages.reward_model.dataset_ref
+        """The dataset beside the run's own: logged answers for the rl stage, or judged ones for a generator."""
+        if (judged := self.stages.reward_model or self.stages.preference) is not None:
+            return judged.dataset_ref
         return self.rl.dataset_ref if self.with_rl else None
+
+    @property
+    def log_field(self) -> str:
+        """Where that dataset is named."""
+        given = {"rewardModel": self.stages.reward_model, "preference": self.stages.preference}
+        stage = next((name for name, settings in given.items() if settings is not None), "rl")
+        return f"stages.{stage}.datasetRef"
 
 
 class RLTrainingRunSpec(RunTemplate):

@@ -14,6 +14,8 @@ from ratchet_api.comparison import Choice
 from ratchet_api.training_run import RLTrainingRunStatus
 from ratchet_cli.screen import metric
 
+SHOWN = ("accuracy", "macro_f1", "ece", "reward", "agreement", "mean_tokens", "kl", "perplexity")
+"""Numbers of both policies, where they were measured."""
 PREFIXES = ("baseline/", "rl/", "diff/", "champion/")
 COMPARED = (*PREFIXES, "mcnemar_p")
 """How the names of a comparison's numbers begin; they stand in its table and not among the metrics."""
@@ -32,14 +34,14 @@ def choice_of(status: RLTrainingRunStatus) -> Choice | None:
 def comparison_table(status: RLTrainingRunStatus) -> Table | None:
     """One line per number: both policies, their difference with its interval, and who was committed."""
     choice, numbers = choice_of(status), status.metrics
-    if choice is None or not {"diff/accuracy", "diff/reward"} & set(numbers):
+    if choice is None or not {"diff/accuracy", "diff/reward", "diff/agreement"} & set(numbers):
         return None
     table = Table(box=None, pad_edge=False, header_style="faint", padding=(0, 3, 0, 0))
     table.add_column("on the same rows")
     for title in (choice.baseline, "rl", "difference"):
         table.add_column(title, justify="right")
     table.add_column("")
-    for name in ("accuracy", "macro_f1", "ece", "reward", "mean_tokens", "kl", "perplexity"):
+    for name in SHOWN:
         if f"rl/{name}" in numbers:
             pair = (Text(metric(name, numbers[f"{side}/{name}"]), style="number") for side in ("baseline", "rl"))
             table.add_row(name, *pair, *_difference(numbers, f"diff/{name}"))
@@ -48,6 +50,8 @@ def comparison_table(status: RLTrainingRunStatus) -> Table | None:
         number = live.champion.version if live is not None and live.champion is not None else None
         name = f"champion {number}" if number is not None else "champion"
         table.add_row(f"accuracy of {name}", seen, Text(""), *_difference(numbers, "champion/diff"))
+    if "rl/win_rate" in numbers:
+        table.add_row("better answers", Text(""), Text(f"{numbers['rl/win_rate']:.0%}", style="number"))
     kept = choice.chosen == choice.candidate
     table.add_row("committed", Text(choice.chosen, style="good" if kept else "idle"))
     return table

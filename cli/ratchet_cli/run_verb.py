@@ -119,8 +119,7 @@ def _check_named(cluster: LocalCluster, run: Manifest, namespace: str, spec: RLT
         ("datasetRef", "FeedbackDataset", "feedbackdatasets", spec.dataset_ref.name)
     ]
     if spec.log_ref is not None:
-        stage = "rl" if spec.stages.reward_model is None else "rewardModel"
-        named.append((f"stages.{stage}.datasetRef", "FeedbackDataset", "feedbackdatasets", spec.log_ref.name))
+        named.append((spec.log_field, "FeedbackDataset", "feedbackdatasets", spec.log_ref.name))
     if spec.publish_to is not None:
         named.append(("publishTo", "RLPolicy", "rlpolicies", spec.publish_to.name))
     if spec.start_from is not None and spec.start_from.policy is not None:

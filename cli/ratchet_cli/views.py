@@ -58,7 +58,8 @@ def run_view(body: Body, live: Live, now: datetime) -> RenderableType:
         parts.append(Text(f"  dataset {fact}", style="faint"))
         if fixed.log is not None:
             stages = body["spec"]["stages"]
-            name = (stages.get("rewardModel") or stages["rl"])["datasetRef"]["name"]
+            named = (stages.get(stage) or {} for stage in ("rewardModel", "preference", "rl"))
+            name = next(settings["datasetRef"]["name"] for settings in named if "datasetRef" in settings)
             parts.append(Text(f"  log     {name} {fixed.log.digest[:12]}…, {fixed.log.rows:,} answers", style="faint"))
     if status.stages:
         parts.append(Padding(_stages(status, live, now), (0, 0, 0, 2)))

@@ -66,7 +66,7 @@ def references(resource: str, obj: Mapping[str, Any]) -> list[Key]:
 def _datasets(template: Mapping[str, Any]) -> list[tuple[str, object]]:
     """What a run learns from: its dataset, and the log of answers or what people thought of answers."""
     stages = table_of(template.get("stages"))
-    beside = [table_of(stages.get(name)).get("datasetRef") for name in ("rl", "rewardModel")]
+    beside = [table_of(stages.get(name)).get("datasetRef") for name in ("rl", "rewardModel", "preference")]
     return [(FEEDBACK_DATASET.plural, ref) for ref in (template.get("datasetRef"), *beside)]
 
 

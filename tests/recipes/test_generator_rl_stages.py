@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ratchet_api.attempts import Artifact
 from ratchet_jobs.generators.loading import load_generator
 from ratchet_jobs.rlhf.policies import open_trunk, save_policy
 from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, DivergedError, Preempted
@@ -153,3 +154,52 @@ def test_what_cannot_be_learned_from_is_refused_with_the_field(bench: GeneratorB
         bench.pod(bench.rlhf(rewards=SHORT, maxNewTokens=5000), run="long")
     with pytest.raises(BadConfigError, match="names 'correct'; there are: tokens"):
         bench.pod(bench.rlhf(rewards=[{"type": "expression", "expression": "correct"}]), run="name")
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "kto"])
+def test_pairs_teach_a_policy_without_a_reward_model_and_it_is_kept_for_that(
+    bench: GeneratorBench, algorithm: str
+) -> None:
+    """P12: asked to leave between checkpoints, the policy's bytes are those of an undisturbed stage."""
+    config = bench.preference(bench.put_preferences(pairs(30)), algorithm=algorithm, checkpointEverySteps=2)
+    calm, folder = bench.pod(config, run=algorithm)
+    with pytest.raises(Preempted):
+        bench.pod(config, run=f"{algorithm}-left", leave_after=3)
+    stormy, _ = bench.pod(config, run=f"{algorithm}-left")
+    assert stormy.digest == calm.digest
+    numbers = calm.result.metrics
+    # over seeds 0 to 4 all six held-out pairs were told apart, and the last steps' margin was 0.25 to 0.50
+    assert numbers["agreement"] > 0.8
+    curve = read_history(folder / "rl-history.parquet")
+    assert curve["margin"][0] == pytest.approx(0.0, abs=1e-4), "at first the policy is its reference"
+    assert curve["margin"][-1] > 0.1
+    kept, _ = bench.pod(bench.compare(config, run=algorithm), run=f"{algorithm}-kept")
+    assert kept.result.choice is not None
+    assert kept.result.choice.chosen == "rl"
+    measured = kept.result.metrics
+    assert measured["agreement"] == pytest.approx(numbers["agreement"]), "both stages deal the rows alike"
+    assert measured["baseline/agreement"] == 0.5
+    assert measured["diff/agreement_low"] > 0
+    assert "reward" not in measured
+
+
+def test_ratings_teach_a_policy_what_is_good_and_bad(bench: GeneratorBench) -> None:
+    rows = [(prompt, "never", 0.9) for prompt, _ in dialogues(16, seed=1)]
+    rows += [(prompt, f"never never {answer}", 0.1) for prompt, answer in dialogues(16, seed=2)]
+    config = bench.preference(bench.put_ratings(rows), algorithm="kto", undesirableWeight=1.5)
+    commit, _ = bench.pod(config, run="good-and-bad")
+    assert commit.result.metrics["agreement"] > 0.8
+    with pytest.raises(BadDataError, match=r"datasetRef: algorithm dpo learns from pairs, .* set algorithm: kto"):
+        bench.pod(bench.preference(bench.put_ratings(rows)), run="no-pairs")
+
+
+def test_a_policy_from_elsewhere_goes_on_learning_in_groups(bench: GeneratorBench) -> None:
+    """Mode rl_only: the start is an artifact, whose adapter the new one is stacked on."""
+    commit, start = bench.pod(bench.supervised(epochs=1.0), run="elsewhere")
+    artifact = Artifact(uri=f"{bench.store.uri}/{commit.directory}", digest=commit.digest)
+    config = bench.rlhf(rewards=SHORT, algorithm="rloo", groupSize=4, interactions=16, start_artifact=artifact)
+    done, folder = bench.pod(config, run="rl-only")
+    assert done.result.metrics["rollouts"] == 2
+    assert not {"value_loss", "explained_variance"} & set(done.result.metrics)
+    ranks = [json.loads((each / "adapter_config.json").read_text())["r"] for each in (start, folder)]
+    assert ranks == [4, 8]

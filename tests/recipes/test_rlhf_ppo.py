@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from ratchet_api.rlhf import OnlineAlgorithm
 from ratchet_jobs.rl.seeds import generator_for
 from ratchet_jobs.rlhf.breakers import AnswerLimits
 from ratchet_jobs.rlhf.generate import Episodes, Sampling, generate, pad_prompts
-from ratchet_jobs.rlhf.ppo import Experience, LanguagePPO, PpoSettings
+from ratchet_jobs.rlhf.objectives import Experience
+from ratchet_jobs.rlhf.ppo import LanguagePPO, PpoSettings
 from ratchet_jobs.rlhf.trunk import load_trunk
 from ratchet_jobs.runtime.errors import BadConfigError, BadModelError, DivergedError, NotANumberError
 from tests.tiny_llama import write_tiny_llama
@@ -79,10 +81,32 @@ def test_words_that_are_rewarded_are_said_more_often(base: Path, rank: int | Non
     assert told[-1]["kl"] > 0.2
 
 
-def test_eight_at_once_and_one_at_a_time_take_the_same_step(base: Path) -> None:
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_without_a_value_model_groups_teach_what_is_rewarded(base: Path, algorithm: OnlineAlgorithm) -> None:
+    # over seeds 0 to 4 the rise was 0.21 to 0.30 with grpo, 0.18 to 0.28 with rloo
+    ppo = ppo_on(base, replace(QUICK, algorithm=algorithm, group_size=4), steps=16)
+    told = [ppo.step() for _ in range(16)]
+    first, last = (sum(t["score_mean"] for t in part) / 4 for part in (told[:4], told[-4:]))
+    assert last > first + 0.1
+    assert not {"value_loss", "explained_variance"} & set(told[0])
+    assert not bool(ppo.trunk.value_head.weight.any()), "nobody asks the value head"
+
+
+def test_the_answers_of_a_group_are_to_one_prompt(base: Path) -> None:
+    ppo = ppo_on(base, replace(QUICK, algorithm="rloo", group_size=4, batch_size=8))
+    asked = ppo._next_prompts()
+    assert asked[:4] == [asked[0]] * 4
+    assert asked[4:] == [asked[4]] * 4
+    assert asked[0] != asked[4]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+def test_eight_at_once_and_one_at_a_time_take_the_same_step(base: Path, algorithm: OnlineAlgorithm) -> None:
     after = []
+    group = 1 if algorithm == "ppo" else 4
     for mini, passes in ((8, 1), (1, 8), (2, 4)):
-        ppo = ppo_on(base, replace(QUICK, batch_size=8, mini_batch_size=mini, gradient_accumulation_steps=passes))
+        sizes = {"batch_size": 8, "mini_batch_size": mini, "gradient_accumulation_steps": passes}
+        ppo = ppo_on(base, replace(QUICK, algorithm=algorithm, group_size=group, **sizes))
         ppo.step()
         after.append(parameters(ppo))
     for other in after[1:]:
@@ -93,16 +117,20 @@ def test_eight_at_once_and_one_at_a_time_take_the_same_step(base: Path) -> None:
         assert abs(float(gaps.mean())) < 1e-6
 
 
-def test_going_on_from_a_checkpoint_gives_the_bits_of_never_having_stopped(base: Path) -> None:
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+def test_going_on_from_a_checkpoint_gives_the_bits_of_never_having_stopped(
+    base: Path, algorithm: OnlineAlgorithm
+) -> None:
     """P13"""
-    whole = ppo_on(base)
+    settings = replace(QUICK, algorithm=algorithm, group_size=1 if algorithm == "ppo" else 4)
+    whole = ppo_on(base, settings)
     for _ in range(5):
         want = whole.step()
-    half = ppo_on(base)
+    half = ppo_on(base, settings)
     for _ in range(3):
         half.step()
     tensors, numbers = half.state()
-    resumed = ppo_on(base)
+    resumed = ppo_on(base, settings)
     resumed.load_state(tensors, json.loads(json.dumps(numbers)))
     for _ in range(2):
         told = resumed.step()
@@ -177,7 +205,7 @@ def test_a_detached_value_loss_moves_the_value_head_and_not_the_policy(base: Pat
     prompts = pad_prompts(PROMPTS, pad_id=ppo.trunk.wording.pad_id)
     episodes = generate(ppo.trunk, prompts, QUICK.sampling, generator=generator_for(0))
     nothing = torch.zeros_like(episodes.values)  # advantages of 0: the value loss alone has a gradient
-    ppo._pass(Experience(episodes, nothing, nothing + 5.0), torch.arange(5), tokens=int(episodes.lengths.sum()))
+    ppo._pass(Experience(episodes, nothing, nothing + 5.0, nothing), torch.arange(5), count=int(episodes.lengths.sum()))
     gradients = {n: 0.0 if p.grad is None else float(p.grad.abs().sum()) for n, p in ppo._stepper.parameters.items()}
     assert gradients.pop("value_head.weight") > 0
     assert gradients.pop("value_head.bias") > 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from ratchet_api import rules
+from ratchet_api import rules_of_rl
 from ratchet_api.rl import Reward, RlStage, StartFrom
 from ratchet_api.schema import structural_schema
 from ratchet_api.stage import DatasetRef, RlConfig, Stage, StageRef
@@ -93,11 +93,11 @@ def test_every_field_is_bounded_and_described_as_a_crd_needs_it(model: type[Base
 def test_every_validator_has_its_rule_for_the_server() -> None:
     """R31: what a model's validators refuse, CEL refuses."""
     judged = {model for model, _, want, _ in REFUSED if "must" in want or "only for" in want or "exactly" in want}
-    assert judged <= set(rules.RL_RULES)
+    assert judged <= set(rules_of_rl.RL_RULES)
     # one rule per way to be wrong: four members of the union, two fields of one type, no scale of 0, one weight, an
     # ordered curriculum; two sizes, even shares, five fields of one algorithm, four about a log
-    assert len(rules.RL_RULES[Reward]) == 9
-    assert len(rules.RL_RULES[RlStage]) == 12
+    assert len(rules_of_rl.RL_RULES[Reward]) == 9
+    assert len(rules_of_rl.RL_RULES[RlStage]) == 12
 
 
 CONFIG = {"dataset": {"digest": DIGEST, "prefix": "ns/snapshots/0"}, "hyper": {}, "seed": 0}

@@ -9,7 +9,7 @@ from ratchet_api.training_run import Evaluation
 from ratchet_jobs.metrics.choosing_answers import SHOWN, Floats, Judged, choose_answers, paired, win_rate
 
 BETTER = np.linspace(0.5, 0.9, 40)
-NUMBERS = dict.fromkeys(SHOWN, 1.0)
+NUMBERS = dict.fromkeys((*SHOWN, "reward", "agreement"), 1.0)
 
 
 def chosen(rewards: Floats, baseline: Floats, **evaluation: object) -> Judged:
@@ -48,3 +48,17 @@ def test_a_policy_that_breaks_a_gate_is_not_kept_however_good() -> None:
     lost = chosen(BETTER, BETTER - 0.5, gates=[{"metric": "perplexity", "maximum": 0.5}])
     assert lost.choice.chosen == "supervised"
     assert "perplexity" in lost.choice.why
+
+
+def test_where_nothing_was_rewarded_telling_pairs_apart_decides() -> None:
+    wanted = Evaluation.model_validate({"comparison": {"resamples": 500}})
+    told, start = np.array([1.0] * 9 + [0.0]), np.full(10, 0.5)
+    kept = choose_answers(NUMBERS, NUMBERS, told, start, role="start", wanted=wanted, seed=3, worth="agreement")
+    assert kept.choice.chosen == "rl"
+    assert kept.metrics["diff/agreement"] == pytest.approx(0.4)
+    assert kept.metrics["baseline/agreement"] == 1.0
+    assert not {"diff/reward", "rl/win_rate", "rl/reward"} & set(kept.metrics)
+    unsure = np.array([1.0] * 6 + [0.0] * 4)
+    lost = choose_answers(NUMBERS, NUMBERS, unsure, start, role="start", wanted=wanted, seed=3, worth="agreement")
+    assert lost.choice.chosen == "start"
+    assert lost.choice.why.startswith("agreement 0.6000 against 0.5000")

@@ -9,11 +9,12 @@ import pytest
 
 from ratchet_api.base import ObjectRef
 from ratchet_api.rl import AlgorithmName, Estimator, Reward, RewardType
-from ratchet_api.rlhf import RewardModelStage
+from ratchet_api.rlhf import OnlineAlgorithm, RewardModelStage
 from ratchet_api.stage import STAGE_REVISION, ExitCode, Stage, StageConfig
 from ratchet_api.training_run import RLTrainingRunSpec, Stages
 from ratchet_jobs.models.rl_settings import make_rewards
 from ratchet_jobs.rl.algorithms import ALGORITHMS
+from ratchet_jobs.rlhf.objectives import OBJECTIVES
 from ratchet_jobs.runtime import errors
 from ratchet_jobs.runtime.main import RECIPES
 from ratchet_operator.plan.runs.pipeline import pipeline
@@ -77,3 +78,4 @@ def test_a_reward_of_one_task_names_it_in_its_series() -> None:
 
 def test_every_algorithm_that_a_spec_may_name_is_there_and_no_other() -> None:
     assert set(get_args(AlgorithmName)) == set(ALGORITHMS)
+    assert set(get_args(OnlineAlgorithm)) == set(OBJECTIVES)

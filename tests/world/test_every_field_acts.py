@@ -77,6 +77,8 @@ REWARD_MODEL: dict[str, Any] = {
     **{f"resources.{k}": v for k, v in RESOURCES.items()},
 }
 RLHF: dict[str, Any] = {
+    "algorithm": "grpo",
+    "groupSize": 8,
     "interactions": 512,
     "rolloutSize": 64,
     "minibatchSize": 4,
@@ -105,6 +107,23 @@ RLHF: dict[str, Any] = {
     "checkpointEverySteps": 7,
     **{f"resources.{k}": v for k, v in RESOURCES.items()},
 }
+PREFERENCE: dict[str, Any] = {
+    "algorithm": "kto",
+    "datasetRef.name": "more-pairs",
+    "beta": 0.5,
+    "desirableWeight": 2.0,
+    "undesirableWeight": 2.0,
+    "epochs": 5,
+    "batchSize": 4,
+    "gradientCheckpointing": True,
+    "learningRate": 1e-3,
+    "warmupRatio": 0.2,
+    "maxGradNorm": 2.0,
+    "heldOutPercent": 30.0,
+    "loraRank": 4,
+    "checkpointEverySteps": 7,
+    **{f"resources.{k}": v for k, v in RESOURCES.items()},
+}
 COMPARISON: dict[str, Any] = {
     "confidence": 0.9,
     "margin": 0.1,
@@ -123,6 +142,7 @@ TEMPLATE: dict[str, Any] = {
     **{f"stages.rl.{k}": v for k, v in RL.items()},
     **{f"stages.rewardModel.{k}": v for k, v in REWARD_MODEL.items()},
     **{f"stages.rlhf.{k}": v for k, v in RLHF.items()},
+    **{f"stages.preference.{k}": v for k, v in PREFERENCE.items()},
     **{f"evaluation.comparison.{k}": v for k, v in COMPARISON.items()},
     "baseModel.uri": "store://other",
     "baseModel.sha256": "b" * 64,
@@ -249,6 +269,14 @@ JUDGED: dict[str, Any] = {
     "datasetRef": {"name": "shown"},
     "stages": {"rewardModel": {"datasetRef": {"name": "log"}}},
 }
+PAIRS: dict[str, Any] = {"type": "preferences", "source": {"feedback": {"policyRef": {"name": "support"}}}}
+
+
+def preferring(**settings: Any) -> dict[str, Any]:
+    preference = {"datasetRef": {"name": "pairs"}} | settings
+    return {"mode": "supervised_then_rl", "datasetRef": {"name": "shown"}, "stages": {"preference": preference}}
+
+
 WITH: dict[str, dict[str, Any]] = {
     # what the spec holds besides, for fields that act only there
     "startFrom.policy": {"mode": "rl_only", "startFrom": {"policy": {"name": "support", "version": 1}}},
@@ -264,7 +292,11 @@ WITH: dict[str, dict[str, Any]] = {
     "tracking.wandb.entity": {"tracking": {"wandb": {"project": "p"}}},
     "tracking.wandb.mode": {"tracking": {"wandb": {"project": "p"}}},
     "stages.rewardModel": JUDGED,
+    "stages.rlhf.groupSize": {**JUDGED, "stages": {**JUDGED["stages"], "rlhf": {"algorithm": "rloo"}}},
     "stages.rlhf": JUDGED,
+    "stages.preference.desirableWeight": preferring(algorithm="kto"),
+    "stages.preference.undesirableWeight": preferring(algorithm="kto"),
+    "stages.preference": preferring(),
     "stages.rl": {"mode": "supervised_then_rl"},
     "stages.evaluate.answers": {"datasetRef": {"name": "shown"}},
     "columns.response": {"type": "demonstrations"},
@@ -285,7 +317,7 @@ def besides(path: str) -> dict[str, Any]:
 
 def type_of(path: str) -> str:
     """Which type of policy this field is for."""
-    of_generators = ("stages.evaluate.answers", "stages.rewardModel", "stages.rlhf")
+    of_generators = ("stages.evaluate.answers", "stages.rewardModel", "stages.rlhf", "stages.preference")
     return "generator" if any(part in path for part in of_generators) else "classifier"
 
 
@@ -337,6 +369,7 @@ async def ends(kind: str, spec: dict[str, Any]) -> list[str]:
         world.submit(b.dataset(), b.dataset("other", split={"salt": "other"}), b.policy())
         world.submit(b.dataset("shown", type="demonstrations", split={"salt": "shown"}))
         world.submit(b.dataset("log", type="ratings"), b.dataset("another-log", type="ratings", split={"salt": "log"}))
+        world.submit(b.dataset("pairs", **PAIRS), b.dataset("more-pairs", **PAIRS, split={"salt": "more"}))
         world.submit(b.manifest(kind, "tried", spec))
         await world.settle(60)
         state = masked(world, deadlines=False)
@@ -358,9 +391,9 @@ def policy_spec(path: str) -> dict[str, Any]:
 
 def same_as_a_runs(path: str) -> bool:
     """A template is the model that a run's spec extends and is stamped whole: its deep parts are tried as a run's."""
-    deep = ("stages.rl.", "stages.rewardModel.", "stages.rlhf.", "evaluation.comparison.")
+    deep = ("stages.rl.", "stages.rewardModel.", "stages.rlhf.", "stages.preference.", "evaluation.comparison.")
     return path.startswith(tuple(f"training.template.{part}" for part in deep)) and not (
-        path.endswith((".algorithm", ".margin", ".rewardModel.datasetRef.name"))
+        path.endswith((".algorithm", ".margin", ".rewardModel.datasetRef.name", ".preference.datasetRef.name"))
     )
 
 

@@ -196,3 +196,53 @@ async def test_judged_answers_that_become_ready_wake_the_run() -> None:
     await world.run_until(lambda: world.condition("DataReady").get("reason") == "DatasetNotFound")
     world.submit(liked())
     assert (await world.finish())["version"] == 1
+
+
+# learning from judged answers
+
+PAIRS: dict[str, Any] = {"type": "preferences", "source": {"feedback": {"policyRef": {"name": "support"}}}}
+
+
+def preferring(**settings: Any) -> dict[str, Any]:
+    return LIKED | {"stages": {"preference": {"datasetRef": {"name": "liked"}} | settings}}
+
+
+async def test_a_run_that_learns_from_pairs_has_no_reward_model_and_tells_rl_and_evaluate_the_same_pairs() -> None:
+    told: list[StageInput] = []
+    world = World(remembering(told))
+    world.submit(SHOWN, b.dataset("liked", **PAIRS), b.policy(type="generator"), b.run(**preferring()))
+    assert (await world.finish())["version"] == 1
+    by_stage = {stage.config.stage: stage.config for stage in told if stage.owner.kind == "RLTrainingRun"}
+    assert list(by_stage) == ["resolve", "supervised", "rl", "evaluate"]
+    rl, evaluate = by_stage["rl"], by_stage["evaluate"]
+    assert isinstance(rl, RlConfig)
+    assert isinstance(evaluate, EvaluateConfig)
+    assert rl.log is not None
+    assert rl.log == evaluate.log
+    assert rl.preference == evaluate.preference
+    assert rl.rlhf is evaluate.rlhf is None
+    assert [ref.stage for ref in evaluate.candidates] == ["rl", "supervised"]
+
+
+async def test_other_pairs_change_what_learns_from_them_and_nothing_before() -> None:
+    digests = []
+    for salt in ("liked", "more"):
+        world = World()
+        world.submit(SHOWN, b.dataset("liked", **PAIRS, split={"salt": salt}), b.run(**preferring()))
+        world.submit(b.policy(type="generator"))
+        await world.finish()
+        digests.append({row["name"]: row.get("inputDigest") for row in world.status()["stages"]})
+    assert {name for name in digests[0] if digests[0][name] == digests[1][name]} == {"resolve", "supervised"}
+
+
+async def test_pairs_are_what_dpo_needs_and_ratings_do_for_kto() -> None:
+    """P14."""
+    world = World()
+    world.submit(SHOWN, liked("ratings"), b.run(**preferring()))
+    await world.run_until(lambda: world.condition("Stalled").get("reason") == "DatasetTypeMismatch")
+    said = world.condition("Stalled")["message"]
+    assert "spec.stages.preference.datasetRef.name 'liked'" in said
+    assert "has type 'ratings', 'preferences' is needed here" in said
+    world = World()
+    world.submit(SHOWN, liked("ratings"), b.policy(type="generator"), b.run(**preferring(algorithm="kto")))
+    assert (await world.finish())["version"] == 1

@@ -1,6 +1,7 @@
-"""What people thought of answers, as a reward model learns it: pairs of answers, or answers with a score.
+"""What people thought of answers, as a reward model or a policy learns it: pairs of answers, or answers with a score.
 
-Decides which snapshots can be learned from. Torch-free. `resolve` checks them, the reward-model stage reads them.
+Decides which snapshots can be learned from. Torch-free. `resolve` checks them; the reward-model stage reads them, as
+do rl and `evaluate` where the policy learns from them itself.
 """
 
 from __future__ import annotations
@@ -29,26 +30,34 @@ class Scored(NamedTuple):
     """0..1, higher is better."""
 
 
-def check_judged(manifest: Manifest) -> None:
-    """Refuse a snapshot that a reward model cannot learn from.
+def check_judged(manifest: Manifest, *, field: str) -> None:
+    """Refuse a snapshot that says of no answer what people thought.
+
+    Args:
+        manifest: of the snapshot.
+        field: that names it, for messages.
 
     Raises:
         BadDataError: it is of another type.
     """
     if manifest.type not in (PREFERENCES, RATINGS):
         raise BadDataError(
-            f"spec.stages.rewardModel.datasetRef: its snapshot {manifest.digest[:12]}… is of type {manifest.type}; a "
-            f"reward model learns from {PREFERENCES} or {RATINGS}: name such a dataset"
+            f"{field}: its snapshot {manifest.digest[:12]}… is of type {manifest.type}; judged answers are of type "
+            f"{PREFERENCES} or {RATINGS}: name such a dataset"
         )
 
 
-def read_judged(snapshot: Snapshot) -> list[Pair | Scored]:
+def read_judged(snapshot: Snapshot, *, field: str) -> list[Pair | Scored]:
     """Read the train split, in the order of the snapshot.
+
+    Args:
+        snapshot: of preferences or ratings.
+        field: that names it, for messages.
 
     Raises:
         BadDataError: the snapshot is of another type.
     """
-    check_judged(snapshot.manifest)
+    check_judged(snapshot.manifest, field=field)
     table = snapshot.table("train")
     if snapshot.manifest.type == PREFERENCES:
         pairs = (table.column(name).to_pylist() for name in ("text", "chosen", "rejected"))

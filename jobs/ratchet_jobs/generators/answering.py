@@ -115,6 +115,23 @@ def score(model: Any, pairs: Sequence[Pair], *, pad_id: int) -> Scored:
     )
 
 
+def log_likelihoods(model: Any, pairs: Sequence[Pair], *, pad_id: int) -> list[float]:
+    """Log-probability of each whole response of a batch, in nats, as `score` takes it of a batch.
+
+    Args:
+        model: a causal language model in eval mode, with or without adapters.
+        pairs: of the batch, each with at least one token of a response.
+        pad_id: fills up.
+    """
+    device = next(model.parameters()).device
+    batch = to_device(stacked(pairs, pad_id=pad_id), device)
+    autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+    with torch.inference_mode(), autocast:
+        logits, tokens = response_logits(model, batch)
+    each = logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1).double()  # (N,)
+    return [float(part.sum()) for part in each.split([len(pair.response) for pair in pairs])]
+
+
 def generate(
     model: Any,
     prompts: Sequence[list[int]],

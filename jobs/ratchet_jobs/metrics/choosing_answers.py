@@ -1,14 +1,15 @@
 """Which of two generators is committed: the one that RL trained, unless its answers may be worth less.
 
-Decides by the whole interval of the difference of mean rewards, paired by prompt (non-inferiority; percentile
-bootstrap, Efron and Tibshirani 1993, chapter 13), and by the gates, as `ratchet_api.gates` judges them for the
-operator. Pure; called by the evaluate recipe of generators.
+Decides by the whole interval of the difference of mean worths, paired by row (non-inferiority; percentile bootstrap,
+Efron and Tibshirani 1993, chapter 13), and by the gates, as `ratchet_api.gates` judges them for the operator. A row is
+worth the reward of an answer, or, where the policy learned from judged answers, whether it tells a held-out pair apart.
+Pure; called by the evaluate recipe of generators.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,8 @@ Floats = NDArray[np.float64]
 
 DECIMALS = 6
 """Of the numbers in status; comparison.json has them whole."""
-SHOWN = ("reward", "mean_tokens", "kl", "perplexity", "distinct2", "repetition")
+Worth = Literal["reward", "agreement"]
+SHOWN = ("mean_tokens", "kl", "perplexity", "distinct2", "repetition")
 """Numbers of both policies that stand beside each other in status."""
 _AT_ONCE = 4_000_000
 """Numbers held at once while resampling: 32 MB."""
@@ -45,36 +47,43 @@ def choose_answers(
     role: str,
     wanted: Evaluation,
     seed: int,
+    worth: Worth = "reward",
 ) -> Judged:
     """Hold the generator that RL trained against the one it started from.
 
     Args:
         candidate: metrics of what RL made.
         baseline: of what it started from.
-        rewards: (N,) of the candidate's answers to N held-out prompts.
-        baseline_rewards: (N,) of the baseline's, in the same order.
+        rewards: (N,) what N held-out rows are worth with the candidate.
+        baseline_rewards: (N,) with the baseline, in the same order.
         role: of the baseline: supervised or start.
         wanted: gates and comparison.
         seed: of the run.
+        worth: what a row's worth is called; a number of both metrics.
     """
     rules = wanted.comparison or Comparison()
     row = paired(rewards, baseline_rewards, confidence=rules.confidence, resamples=rules.resamples, seed=seed)
-    reasons = [] if row.not_worse(rules.margin) else [_worse(row, rules.margin)]
+    reasons = [] if row.not_worse(rules.margin) else [_worse(row, rules.margin, worth)]
     reasons += [told(result) for gate in wanted.gates if not (result := judge_gate(gate, candidate)).passed]
     chosen = role if reasons else "rl"
-    wins = win_rate(rewards, baseline_rewards)
-    text = f"reward {row.candidate:.4f} against {row.baseline:.4f}, difference {row.difference:+.4f}"
-    why = "; ".join(reasons) or f"{text} ({row.low:+.4f} to {row.high:+.4f}), {wins:.0%} of the answers better"
+    found: dict[str, Any] = {worth: row._asdict()}
+    text = f"{worth} {row.candidate:.4f} against {row.baseline:.4f}, difference {row.difference:+.4f}"
+    text += f" ({row.low:+.4f} to {row.high:+.4f})"
+    numbers = {f"diff/{worth}": row.difference, f"diff/{worth}_low": row.low, f"diff/{worth}_high": row.high}
+    if worth == "reward":
+        found["win_rate"] = numbers["rl/win_rate"] = win_rate(rewards, baseline_rewards)
+        text += f", {found['win_rate']:.0%} of the answers better"
+    why = "; ".join(reasons) or text
     choice = Choice(candidate="rl", baseline=role, chosen=chosen, why=why[:CHOICE_LIMIT])
-    numbers = {"diff/reward": row.difference, "diff/reward_low": row.low, "diff/reward_high": row.high}
-    numbers["rl/win_rate"] = wins
-    for name in SHOWN:
+    for name in (worth, *SHOWN):
         numbers |= {f"baseline/{name}": baseline[name], f"rl/{name}": candidate[name]}
     report = {
         "choice": choice.to_wire(),
         "rules": rules.to_wire(),
         "seed": seed,
-        "rl_against_baseline": {"reward": row._asdict(), "win_rate": wins},
+        "policies": {name: {"metrics": dict(each)} for name, each in (("rl", candidate), (role, baseline))},
+        "worths": {"rl": _rounded(rewards), role: _rounded(baseline_rewards)},
+        "rl_against_baseline": found,
     }
     return Judged(choice, {name: round(value, DECIMALS) for name, value in numbers.items()}, report)
 
@@ -99,6 +108,10 @@ def win_rate(candidate: Floats, baseline: Floats) -> float:
     return float((candidate > baseline).mean() + 0.5 * (candidate == baseline).mean())
 
 
-def _worse(row: Difference, margin: float) -> str:
-    text = f"reward {row.candidate:.4f} against {row.baseline:.4f}: the difference may be {row.low:+.4f}"
+def _rounded(worths: Floats) -> list[float]:
+    return [round(float(worth), DECIMALS) for worth in worths]
+
+
+def _worse(row: Difference, margin: float, worth: Worth) -> str:
+    text = f"{worth} {row.candidate:.4f} against {row.baseline:.4f}: the difference may be {row.low:+.4f}"
     return f"{text}, must be >= {0.0 - margin:g}"

@@ -4,7 +4,8 @@
 2. Score every test response by each policy and, adapter off, by its base: perplexity of both, and KL(policy || base).
 3. Answer some test prompts with the likeliest tokens: BLEU against the references, distinct n-grams, repetition,
    length. The first of these prompts are answered by the base, too, for people to compare.
-4. With RL: reward both policies' answers as RL did, and keep what RL made unless its answers may be worth less.
+4. With RL: reward both policies' answers as RL did, or, if it learned from judged answers, ask whether it tells
+   held-out ones apart; keep what RL made unless it may be worse.
 5. Write evaluation.json with every answer, the chosen policy's files, and the merged model that transformers loads as
    it is; report.html shows all of it to people. With RL, comparison.json has both policies' numbers.
 
@@ -38,12 +39,13 @@ from ratchet_jobs.generators.card import GeneratorCard, read_generator_card, wri
 from ratchet_jobs.generators.examples import Examples, tokenize_rows
 from ratchet_jobs.generators.loading import check_context, load_generator
 from ratchet_jobs.generators.templates import Wording
-from ratchet_jobs.metrics.choosing_answers import Judged, choose_answers
+from ratchet_jobs.metrics.choosing_answers import Judged, Worth, choose_answers
 from ratchet_jobs.metrics.generation import answer_metrics, score_metrics
 from ratchet_jobs.models.batching import sorted_batches
-from ratchet_jobs.recipes.generator_parts import episodes_of, make_answer_rewards
+from ratchet_jobs.recipes.generator_parts import held_out_pairs, judge_pairs, make_answer_rewards
 from ratchet_jobs.report.evidence import COMPARISON_FILE, EVALUATION_FILE
 from ratchet_jobs.report.page import GENERATOR, write_report
+from ratchet_jobs.rlhf.generate import episodes_of
 from ratchet_jobs.rlhf.policies import open_trunk
 from ratchet_jobs.rlhf.reward_model import saved_rank
 from ratchet_jobs.runtime.context import StageContext
@@ -75,6 +77,8 @@ class Measured(NamedTuple):
     """Tokens of its answers to the first prompts."""
     texts: list[str]
     of_base: list[list[int]]
+    likelihoods: NDArray[np.float64] | None
+    """(2, N) log-probabilities of N better and N worse held-out answers; None = nothing was learned from such."""
     model: PeftModel | None
     """None = it was let go."""
     wording: Wording
@@ -90,7 +94,7 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
     Returns:
         Metrics on the test split: perplexity, base_perplexity, kl, bleu1, bleu2, distinct1, distinct2, repetition,
         empty, mean_tokens, ended (share of answers that ended by themselves), n_test, n_answers, skipped_rows; with RL
-        also reward, both policies' numbers, the difference of rewards with its interval, and the choice.
+        also reward (or agreement), both policies' numbers, their difference with its interval, and the choice.
 
     Raises:
         StageError: a candidate does not fit the snapshot or its base, or its numbers are none.
@@ -118,23 +122,25 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
         found.append(_measured(ctx, config, entrant, rows, base=base, told=told))
     kept, judged = found[-1], None
 
-    # 4. rewards and choice
-    if config.rlhf is not None:
-        rewards = _rewards(ctx, config, found, base=base)
+    # 4. worth and choice
+    named: Worth = "reward" if config.preference is None else "agreement"
+    worths = _rewards(ctx, config, found, base=base) if config.rlhf is not None else _agreements(found)
+    if worths:
         found = [
-            each._replace(metrics=each.metrics | {"reward": float(worth.mean())})
-            for each, worth in zip(found, rewards, strict=True)
+            each._replace(metrics=each.metrics | {named: float(worth.mean())})
+            for each, worth in zip(found, worths, strict=True)
         ]
         kept = found[-1]
         if len(found) == 2:
             judged = choose_answers(
                 found[1].metrics,
                 found[0].metrics,
-                rewards[1],
-                rewards[0],
+                worths[1],
+                worths[0],
                 role=found[0].entrant.role,
                 wanted=config.evaluation,
                 seed=config.seed,
+                worth=named,
             )
             kept = found[1] if judged.choice.chosen == "rl" else found[0]
             log.info("policy chosen", chosen=judged.choice.chosen, why=judged.choice.why)
@@ -232,7 +238,11 @@ def _measured(
         "n_answers": float(len(texts)),
         "skipped_rows": float(examples.long_prompts),
     }
-    return Measured(entrant, metrics, examples, answers, texts, of_base, model, wording)
+    likelihoods = None
+    if config.preference is not None:
+        held_out = held_out_pairs(ctx, config, wording=wording, max_tokens=entrant.card.max_tokens)
+        likelihoods = judge_pairs(model, held_out, pad_id=wording.pad_id, batch_size=size)
+    return Measured(entrant, metrics, examples, answers, texts, of_base, likelihoods, model, wording)
 
 
 def _rewards(
@@ -267,6 +277,18 @@ def _rewards(
         parts = [rewards(episodes_of(pairs[at : at + size], trunk)) for at in range(0, len(pairs), size)]
         worth.append(torch.cat(parts).double().cpu().numpy())
     return worth
+
+
+def _agreements(found: Sequence[Measured]) -> list[NDArray[np.float64]]:
+    """Whether each held-out pair is told apart, (N,) per policy: 1 = its better answer gained more on the start.
+
+    Nothing gained anything with the start itself, which therefore is at 0.5 everywhere.
+    """
+    first = found[0].likelihoods
+    if first is None:
+        return []
+    gains = [each.likelihoods - first for each in found if each.likelihoods is not None]  # (2, N) log ratios
+    return [(better > worse) + 0.5 * (better == worse) for better, worse in gains]
 
 
 def _write(

@@ -8,15 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
+from peft import PeftModel
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.rlhf import RlhfStage
-from ratchet_api.stage import StageRef
+from ratchet_api.stage import EvaluateConfig, StageRef
 from ratchet_jobs.data.demonstrations import Demonstration
+from ratchet_jobs.data.judged import read_judged
 from ratchet_jobs.data.policy_folder import fetch_policy
+from ratchet_jobs.data.snapshots import open_snapshot
+from ratchet_jobs.generators.answering import log_likelihoods
 from ratchet_jobs.generators.templates import Wording
-from ratchet_jobs.rlhf.generate import Episodes, pad_prompts
+from ratchet_jobs.rlhf.generate import Episodes
+from ratchet_jobs.rlhf.preference_rows import FIELD, Liked, deal
 from ratchet_jobs.rlhf.reward_model import RewardModel
 from ratchet_jobs.rlhf.rewards import AnswerRewards
 from ratchet_jobs.rlhf.scorers import TrunkScorer
@@ -60,26 +66,6 @@ def make_answer_rewards(
     )
 
 
-def episodes_of(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], trunk: Trunk) -> Episodes:
-    """Given answers as rewards see those that were drawn; what only training needs of them is 0.
-
-    Args:
-        pairs: tokens of B prompts and their answers, each at least one token.
-        trunk: for its device and the token that fills up.
-    """
-    prompts = pad_prompts([prompt for prompt, _ in pairs], pad_id=trunk.wording.pad_id, device=trunk.device)
-    lengths = torch.tensor([len(answer) for _, answer in pairs])
-    ids = torch.full((len(pairs), int(lengths.max())), trunk.wording.pad_id)
-    for row, (_, answer) in enumerate(pairs):
-        ids[row, : len(answer)] = torch.tensor(answer)
-    mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
-    ended = torch.tensor([answer[-1] == trunk.wording.eos_id for _, answer in pairs])
-    unknown = torch.zeros(ids.shape, device=trunk.device)
-    return Episodes(
-        *prompts, ids.to(trunk.device), mask.to(trunk.device), unknown, unknown, unknown, stopped=ended.to(trunk.device)
-    )
-
-
 def answer_texts(wording: Wording, episodes: Episodes) -> list[str]:
     """The words of each answer, its end left out."""
     rows = zip(episodes.response_ids.tolist(), episodes.lengths.tolist(), strict=True)
@@ -100,3 +86,34 @@ def prompts_of(rows: Sequence[Demonstration], wording: Wording, *, max_tokens: i
             "stages.supervised.maxTokens, or lower spec.filters.maxTextChars of the dataset"
         )
     return [list(prompt) for prompt in dict.fromkeys(kept)], len(asked) - len(kept)
+
+
+def held_out_pairs(ctx: StageContext, config: EvaluateConfig, *, wording: Wording, max_tokens: int) -> list[Liked]:
+    """The judged answers that the rl stage held out, as it dealt them.
+
+    Args:
+        ctx: store of their snapshot.
+        config: names snapshot and settings.
+        wording: of the model.
+        max_tokens: of the policy's card.
+    """
+    if config.preference is None or config.log is None:
+        raise BadConfigError("evaluate stage: preference or log is missing; the operator sets both")
+    rows = read_judged(open_snapshot(ctx.store, config.log, into=ctx.folder("judged")), field=FIELD)
+    return deal(rows, config.preference, wording=wording, max_tokens=max_tokens, seed=config.seed).held_out
+
+
+def judge_pairs(model: PeftModel, pairs: Sequence[Liked], *, pad_id: int, batch_size: int) -> NDArray[np.float64]:
+    """Log-probabilities of the better and the worse answer of N pairs, (2, N).
+
+    Args:
+        model: that is asked.
+        pairs: at least one.
+        pad_id: fills up.
+        batch_size: answers per pass.
+    """
+    answers = [pair.better for pair in pairs] + [pair.worse for pair in pairs]
+    found: list[float] = []
+    for start in range(0, len(answers), batch_size):
+        found += log_likelihoods(model, answers[start : start + batch_size], pad_id=pad_id)
+    return np.asarray(found, dtype=np.float64).reshape(2, len(pairs))

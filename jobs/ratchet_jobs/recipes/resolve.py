@@ -29,6 +29,9 @@ from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError, BadModelError
 from ratchet_jobs.runtime.probe import ensure_probed
 
+JUDGED_FIELD = "spec.stages.rewardModel.datasetRef or spec.stages.preference.datasetRef"
+"""A run has one of them; messages need not know which."""
+
 
 def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
     """Check inputs and look stages up; see the module's docstring."""
@@ -48,7 +51,7 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
     check_tasks(config.named_tasks, tasks=manifest.task_names)
     check_slices(config.slices, labels=manifest.label_map)
     if config.log is not None and config.policy_type == GENERATOR:
-        check_judged(read_manifest(ctx.store, config.log))
+        check_judged(read_manifest(ctx.store, config.log), field=JUDGED_FIELD)
     elif config.log is not None:
         check_log(read_manifest(ctx.store, config.log), labels=manifest.label_map, tasks=manifest.task_names)
     ctx.progress.report(1, steps)

@@ -62,7 +62,7 @@ def run(ctx: StageContext, config: RewardModelConfig) -> StageResult:
 
     # 1. judged answers, policy and base
     snapshot = open_snapshot(ctx.store, config.dataset, into=ctx.folder("snapshot"))
-    judged = read_judged(snapshot)
+    judged = read_judged(snapshot, field="spec.stages.rewardModel.datasetRef")
     start, digest = fetch_start(ctx, config.start, config.start_artifact)
     base = fetch_model(ctx.store, config.base_model, namespace=ctx.namespace, into=ctx.folder("base"))
 

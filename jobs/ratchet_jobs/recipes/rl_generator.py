@@ -1,7 +1,8 @@
 """RL stage of a generator: learn from rewards on the answers that the policy itself drew.
 
-Implements PPO on a language model (Ziegler et al. 2019, arXiv:1909.08593; Stiennon et al. 2020, arXiv:2009.01325) with
-a penalty on leaving the policy that it starts from, whose weight follows a target. The maths stands in `rlhf/ppo.py`.
+Implements PPO on a language model (Ziegler et al. 2019, arXiv:1909.08593; Stiennon et al. 2020, arXiv:2009.01325), GRPO
+(arXiv:2402.03300) and RLOO (arXiv:2402.14740), with a penalty on leaving the policy that it starts from, whose weight
+follows a target. The loop stands in `rlhf/ppo.py`, the algorithms in `rlhf/objectives`.
 
  1. Read the prompts (of the snapshot's train split, each once), the start policy, its base, and the reward model.
  2. Make the trunk: the start's adapter is added to the weights; policy and reference, value head and reward model
@@ -26,7 +27,7 @@ import structlog
 import torch
 from safetensors.torch import load_file, save_file
 
-from ratchet_api.rlhf import RlhfStage
+from ratchet_api.rlhf import CLIP_RANGE_VALUE, GAMMA, LAM, VALUE_LEARNING_RATE, VF_COEF, RlhfStage
 from ratchet_api.stage import RlConfig, StageResult
 from ratchet_jobs.data.base_model import fetch_model
 from ratchet_jobs.data.demonstrations import read_demonstrations
@@ -52,6 +53,9 @@ TOLD = {
     "empty_share": "empty",
 }
 """PPO's numbers by the names that they have in a stage."""
+
+FIELDS = {"init_kl_coef": "initKl", "target_kl": "targetKl", "max_kl": "maxKl", "learning_rate": "learningRate"}
+"""The loop's settings by the names that they have in stages.rlhf, for messages."""
 
 log = structlog.get_logger(__name__)
 
@@ -123,7 +127,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         try:
             seen = ppo.step()
         except (DivergedError, NotANumberError) as error:
-            raise type(error)(f"stages.rlhf: {error}") from error
+            raise type(error)(f"stages.rlhf: {_by_fields(str(error))}") from error
 
         # 6. report, checkpoint, leave
         told = {name: seen[ours] for ours, name in TOLD.items()}
@@ -153,25 +157,37 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     )
 
 
+def _by_fields(message: str) -> str:
+    for setting, field in FIELDS.items():
+        message = message.replace(setting, field)
+    return message
+
+
 def settings_of(hyper: RlhfStage) -> PpoSettings:
-    """What PPO makes of the stage's settings.
+    """What the loop makes of the stage's settings.
 
     Raises:
         BadConfigError: they do not fit each other.
     """
+
+    def given(value: float | None, *, omitted: float) -> float:
+        return omitted if value is None else value
+
     return PpoSettings(
+        algorithm=hyper.algorithm,
+        group_size=hyper.grouped or 1,
         sampling=Sampling(hyper.max_new_tokens, hyper.temperature, hyper.top_p),
         batch_size=hyper.rollout_size,
         mini_batch_size=hyper.minibatch_size // hyper.accumulation,
         gradient_accumulation_steps=hyper.accumulation,
         ppo_epochs=hyper.update_epochs,
         learning_rate=hyper.learning_rate,
-        value_learning_rate=hyper.value_learning_rate,
-        gamma=hyper.gamma,
-        lam=hyper.lam,
+        value_learning_rate=given(hyper.value_learning_rate, omitted=VALUE_LEARNING_RATE),
+        gamma=given(hyper.gamma, omitted=GAMMA),
+        lam=given(hyper.lam, omitted=LAM),
         cliprange=hyper.clip_range,
-        cliprange_value=hyper.clip_range_value,
-        vf_coef=hyper.vf_coef,
+        cliprange_value=given(hyper.clip_range_value, omitted=CLIP_RANGE_VALUE),
+        vf_coef=given(hyper.vf_coef, omitted=VF_COEF),
         init_kl_coef=hyper.init_kl,
         target_kl=hyper.target_kl,
         missing_eos_penalty=hyper.missing_end_penalty,

@@ -121,7 +121,7 @@ class UpdateStats:
 
     policy_loss: float | None
     """Mean over the steps taken, as are the next four."""
-    value_loss: float
+    value_loss: float | None
     """For DQN the TD loss."""
     entropy: float | None
     """In nats."""

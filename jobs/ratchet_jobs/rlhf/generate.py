@@ -6,7 +6,7 @@
     log-probability under the policy *before* that cut, the value of the state it was drawn in, and the entropy.
  4. A row ends with its first stop token, which belongs to the answer; from there on it is masked out.
 
-Decides nothing about rewards. Called by `ppo.py` and the door.
+Decides nothing about rewards. Called by `ppo.py`, by training on answers that are given, and by the door.
 """
 
 from __future__ import annotations
@@ -162,6 +162,26 @@ def generate(trunk: Trunk, prompts: Prompts, sampling: Sampling, *, generator: t
         seen = trunk.policy(token.unsqueeze(1), mask, keep=1, cache=cache)
     ids, counts, logprobs, values, entropies = (torch.stack(column, 1) for column in zip(*columns, strict=True))
     return Episodes(*prompts, ids, counts, logprobs, values, entropies, stopped=~alive)
+
+
+def episodes_of(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], trunk: Trunk) -> Episodes:
+    """Given answers as rewards see those that were drawn; what only training needs of them is 0.
+
+    Args:
+        pairs: tokens of B prompts and their answers, each at least one token.
+        trunk: for its device and the token that fills up.
+    """
+    prompts = pad_prompts([prompt for prompt, _ in pairs], pad_id=trunk.wording.pad_id, device=trunk.device)
+    lengths = torch.tensor([len(answer) for _, answer in pairs])
+    ids = torch.full((len(pairs), int(lengths.max())), trunk.wording.pad_id)
+    for row, (_, answer) in enumerate(pairs):
+        ids[row, : len(answer)] = torch.tensor(answer)
+    mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
+    ended = torch.tensor([answer[-1] == trunk.wording.eos_id for _, answer in pairs])
+    unknown = torch.zeros(ids.shape, device=trunk.device)
+    return Episodes(
+        *prompts, ids.to(trunk.device), mask.to(trunk.device), unknown, unknown, unknown, stopped=ended.to(trunk.device)
+    )
 
 
 def answer_pass(trunk: Trunk, episodes: Episodes, *, reference: bool = False) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,16 @@
 """PPO on a language model (Ziegler et al. 2019, arXiv:1909.08593; Stiennon et al. 2020, arXiv:2009.01325, appendix B).
 
+The loop serves every algorithm that learns from answers which the policy drew; what tells them apart is their objective
+(`objectives`).
+
 One step, `LanguagePPO.step`:
- 1. The next batch of prompts, in an order that is a function of seed and pass, is answered by the policy.
+ 1. The next batch of prompts, in an order that is a function of seed and pass, is answered by the policy, each as often
+    as the objective's groups are large.
  2. The reward scores each whole answer; an answer that was cut loses `missing_eos_penalty`.
- 3. Scores are whitened by the moments of all scores so far and clipped; the reference's log-probabilities give each
-    token its penalty -kl_coef * (log pi - log pi_ref); the score is added at the last token.
- 4. Advantages by GAE along each answer, value targets = advantages + values; advantages of all tokens get mean 0 and
-    deviation 1.
- 5. For each of ppo_epochs passes over the batch in a new order: clipped surrogate + vf_coef * clipped value loss,
-    averaged over the *tokens* of everything one optimizer step sees, so that accumulation changes nothing but rounding.
+ 3. Scores are whitened by the moments of all scores so far and clipped.
+ 4. Of these and the reference's log-probabilities the objective makes advantages; of PPO also value targets.
+ 5. For each of ppo_epochs passes over the batch in a new order: the objective's loss, divided by the tokens (PPO) or
+    answers (of groups) of everything one optimizer step sees, so that accumulation changes nothing but rounding.
  6. The KL controller moves the penalty's weight; breakers judge the step. If one fires, or a number is not finite, the
     parameters are again those after the last step that broke no rule.
 
@@ -26,20 +28,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ratchet_api.rlhf import OnlineAlgorithm
 from ratchet_jobs.rl.breakers import BreakerState, Limits, check_update
 from ratchet_jobs.rl.diagnostics import clipped, explained_variance, kl_k3
 from ratchet_jobs.rl.learner import Stepper, UpdateStats
-from ratchet_jobs.rl.losses import clipped_value_loss, ppo_policy_loss
-from ratchet_jobs.rl.returns import center_and_scale
 from ratchet_jobs.rl.seeds import generator_for
 from ratchet_jobs.rlhf.breakers import AnswerLimits, AnswerState, StepSeen, check_answers, correlation
 from ratchet_jobs.rlhf.generate import Episodes, Sampling, answer_pass, generate, pad_prompts, token_logprobs
-from ratchet_jobs.rlhf.shaping import KlController, Moments, penalise_unstopped, token_advantages, token_rewards
+from ratchet_jobs.rlhf.objectives import OBJECTIVES, Experience
+from ratchet_jobs.rlhf.shaping import KlController, Moments, penalise_unstopped
 from ratchet_jobs.rlhf.trunk import Trunk
 from ratchet_jobs.runtime.errors import BadConfigError, BadModelError, DivergedError, NotANumberError
 
@@ -52,12 +54,15 @@ _AGREE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class PpoSettings:
-    """Settings of PPO on a language model.
+    """Settings of the loop and its objective; where no algorithm is named, they are those of PPO.
 
     Raises:
         BadConfigError: a setting is out of range.
     """
 
+    algorithm: OnlineAlgorithm = "ppo"
+    group_size: int = 1
+    """Answers to each prompt of a step; 1 for ppo, at least 2 for the others, which compare them with one another."""
     sampling: Sampling = field(default_factory=Sampling)
     batch_size: int = 8
     """Episodes per step."""
@@ -120,23 +125,21 @@ class PpoSettings:
                 f"batch_size: {self.batch_size} is no multiple of mini_batch_size {self.mini_batch_size} x "
                 f"gradient_accumulation_steps {self.gradient_accumulation_steps}; change one of the three"
             )
+        _require(self.algorithm in OBJECTIVES, "algorithm", self.algorithm, f"give one of {', '.join(OBJECTIVES)}")
+        if (self.algorithm == "ppo") != (self.group_size == 1) or self.group_size < 1:
+            raise BadConfigError(
+                f"group_size: {self.group_size} with algorithm {self.algorithm}; give 1 for ppo, 2 or more for others"
+            )
+        if self.batch_size % self.group_size:
+            raise BadConfigError(
+                f"batch_size: {self.batch_size} is no multiple of group_size {self.group_size}; change one of them"
+            )
         KlController(self.init_kl_coef, self.target_kl, self.kl_horizon)
         Limits(max_kl=self.max_update_kl, min_entropy_ratio=self.min_entropy_ratio)
 
 
-class Experience(NamedTuple):
-    """A step's episodes with all that the update learns from."""
-
-    episodes: Episodes
-    """Log-probabilities and values in it are the old ones of the ratio and of the value's clip."""
-    advantages: Tensor
-    """(B, T), 0 where masked out."""
-    returns: Tensor
-    """(B, T) value targets."""
-
-
 class LanguagePPO:
-    """PPO's state between steps; see the module's text."""
+    """The loop's state between steps; see the module's text."""
 
     def __init__(
         self,
@@ -177,14 +180,16 @@ class LanguagePPO:
         self._prompts, self._seed = prompts, seed
         self._kl = KlController(settings.init_kl_coef, settings.target_kl, settings.kl_horizon)
         self._moments, self._update_state, self._answer_state = Moments(), BreakerState(), AnswerState()
+        self._objective = OBJECTIVES[settings.algorithm](settings)
         parameters = trunk.policy_parameters()
-        heads = [p for name, p in parameters.items() if name.startswith("value_head.")]
-        policy = [p for name, p in parameters.items() if not name.startswith("value_head.")]
-        optimizer = torch.optim.AdamW(
-            [{"params": policy, "lr": settings.learning_rate}, {"params": heads, "lr": settings.value_learning_rate}],
-            eps=1e-5,
-            weight_decay=0.0,
-        )
+        heads = {name: p for name, p in parameters.items() if name.startswith("value_head.")}
+        policy = {name: p for name, p in parameters.items() if name not in heads}
+        groups: list[dict[str, Any]] = [{"params": list(policy.values()), "lr": settings.learning_rate}]
+        if self._objective.has_values:
+            groups.append({"params": list(heads.values()), "lr": settings.value_learning_rate})
+        else:
+            parameters = policy
+        optimizer = torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
         self._stepper = Stepper(parameters, optimizer, max_grad_norm=settings.max_grad_norm)
         self._good = self._copied()
 
@@ -222,7 +227,7 @@ class LanguagePPO:
         # 2. scores
         scores = self._scores(self.score, episodes)
         penalised = penalise_unstopped(scores, episodes.stopped, penalty=settings.missing_eos_penalty)
-        # 3. and 4. rewards and advantages
+        # 3. and 4. shaped scores and advantages
         moments = self._moments.with_(penalised)
         shaped = moments.whiten(penalised) if settings.score_whitening else penalised
         if settings.score_clip is not None:
@@ -271,14 +276,16 @@ class LanguagePPO:
         return [self.trunk.wording.text([t for t in ids[:length] if t not in stops]) for ids, length in rows]
 
     def _next_prompts(self) -> list[Sequence[int]]:
-        """Every prompt comes once before any comes again, in a new order each time."""
-        size, count = self.settings.batch_size, len(self._prompts)
+        """Every prompt comes once before any comes again, in a new order each time; its group lies side by side."""
+        group = self._objective.group_size
+        size, count = self.settings.batch_size // group, len(self._prompts)
         places = range(self.done * size, (self.done + 1) * size)
         orders = {
             number: torch.randperm(count, generator=generator_for(self._seed, "prompts", number)).tolist()
             for number in {place // count for place in places}
         }
-        return [self._prompts[orders[place // count][place % count]] for place in places]
+        asked = [self._prompts[orders[place // count][place % count]] for place in places]
+        return [prompt for prompt in asked for _ in range(group)]
 
     def _settled(self, episodes: Episodes) -> Episodes:
         """Check once that drawing and training agree; recompute what was noted where rounding is coarse."""
@@ -314,12 +321,7 @@ class LanguagePPO:
         return scores
 
     def _experience(self, episodes: Episodes, scores: Tensor, ref_logprobs: Tensor) -> Experience:
-        settings, mask = self.settings, episodes.response_mask
-        rewards = token_rewards(scores, episodes.logprobs, ref_logprobs, mask, kl_coef=self._kl.coef)
-        advantages = token_advantages(rewards, episodes.values, mask, gamma=settings.gamma, lam=settings.lam)
-        returns = advantages + episodes.values
-        scaled = torch.zeros_like(advantages).masked_scatter(mask, center_and_scale(advantages[mask]))
-        return Experience(episodes, scaled, returns)
+        return self._objective.experience(episodes, scores, ref_logprobs, kl_coef=self._kl.coef)
 
     def _deal(self) -> Iterator[list[Tensor]]:
         """Rows of each pass of each optimizer step."""
@@ -336,52 +338,55 @@ class LanguagePPO:
         grad_norms: list[float] = []
         means: list[Tensor] = []
         for parts in self._deal():
-            tokens = int(episodes.lengths[torch.cat(parts)].sum())
+            lengths = episodes.lengths[torch.cat(parts)]
+            count, tokens = self._objective.count(lengths), int(lengths.sum())
             sums = torch.zeros(4, dtype=torch.float64, device=self.trunk.device)
             for rows in parts:
-                sums += self._pass(experience, rows.to(self.trunk.device), tokens=tokens)
-            means.append(sums / tokens)
+                sums += self._pass(experience, rows.to(self.trunk.device), count=count)
+            means.append(sums / sums.new_tensor([count, tokens, tokens, tokens]))
             grad_norms.append(stepper.step())
         policy_loss, value_loss, approx_kl, clipfrac = torch.stack(means).mean(0).tolist()
+        valued = self._objective.has_values
         mask = episodes.response_mask
         return UpdateStats(
             policy_loss=policy_loss,
-            value_loss=value_loss,
+            value_loss=value_loss if valued else None,
             entropy=float(episodes.entropies[mask].mean()),
             approx_kl=approx_kl,
             clipfrac=clipfrac,
-            explained_variance=explained_variance(episodes.values[mask], experience.returns[mask]),
+            explained_variance=explained_variance(episodes.values[mask], experience.returns[mask]) if valued else None,
             grad_norm=sum(grad_norms) / len(grad_norms),
             learning_rate=rate,
             optimizer_steps=len(grad_norms),
         )
 
-    def _pass(self, experience: Experience, rows: Tensor, *, tokens: int) -> Tensor:
+    def _pass(self, experience: Experience, rows: Tensor, *, count: int) -> Tensor:
         """Add some episodes' share to the gradient.
 
         Args:
             experience: of the step.
             rows: (M,) of it.
-            tokens: response tokens of everything that the optimizer step sees.
+            count: by what the losses of everything that the optimizer step sees are divided.
 
         Returns:
-            Sums over these rows' tokens of policy loss, value loss, approximate KL and clipped tokens, (4,) float64.
+            Sums over these rows of policy loss, value loss, approximate KL and clipped tokens, (4,) float64.
         """
-        settings = self.settings
-        episodes = experience.episodes.take(rows)
-        mask, width = episodes.response_mask, episodes.response_mask.shape[1]
-        advantages, returns = (part[rows, :width][mask] for part in (experience.advantages, experience.returns))
+        settings, objective = self.settings, self._objective
+        old = experience.take(rows)
+        episodes, mask = old.episodes, old.episodes.response_mask
         with self.trunk.training("policy", checkpointing=settings.gradient_checkpointing):
             logits, hidden = answer_pass(self.trunk, episodes)
-            logprobs = token_logprobs(logits, episodes, temperature=settings.sampling.temperature)[mask]  # (N,)
-            values = self.trunk.values(hidden if settings.value_gradient else hidden.detach())[mask]
-            old, old_values = episodes.logprobs[mask], episodes.values[mask]
-            policy = ppo_policy_loss(logprobs, old, advantages, cliprange=settings.cliprange)
-            value = clipped_value_loss(values, old_values, returns, cliprange_value=settings.cliprange_value)
-            torch.autograd.backward((policy + settings.vf_coef * value).sum() / tokens)
+            logprobs = token_logprobs(logits, episodes, temperature=settings.sampling.temperature)  # (M, T)
+            seen = hidden if settings.value_gradient else hidden.detach()
+            values = self.trunk.values(seen) if objective.has_values else None
+            policy, value = objective.losses(old, logprobs, values, kl_coef=self._kl.coef)
+            loss = policy.sum() if value is None else (policy + settings.vf_coef * value).sum()
+            torch.autograd.backward(loss / count)
         with torch.no_grad():
-            moved, outside = kl_k3(logprobs, old), clipped(logprobs, old, cliprange=settings.cliprange)
-            return torch.stack([part.double().sum() for part in (policy, value, moved, outside)])
+            now, before = logprobs[mask], episodes.logprobs[mask]
+            moved, outside = kl_k3(now, before), clipped(now, before, cliprange=settings.cliprange)
+            valued = torch.zeros_like(moved) if value is None else value
+            return torch.stack([part.double().sum() for part in (policy, valued, moved, outside)])
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that the next step depends on: tensors for a safetensors file, and numbers for a JSON file."""

@@ -38,6 +38,8 @@ _OF_RL = {
     "mean_tokens": "Mean tokens of a generator's answers in the last rollout.",
     "ended": "Share of a generator's answers in the last rollout that were not cut.",
     "empty": "Share of a generator's answers in the last rollout without any text.",
+    "margin": "What good answers of the last batch gained on bad ones, in units of the implicit reward.",
+    "train_agreement": "Share of the last batch's judged answers that the policy told apart rightly.",
     "effective_sample_size": "How many answers of the policy's own the last rollout's logged ones are worth.",
     "explained_variance": "Share of the returns' variance that the value head explained.",
 }

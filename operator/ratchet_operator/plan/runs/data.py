@@ -81,10 +81,12 @@ def _named(world: RunWorld) -> tuple[_Named, ...]:
     own = _Named("spec.datasetRef.name", spec.dataset_ref.name, (wanted,), world.dataset)
     if spec.log_ref is None:
         return (own,)
-    if spec.stages.reward_model is not None:
-        field = "spec.stages.rewardModel.datasetRef.name"
-        return (own, _Named(field, spec.log_ref.name, (PREFERENCES, RATINGS), world.log))
-    return (own, _Named("spec.stages.rl.datasetRef.name", spec.log_ref.name, (RATINGS,), world.log))
+    types: tuple[str, ...] = (PREFERENCES, RATINGS)
+    if spec.stages.preference is not None and spec.stages.preference.algorithm == "dpo":
+        types = (PREFERENCES,)
+    elif spec.policy_type != GENERATOR:
+        types = (RATINGS,)
+    return (own, _Named(f"spec.{spec.log_field}.name", spec.log_ref.name, types, world.log))
 
 
 def _late(world: RunWorld) -> _Named | None:

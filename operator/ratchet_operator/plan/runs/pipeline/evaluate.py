@@ -44,13 +44,16 @@ def _deciding(spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) 
 
 def _config(told: Told) -> EvaluateConfig:
     spec, champion = told.spec, told.resolved.champion
+    judged = spec.stages.preference is not None
     return EvaluateConfig(
         policy_type=spec.policy_type,
         dataset=told.dataset,
         candidates=tuple(told.stages[stage] for stage in CANDIDATES if stage in told.stages),
         start=start_of(told.resolved),
         champion=None if champion is None else Artifact(uri=champion.uri, digest=champion.digest),
-        rlhf=spec.rlhf if spec.with_rl and spec.policy_type == GENERATOR else None,
+        rlhf=spec.rlhf if spec.with_rl and spec.policy_type == GENERATOR and not judged else None,
+        preference=spec.stages.preference,
+        log=told.log if judged else None,
         reward_model=told.stages.get(Stage.REWARD_MODEL),
         base_model=spec.base_model,
         evaluation=spec.evaluation,

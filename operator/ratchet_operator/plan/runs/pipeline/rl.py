@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ratchet_api.attempts import Artifact
+from ratchet_api.placement import Resources
 from ratchet_api.policy_types import GENERATOR
 from ratchet_api.resolved import ResolvedRun
 from ratchet_api.stage import RlConfig, Stage
@@ -27,6 +28,11 @@ def start_of(resolved: ResolvedRun) -> Artifact | None:
 
 def _deciding(spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) -> Deciding:
     parents = {"dataset": resolved.dataset_digest, "start": baseline_digest(spec, resolved, earlier)}
+    if spec.stages.preference is not None:
+        if resolved.log is None:
+            raise ValueError("stage 'rl' is wanted before its judged answers are fixed")
+        settings = {"preference": wire_without(spec.stages.preference, *_PLACES), "seed": spec.seed}
+        return Deciding(settings | {"policyType": GENERATOR}, parents | {"log": resolved.log.digest})
     if spec.policy_type == GENERATOR:
         if spec.stages.reward_model is not None:
             parents["rewardModel"] = parent(earlier, Stage.REWARD_MODEL)
@@ -49,13 +55,16 @@ def log_policy(spec: RLTrainingRunSpec) -> str | None:
 def _config(told: Told) -> RlConfig:
     spec, start = told.spec, start_of(told.resolved)
     if spec.policy_type == GENERATOR:
+        judged = spec.stages.preference is not None
         return RlConfig(
             policy_type=GENERATOR,
             dataset=told.dataset,
+            log=told.log if judged else None,
             start=told.stages[Stage.SUPERVISED] if start is None else None,
             start_artifact=start,
             base_model=spec.base_model,
-            rlhf=spec.rlhf,
+            rlhf=None if judged else spec.rlhf,
+            preference=spec.stages.preference,
             reward_model=told.stages.get(Stage.REWARD_MODEL),
             seed=spec.seed,
         )
@@ -71,7 +80,15 @@ def _config(told: Told) -> RlConfig:
     )
 
 
+def _resources(spec: RLTrainingRunSpec) -> Resources:
+    if spec.stages.preference is not None:
+        return spec.stages.preference.resources
+    return (spec.rlhf if spec.policy_type == GENERATOR else spec.rl).resources
+
+
 def _steps(spec: RLTrainingRunSpec, _train_rows: int) -> int:
+    if spec.stages.preference is not None:
+        return 0  # known once the judged answers are read
     if spec.policy_type == GENERATOR:
         return spec.rlhf.rollouts
     return math.ceil(spec.rl.interactions / spec.rl.rollout_size)
@@ -79,7 +96,7 @@ def _steps(spec: RLTrainingRunSpec, _train_rows: int) -> int:
 
 RL = StageKind(
     stage=Stage.RL,
-    resources=lambda spec: (spec.rlhf if spec.policy_type == GENERATOR else spec.rl).resources,
+    resources=_resources,
     nodes=lambda spec: 1 if spec.policy_type == GENERATOR else spec.rl.nodes,
     config=_config,
     deciding=_deciding,

@@ -82,6 +82,7 @@ GEN = {"policyType": "generator"}
 SAID = {"text": "hello", "label": "greeting"}
 LIKED = {"stages.rewardModel": {"datasetRef": {"name": "liked"}}}
 PAIRS = {"stages.preference.datasetRef": {"name": "liked"}}
+WINS, AGREES = {"metric": "win_rate", "minimum": 0.6}, {"metric": "agreement", "minimum": 0.6}
 FORMULA = [{"type": "expression", "expression": "ended", "weight": 0.5}]
 START = {"policy": {"name": "router", "version": 1}}
 
@@ -145,6 +146,8 @@ ACCEPTED = (
     Case("a generator that learns from formulas alone", RUN, {**GEN, **RL, "stages.rlhf.rewards": FORMULA, "evaluation.comparison": {"margin": 0.1}}),
     Case("a generator with a reward model and a formula", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.rewards": [{"type": "rewardModel"}, *FORMULA]}),
     Case("a generator that goes on learning", RUN, {**GEN, **LIKED, "mode": "rl_only", "startFrom": START}),
+    Case("a gate on winning", RUN, {**GEN, **RL, **LIKED, "evaluation.gates": [WINS]}),
+    Case("a gate on agreeing", RUN, {**GEN, **RL, **PAIRS, "evaluation.gates": [AGREES]}),
     Case("a generator that learns in groups", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.algorithm": "rloo", "stages.rlhf.groupSize": 8}),
     Case("a generator that learns from pairs", RUN, {**GEN, **RL, **PAIRS}),
     Case("a generator that learns from good and bad answers", RUN, {**GEN, **RL, **PAIRS, "stages.preference.algorithm": "kto", "stages.preference.desirableWeight": 2.0}),
@@ -235,6 +238,9 @@ REFUSED = (
     Case("an answer's reward that weighs nothing", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.rewards": [{"type": "rewardModel", "weight": 0}]}, "spec.stages.rlhf.rewards[0]", "weight must not be 0", "weight must not be 0"),
     Case("a reward model asked twice", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.rewards": [{"type": "rewardModel"}, {"type": "rewardModel"}]}, "spec.stages.rlhf", "rewardModel twice", "rewardModel twice"),
     Case("rollouts of odd minibatches of answers", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.rolloutSize": 30}, "spec.stages.rlhf", "multiple of minibatchSize", "multiple of minibatchSize"),
+    Case("a gate on winning where nothing is rewarded", RUN, {**GEN, **RL, **PAIRS, "evaluation.gates": [WINS]}, "evaluation.gates[0]", "measured only of a run with stages.rlhf", "needs a run with stages.rlhf"),
+    Case("a gate on winning without RL", RUN, {**GEN, "evaluation.gates": [WINS]}, "evaluation.gates[0]", "measured only of a run with stages.rlhf", "needs a run with stages.rlhf"),
+    Case("a gate on agreeing where answers are drawn", RUN, {**GEN, **RL, **LIKED, "evaluation.gates": [AGREES]}, "evaluation.gates[0]", "measured only of a run with stages.preference", "needs a run with stages.preference"),
     Case("groups without an algorithm of groups", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.groupSize": 4}, "spec.stages.rlhf", "groupSize is only for algorithm grpo or rloo", "groupSize is only for algorithm grpo or rloo"),
     Case("a value model where there is none", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.algorithm": "grpo", "stages.rlhf.vfCoef": 0.1}, "spec.stages.rlhf", "vfCoef is only for algorithm ppo", "vfCoef is only for algorithm ppo"),
     Case("a rollout of a part of a group", RUN, {**GEN, **RL, **LIKED, "stages.rlhf.algorithm": "grpo", "stages.rlhf.groupSize": 5}, "spec.stages.rlhf", "multiple of groupSize", "multiple of groupSize"),

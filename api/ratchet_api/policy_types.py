@@ -18,10 +18,22 @@ GENERATOR: Final = "generator"
 
 ClassifierMetric = Literal["accuracy", "macro_f1", "ece", "brier", "coverage", "selective_accuracy"]
 GeneratorMetric = Literal[
-    "perplexity", "kl", "bleu1", "bleu2", "distinct1", "distinct2", "repetition", "empty", "mean_tokens"
+    "perplexity",
+    "kl",
+    "bleu1",
+    "bleu2",
+    "distinct1",
+    "distinct2",
+    "repetition",
+    "empty",
+    "mean_tokens",
+    "win_rate",
+    "agreement",
 ]
 CLASSIFIER_METRICS: Final[tuple[str, ...]] = get_args(ClassifierMetric)
 GENERATOR_METRICS: Final[tuple[str, ...]] = get_args(GeneratorMetric)
+AGAINST_START: Final = {"win_rate": "stages.rlhf", "agreement": "stages.preference"}
+"""Numbers that compare a generator with what RL started from, and the settings of rl with which they are measured."""
 ABOVE_ONE: Final = ("perplexity", "kl", "mean_tokens")
 """Numbers that may be above 1; all others are shares."""
 
@@ -105,8 +117,21 @@ def _misfits(template: RunTemplate, policy_type: PolicyType) -> Iterator[str]:
                 f"evaluation.gates[{number}].metric {gate.metric} is not measured of a {policy_type}; take one of "
                 f"{', '.join(metrics)}"
             )
+        needed = AGAINST_START.get(gate.metric)
+        if needed is not None and needed != _against_start(template):
+            yield (
+                f"evaluation.gates[{number}].metric {gate.metric} is measured only of a run with {needed}; take another "
+                "metric, or remove the gate"
+            )
         if gate.task is not None and policy_type == GENERATOR:
             yield f"evaluation.gates[{number}].task is not for a generator, which has no tasks; remove it"
+
+
+def _against_start(template: RunTemplate) -> str | None:
+    """With which settings a generator's rl stage runs; None = it has none."""
+    if not template.with_rl:
+        return None
+    return "stages.rlhf" if template.stages.preference is None else "stages.preference"
 
 
 def _misfits_of_rewards(template: RunTemplate, policy_type: PolicyType) -> Iterator[str]:

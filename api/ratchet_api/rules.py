@@ -16,7 +16,7 @@ from ratchet_api.columns import LABEL_COLUMN, TEXT_COLUMN, Columns, InlineRow
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, Filters, Source, Split
 from ratchet_api.placement import Toleration
 from ratchet_api.policy import RLPolicySpec
-from ratchet_api.policy_types import ABOVE_ONE, CLASSIFIER_METRICS, CLASSIFIER_ONLY, GENERATOR_METRICS
+from ratchet_api.policy_types import ABOVE_ONE, AGAINST_START, CLASSIFIER_METRICS, CLASSIFIER_ONLY, GENERATOR_METRICS
 from ratchet_api.refresh import Refresh
 from ratchet_api.rule import Rule
 from ratchet_api.rules_of_rl import RL_RULES, RLHF_RULES
@@ -110,6 +110,16 @@ def _type_rules(kind: str, *, guard: str = "", at: str = "") -> tuple[Rule, ...]
         ),
         gates("generator", GENERATOR_METRICS),
         gates("classifier", CLASSIFIER_METRICS),
+        *(
+            rule(
+                "generator",
+                f"self.{at}evaluation.gates.all(gate, gate.metric != '{metric}') || (self.{at}mode != 'supervised' && "
+                f"{'' if needed == 'stages.preference' else '!'}has(self.{at}stages.preference))",
+                "evaluation.gates",
+                f"a gate on {metric} needs a run with {needed}; take another metric, or remove the gate",
+            )
+            for metric, needed in AGAINST_START.items()
+        ),
         rule(
             "generator",
             f"self.{at}evaluation.gates.all(gate, !has(gate.task))",

@@ -62,3 +62,12 @@ def test_where_nothing_was_rewarded_telling_pairs_apart_decides() -> None:
     lost = choose_answers(NUMBERS, NUMBERS, unsure, start, role="start", wanted=wanted, seed=3, worth="agreement")
     assert lost.choice.chosen == "start"
     assert lost.choice.why.startswith("agreement 0.6000 against 0.5000")
+
+
+def test_a_gate_may_ask_how_often_answers_are_better() -> None:
+    gate = {"metric": "win_rate", "minimum": 0.8}
+    kept = chosen(BETTER, BETTER - 0.01, gates=[gate])
+    assert (kept.choice.chosen, kept.metrics["win_rate"]) == ("rl", 1.0)
+    lost = chosen(BETTER, BETTER, gates=[gate])
+    assert "win_rate is 0.5, must be >= 0.8" in lost.choice.why
+    assert (lost.choice.chosen, lost.metrics["win_rate"]) == ("supervised", 0.5)

@@ -63,18 +63,21 @@ def choose_answers(
     """
     rules = wanted.comparison or Comparison()
     row = paired(rewards, baseline_rewards, confidence=rules.confidence, resamples=rules.resamples, seed=seed)
-    reasons = [] if row.not_worse(rules.margin) else [_worse(row, rules.margin, worth)]
-    reasons += [told(result) for gate in wanted.gates if not (result := judge_gate(gate, candidate)).passed]
-    chosen = role if reasons else "rl"
+    numbers = {f"diff/{worth}": row.difference, f"diff/{worth}_low": row.low, f"diff/{worth}_high": row.high}
     found: dict[str, Any] = {worth: row._asdict()}
     text = f"{worth} {row.candidate:.4f} against {row.baseline:.4f}, difference {row.difference:+.4f}"
     text += f" ({row.low:+.4f} to {row.high:+.4f})"
-    numbers = {f"diff/{worth}": row.difference, f"diff/{worth}_low": row.low, f"diff/{worth}_high": row.high}
     if worth == "reward":
         found["win_rate"] = numbers["rl/win_rate"] = win_rate(rewards, baseline_rewards)
         text += f", {found['win_rate']:.0%} of the answers better"
-    why = "; ".join(reasons) or text
+        # gates may ask for it; a policy that is held against itself wins half
+        candidate, baseline = {**candidate, "win_rate": found["win_rate"]}, {**baseline, "win_rate": 0.5}
+    reasons = [] if row.not_worse(rules.margin) else [_worse(row, rules.margin, worth)]
+    reasons += [told(result) for gate in wanted.gates if not (result := judge_gate(gate, candidate)).passed]
+    chosen, why = role if reasons else "rl", "; ".join(reasons) or text
     choice = Choice(candidate="rl", baseline=role, chosen=chosen, why=why[:CHOICE_LIMIT])
+    if worth == "reward":
+        numbers["win_rate"] = (baseline if reasons else candidate)["win_rate"]
     for name in (worth, *SHOWN):
         numbers |= {f"baseline/{name}": baseline[name], f"rl/{name}": candidate[name]}
     report = {

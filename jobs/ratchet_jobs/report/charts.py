@@ -70,6 +70,11 @@ _ORDER = (
     "best_return",
     "reward",
     "accuracy",
+    "margin",
+    "train_agreement",
+    "kl",
+    "kl_coef",
+    "mean_tokens",
     "policy_loss",
     "value_loss",
     "entropy",
@@ -204,6 +209,30 @@ def draw_differences(ax: Axes, rows: Mapping[str, Mapping[str, Any]], palette: P
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("difference; right of 0 is better")
+
+
+def worths(series: Mapping[str, Sequence[float]], *, name: str) -> Chart:
+    """Share of answers that are worth at most so much, one line per policy: the line further right is better.
+
+    Args:
+        series: policy -> what each of its answers is worth.
+        name: of the worth.
+    """
+    halves = {policy: float(np.median(values)) for policy, values in series.items()}
+    alt = f"Distribution of the {name}: " + ", ".join(
+        f"half of the answers of {policy} are worth {half:.4g} or less" for policy, half in halves.items()
+    )
+
+    def draw(palette: Palette) -> Figure:
+        ax = axes(width=5.2, height=3.0)
+        for (policy, values), colour in zip(series.items(), palette.series, strict=False):
+            ax.ecdf(values, color=colour, label=short(policy))
+        ax.set_xlabel(name)
+        ax.set_ylabel("share of answers")
+        ax.legend(loc="best", handlelength=1.2)
+        return _figure(ax)
+
+    return Chart(f"Distribution of the {name}", alt, draw)
 
 
 def changed_classes(rows: Sequence[Mapping[str, Any]], *, a: str, b: str) -> Chart:

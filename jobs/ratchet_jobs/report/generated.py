@@ -1,19 +1,23 @@
-"""The sections of a generator's report: its numbers, and what it answers beside the reference and its base.
+"""The sections of a generator's report: its numbers, what RL changed, and what it answers beside the reference.
 
 Decides content and order; drawing and markup are not its business. Called by `page`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
 
-from ratchet_jobs.report.blocks import NOTHING, Block, Figures, Table, Text, cut, number, row
+from ratchet_jobs.report.blocks import NOTHING, Block, Figures, Plots, Table, Text, cut, number, row
+from ratchet_jobs.report.charts import differences, worths
 from ratchet_jobs.report.evidence import Evidence
 from ratchet_jobs.report.sections import SECTIONS
 
 SHOWN_ANSWERS = 50
+EMPTY = "(empty)"
 MEANINGS = {
     "reward": "of its answers, as RL was rewarded",
+    "agreement": "share of held-out pairs told apart; the start is at 0.5",
     "rl/win_rate": "share of prompts that RL answers better than its start",
     "perplexity": "of held-out answers; lower is better",
     "base_perplexity": "of the same answers by the base model",
@@ -50,9 +54,56 @@ def _summary(given: Evidence) -> Iterator[Block]:
 _COUNTS = ("n_test", "n_answers", "skipped_rows")
 
 
-def _answers(given: Evidence) -> Iterator[Block]:
+def _comparison(given: Evidence) -> Iterator[Block]:
+    found = given.comparison
+    if found is None:
+        return
+    choice, told = found["choice"], found["rl_against_baseline"]
+    other = choice["baseline"]
+    kept = choice["chosen"] == choice["candidate"]
+    yield Text(f"Kept: {choice['chosen']}. {choice['why']}.", tone="good" if kept else "bad")
+    policies = {name: each["metrics"] for name, each in found["policies"].items()}
     rows = [
-        [cut(each["prompt"]), cut(each["answer"] or "(empty)"), cut(each["reference"]), cut(each.get("base", NOTHING))]
+        row(name, *(number(each[name]) for each in policies.values()))
+        for name in MEANINGS
+        if name not in _COUNTS and all(name in each for each in policies.values())
+    ]
+    yield Table("On the same rows", ("number", *policies), rows)
+    worth = "reward" if "reward" in told else "agreement"
+    charts = [differences({worth: told[worth]}, title=f"{worth}: rl less {other}", what=f"rl less {other}")]
+    if worth == "reward":
+        charts.append(worths(found["worths"], name=worth))
+    yield Plots("", charts)
+
+
+def _side_by_side(given: Evidence, other: str, worth: Mapping[str, Sequence[float]] | None) -> Table:
+    """What both policies answered, and what the second answer is worth more."""
+    rows = [
+        [cut(each["prompt"]), cut(each[other] or EMPTY), cut(each["rl"] or EMPTY), cut(gain), cut(each["reference"])]
+        for each, gain in zip(given.evaluation["answers"][:SHOWN_ANSWERS], _gains(worth, other), strict=False)
+    ]
+    columns = ("prompt", other, "rl", "reward gained", "reference")
+    note = "Each answer is of the likeliest tokens. evaluation.json has all answers, and those of the base model."
+    return Table("Held-out prompts", columns, rows, numeric=False, note=note)
+
+
+def _gains(worth: Mapping[str, Sequence[float]] | None, other: str) -> Iterator[str]:
+    """What RL's answer to each prompt is worth more; nothing where answers were not rewarded."""
+    if worth is None:
+        yield from repeat(NOTHING)
+        return
+    yield from (f"{ours - theirs:+.4f}" for ours, theirs in zip(worth["rl"], worth[other], strict=True))
+
+
+def _answers(given: Evidence) -> Iterator[Block]:
+    if given.comparison is not None:
+        rewarded = "reward" in given.comparison["rl_against_baseline"]
+        yield _side_by_side(
+            given, given.comparison["choice"]["baseline"], given.comparison["worths"] if rewarded else None
+        )
+        return
+    rows = [
+        [cut(each["prompt"]), cut(each["answer"] or EMPTY), cut(each["reference"]), cut(each.get("base", NOTHING))]
         for each in given.evaluation["answers"][:SHOWN_ANSWERS]
     ]
     note = "Each answer is of the likeliest tokens; the snapshot's order is random. evaluation.json has all answers."
@@ -74,6 +125,7 @@ _SHARED = dict(SECTIONS)
 GENERATOR_SECTIONS: Sequence[tuple[str, Callable[[Evidence], Iterator[Block]]]] = (
     ("Summary", _summary),
     ("Gates", _SHARED["Gates"]),
+    ("Comparison", _comparison),
     ("Answers", _answers),
     ("Learning curves", _SHARED["Learning curves"]),
     ("Data", _SHARED["Data"]),

@@ -72,6 +72,11 @@ class Split:
             shares = [slot.share for slot in self.slots]
             raise BadSplit(f"split.slots have the shares {shares}; give positive ones that sum to {WHOLE}")
 
+    @property
+    def experiment(self) -> str:
+        """Id of the experiment, as servers sign it and the log has it."""
+        return experiment_of(self.salt)
+
     def slot(self, subject: str) -> Slot:
         """Return the slot of a subject.
 
@@ -139,6 +144,11 @@ def fixed_split(salt: str, *, champion: int, shares: Sequence[tuple[int, int]]) 
 def salt_of(policy_uid: str, experiment: str) -> str:
     """Return the salt of an experiment: two policies, or two experiments of one, deal independently."""
     return digest_of({"policy": policy_uid, "experiment": experiment})[:16]
+
+
+def experiment_of(salt: str) -> str:
+    """Return the id under which an experiment is known to people, who must not learn its salt from it."""
+    return digest_of({"experiment": salt})[:16]
 
 
 def is_subject(subject: str | None) -> bool:

@@ -55,6 +55,7 @@ TagName = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=
 Stars = Annotated[int, Field(ge=1, le=5), BeforeValidator(_integral)]
 Propensity = Annotated[float, Field(gt=0, le=1)]
 VersionNumber = Annotated[int, Field(ge=1, le=2**31), BeforeValidator(_integral)]
+ExperimentId = Annotated[str, StringConstraints(min_length=16, max_length=16, pattern=r"^[0-9a-f]{16}$")]
 EventId = Annotated[str, StringConstraints(min_length=32, max_length=32, pattern=r"^[0-9a-f]{32}$")]
 Steps = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_integral)]
 
@@ -253,7 +254,9 @@ class PolicyFeedback(ApiModel):
 class Interaction(_Event):
     """One answer that a policy gave, so that feedback can be joined to it."""
 
-    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["response"]}, {"required": ["label"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": [name]} for name in ("response", "label", "failed")]}
+    )
 
     input: Annotated[Text, Field(description="input: what was asked. Kept at the gateway's collectionRate.")]
     response: Annotated[Text | None, Field(default=None, description="response: the text that was answered.")]
@@ -272,11 +275,44 @@ class Interaction(_Event):
     action_propensity: Annotated[
         Propensity | None, Field(default=None, description="actionPropensity: probability of this answer in its arm.")
     ]
+    experiment: Annotated[
+        ExperimentId | None,
+        Field(
+            default=None,
+            description="experiment: id of the trial, as the router says. A signed interaction id overrides it.",
+        ),
+    ]
+    abstained: Annotated[
+        bool | None,
+        Field(default=None, description="abstained: whether the policy left the decision to somebody else."),
+    ]
+    failed: Annotated[
+        Literal[True] | None,
+        Field(
+            default=None,
+            description="failed: true when the policy gave no answer, such as a status of 500. No texts are kept of it.",
+        ),
+    ]
+    recorder: Annotated[
+        ExperimentId | None,
+        Field(default=None, description="recorder: 16 hex digits that name the process which answered."),
+    ]
+    dropped: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=0,
+            le=2**53,
+            description="dropped: how many interactions of this experiment that process had lost by then. A loss makes the verdict on a rollout hold.",
+        ),
+    ]
 
     @model_validator(mode="after")
     def _answered(self) -> Self:
-        if self.response is None and self.label is None:
-            raise ValueError("interaction: has neither response nor label; send what the policy answered")
+        if self.response is None and self.label is None and self.failed is None:
+            raise ValueError("interaction: has neither response nor label nor failed; send what the policy answered")
+        if (self.dropped is None) != (self.recorder is None):
+            raise ValueError("interaction: has one of dropped and recorder; send both, or none")
         if self.policy is None and self.interaction_id is None:
             raise ValueError("interaction: has neither policy nor interactionId; name the policy that answered")
         return self

@@ -81,6 +81,7 @@ class Exposure(StatusModel):
     version: int | None = Field(default=None, alias="v", ge=1, le=2**31)
     arm: str | None = Field(default=None, alias="a", max_length=32)
     propensity: float | None = Field(default=None, alias="q", gt=0, le=1)
+    experiment: str | None = Field(default=None, alias="x", pattern=r"^[0-9a-f]{16}$")
     issued: int = Field(alias="t", ge=0, le=2**53)
     """Seconds since 1970."""
     expires: int = Field(alias="e", ge=0, le=2**53)

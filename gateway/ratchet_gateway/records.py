@@ -108,12 +108,13 @@ class Recorder:
                 version=event.version,
                 arm=event.arm,
                 propensity=event.assignment_propensity,
+                experiment=event.experiment,
                 issued=int(now.timestamp()),
                 expires=int((now + self.lifetime).timestamp()),
             )
             signed = None
-        kept = is_collected(exposure.id, self.collection_rate)
-        left_out = _NEVER_STORED | {"arm", "assignment_propensity"} | (set() if kept else _BODIES)
+        kept = is_collected(exposure.id, self.collection_rate) and event.failed is None
+        left_out = _NEVER_STORED | {"arm", "assignment_propensity", "experiment"} | (set() if kept else _BODIES)
         fields: dict[str, Any] = {"kind": "interaction" if kept else "exposure"}
         fields |= event.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=left_out)
         fields |= self._common(event, exposure.policy, exposure)
@@ -146,6 +147,8 @@ class Recorder:
                 fields["arm"] = exposure.arm
             if exposure.propensity is not None:
                 fields["assignmentPropensity"] = exposure.propensity
+            if exposure.experiment is not None:
+                fields["experiment"] = exposure.experiment
         return fields
 
 

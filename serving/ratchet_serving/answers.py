@@ -31,6 +31,7 @@ class Assignment(NamedTuple):
     subject: str | None = None
     arm: Arm | None = None
     propensity: float | None = None
+    experiment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Signer:
             version=version,
             arm=who.arm,
             propensity=who.propensity,
+            experiment=who.experiment,
             issued=int(now.timestamp()),
             expires=int((now + self.lifetime).timestamp()),
         )
@@ -165,5 +167,23 @@ class Answerer:
             "label": label,
             "actionPropensity": 1.0,  # the likeliest class is answered, always
             "tags": {"abstain": str(answer["abstain"]).lower()},
+            "experiment": who.experiment,
+            "abstained": answer["abstain"],
         }
         found.records.append({name: value for name, value in record.items() if value is not None})
+
+    def failure(self, ask: Ask, who: Assignment) -> dict[str, Any] | None:
+        """Return the record of a request that got no answer; None where nobody compares, or nothing is signed."""
+        if self.signer is None or who.experiment is None:
+            return None
+        signed = self.signer.sign(self.policy, self.version, who)
+        text = ask.texts[0] if isinstance(ask, AskMany) else ask.text
+        record = {
+            "interactionId": signed,
+            "idempotencyKey": signed.rpartition(".")[2],
+            "subject": who.subject,
+            "input": text,
+            "experiment": who.experiment,
+            "failed": True,
+        }
+        return {name: value for name, value in record.items() if value is not None}

@@ -59,7 +59,13 @@ async def classify(request: Request) -> Response:
     who = assignment(request, ask.subject, trusted=server.behind_router)
     kind.answerer.heads(ask.task)  # refused before the model is asked
     texts = (ask.text,) if hasattr(ask, "text") else ask.texts
-    logits = await kind.batcher.ask(texts)
+    try:
+        logits = await kind.batcher.ask(texts)
+    except Exception:
+        # whoever got no answer stays in the comparison: leaving them out would make a version that fails look good
+        if (record := kind.answerer.failure(ask, who)) is not None:
+            server.record(record)
+        raise
     answers = kind.answerer.answer(ask, logits, who)
     for record in answers.records:
         server.record(record)

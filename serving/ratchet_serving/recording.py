@@ -1,16 +1,18 @@
 """What was answered, told to the gateway beside the answers: a bounded buffer and a thread that empties it.
 
 Decides that no answer ever waits for the gateway: what does not fit into the buffer, or is refused, is dropped and
-counted, and a drop is seen (`ratchet_serving_records_total`). Sending again is safe, since every record carries its own
+counted, and a drop is seen (`ratchet_serving_records_total`), and told of the records of the same experiment that come
+after it, so that whoever reads the log knows what it lacks. Sending again is safe, since every record carries its own
 key. Never decides whether texts are kept; that is the gateway's collection rate.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -48,6 +50,7 @@ class Recorder:
         self._waiting: deque[Record] = deque()
         self._changed = threading.Condition()
         self._ends_at: float | None = None
+        self._name, self._lost = secrets.token_hex(8), Counter[str]()
         self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
         metrics.records_waiting.set_function(lambda: len(self._waiting))
 
@@ -59,8 +62,11 @@ class Recorder:
         """Take a record, or drop and count it."""
         with self._changed:
             if len(self._waiting) >= self._size or self._ends_at is not None:
-                self._metrics.records.labels("dropped").inc()
+                self._count_lost(record)
                 return
+            # fixed here, and not when it is sent: a record that is sent again must be the same
+            if lost := self._lost[str(record.get("experiment", ""))]:
+                record = {**record, "recorder": self._name, "dropped": lost}
             self._waiting.append(record)
             self._changed.notify()
 
@@ -111,8 +117,12 @@ class Recorder:
 
     def _drop(self, count: int) -> None:
         for _ in range(min(count, len(self._waiting))):
-            self._waiting.popleft()
-            self._metrics.records.labels("dropped").inc()
+            self._count_lost(self._waiting.popleft())
+
+    def _count_lost(self, record: Record) -> None:
+        if "experiment" in record:
+            self._lost[str(record["experiment"])] += 1
+        self._metrics.records.labels("dropped").inc()
 
     def _rest(self) -> bool:
         """Wait before the next attempt; True = the end came, and there is none."""

@@ -6,6 +6,7 @@ Filled by `app`, read by the routes of classifiers and of generators.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from ratchet_serving.recording import Recorder
 from ratchet_web.errors import Malformed
 
 _ARMS: dict[str, Arm] = {"champion": "champion", "canary": "canary", "control": "control"}
+_EXPERIMENT = re.compile(r"[0-9a-f]{16}")
 
 
 class Worker(Protocol):
@@ -105,4 +107,7 @@ def assignment(request: Request, subject: str | None, *, trusted: bool) -> Assig
         raise Malformed(
             f"x-ratchet-propensity {str(propensity)[:32]!r}: the router says a number above 0 and at most 1"
         )
-    return Assignment(who, None if arm is None else _ARMS[arm], share)
+    experiment = request.headers.get("x-ratchet-experiment")
+    if experiment is not None and not _EXPERIMENT.fullmatch(experiment):
+        raise Malformed(f"x-ratchet-experiment {experiment[:32]!r}: the router says 16 of 0-9 and a-f")
+    return Assignment(who, None if arm is None else _ARMS[arm], share, experiment)

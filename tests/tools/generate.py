@@ -15,6 +15,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
 from ratchet_api import crdgen
+from ratchet_gateway.analyst.metrics import AnalystMetrics
 from ratchet_gateway.log.writer import WriterStats
 from ratchet_gateway.metrics import GatewayMetrics, WriterCollector
 from ratchet_jobs.runtime.progress import StageMetrics
@@ -51,6 +52,13 @@ On the port of its API, `/metrics`, without a token.
 | --- | --- | --- | --- |
 {gateway}
 
+## Of the analyst
+On the port of its answers, `/metrics`, without a token.
+
+| metric | type | labels | meaning |
+| --- | --- | --- | --- |
+{analyst}
+
 ## Of the policy server
 On the port of its API, `/metrics`. Those about tokens, streams and generations are of generators alone.
 
@@ -69,7 +77,8 @@ def metrics_page() -> str:
     gateway.register(WriterCollector(WriterStats()))
     serving = ServingMetrics(CollectorRegistry()).registry
     GenerationMetrics(serving)
-    pages = {"operator": operator, "stage": stage, "gateway": gateway, "serving": serving}
+    analyst = AnalystMetrics(CollectorRegistry()).registry
+    pages = {"operator": operator, "stage": stage, "gateway": gateway, "analyst": analyst, "serving": serving}
     return _PAGE.format(**{name: "\n".join(_rows(registry)) for name, registry in pages.items()})
 
 

@@ -95,6 +95,11 @@ def test_feedback_is_refused_for(body: bytes) -> None:
     ("body", "want"),
     [
         pytest.param({"policy": "p", "input": "q"}, "neither response nor label", id="no answer"),
+        pytest.param(
+            {"policy": "p", "input": "q", "label": "a", "dropped": 1}, "one of dropped and recorder", id="who lost them"
+        ),
+        pytest.param({"policy": "p", "input": "q", "failed": False}, "failed", id="failed is true or absent"),
+        pytest.param({"policy": "p", "input": "q", "label": "a", "experiment": "1"}, "experiment", id="a trial's id"),
         pytest.param({"input": "q", "label": "refund"}, "neither policy nor interactionId", id="no policy"),
         pytest.param(
             {"policy": "p", "input": "q", "label": "x", "actionPropensity": 0}, "greater than 0", id="propensity 0"

@@ -271,6 +271,28 @@ def test_texts_are_kept_at_the_collection_rate_and_exposures_always(tmp_path: Pa
     assert [e["collected"] for e in again] == [e["collected"] for e in answer], "every replica decides alike"
 
 
+def test_what_a_trial_is_judged_by_is_kept_of_every_answer_and_of_a_failed_one_nothing_else(tmp_path: Path) -> None:
+    trial = {"policy": "router", "experiment": "00112233445566ff", "arm": "canary", "recorder": "a" * 16, "dropped": 2}
+    events = [
+        trial | {"input": "secret text", "label": "card", "abstained": True},
+        trial | {"input": "secret text", "failed": True},
+    ]
+    (tmp_path / "all").mkdir()
+    with running(tmp_path, collection_rate=0) as none, running(tmp_path / "all") as all_of_them:
+        for gateway in (none, all_of_them):
+            answer = gateway.post("/v1/interactions", {"events": events}).json()["events"]
+            signed = answer[0]["interactionId"]
+            gateway.post("/v1/feedback", {"type": "thumbs_up", "interactionId": signed})
+        for gateway, kinds in ((none, ["exposure", "exposure"]), (all_of_them, ["interaction", "exposure"])):
+            log = gateway.log()
+            assert [event["kind"] for event in log[:2]] == kinds
+            for event, said in zip(log[:2], ({"abstained": True}, {"failed": True}), strict=True):
+                want = {"experiment": "00112233445566ff", "arm": "canary", "recorder": "a" * 16, "dropped": 2} | said
+                assert {name: event.get(name) for name in want} == want
+            assert "secret text" not in json.dumps(log[1])
+            assert (log[2]["kind"], log[2]["experiment"]) == ("feedback", "00112233445566ff")
+
+
 # --- bad input ----------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ratchet_api.assign import canary_split, fixed_split, salt_of
+from ratchet_api.assign import canary_split, experiment_of, fixed_split, salt_of
 from ratchet_operator.desired.router_bootstrap import bootstrap
 from ratchet_operator.desired.router_table import (
     CLUSTERS_FILE,
@@ -78,6 +78,18 @@ def test_no_route_lets_a_clients_claim_about_its_arm_through(table: RouterTable)
         assert {each["append_action"] for each in added} <= {"OVERWRITE_IF_EXISTS_OR_ADD"}
         said = {each["header"]["key"] for each in added}
         assert said | set(way.get("request_headers_to_remove", [])) == set(OURS)
+
+
+def test_the_trial_is_said_of_those_who_are_compared_and_its_salt_of_nobody() -> None:
+    dealt = next(route for route in _routes(CANARY) if route.get("stat_prefix") == "dealt")
+    said = {}
+    for way in _ways(dealt):
+        headers = {each["header"]["key"]: each["header"]["value"] for each in way["request_headers_to_add"]}
+        said[headers["x-ratchet-arm"]] = headers.get("x-ratchet-experiment")
+    experiment = experiment_of(SALT)
+    assert said == {"canary": experiment, "champion": None, "control": experiment}
+    assert len(experiment) == 16
+    assert SALT not in experiment
 
 
 def test_only_the_api_of_the_servers_can_be_reached() -> None:

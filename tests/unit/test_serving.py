@@ -32,6 +32,7 @@ from ratchet_serving.settings import Settings, Source
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 RING = KeyRing({"2026-11": b"k" * 32})
+EXPERIMENT = "00112233445566ff"
 BASE = BaseModelRef(uri="store://models/tiny", sha256="0" * 64)
 CARD = PolicyCard(labels=("card", "loan"), max_tokens=32, base_model=BASE, temperature=2.0, abstain_threshold=0.7)
 TASKS = PolicyCard(
@@ -286,21 +287,22 @@ def test_a_pass_holds_texts_of_like_length(lengths: Iterable[int], max_tokens: i
 
 
 async def test_every_answer_carries_a_signed_id_that_says_who_answered_in_which_arm() -> None:
-    headers = {"x-ratchet-arm": "canary", "x-ratchet-propensity": "0.05"}
+    headers = {"x-ratchet-arm": "canary", "x-ratchet-propensity": "0.05", "x-ratchet-experiment": EXPERIMENT}
     async with server(Lengths(), ring=RING, behind_router=True) as client:
         answer = await client.post("/v1/classify", json={"text": "abcdef"}, headers=headers)
     signed = answer.headers["x-ratchet-interaction"]
     assert answer.json()["interactionId"] == signed
     said = verify_interaction(signed, RING, now=NOW + timedelta(days=29))
     assert (said.policy, said.version, said.arm, said.propensity) == ("router", 3, "canary", 0.05)
+    assert said.experiment == EXPERIMENT
 
 
 async def test_an_arm_that_a_client_makes_up_is_ignored_without_a_router() -> None:
-    headers = {"x-ratchet-arm": "canary", "x-ratchet-propensity": "0.05"}
+    headers = {"x-ratchet-arm": "canary", "x-ratchet-propensity": "0.05", "x-ratchet-experiment": EXPERIMENT}
     async with server(Lengths(), ring=RING) as client:
         answer = await client.post("/v1/classify", json={"text": "abcdef"}, headers=headers)
     said = verify_interaction(answer.headers["x-ratchet-interaction"], RING, now=NOW)
-    assert (said.arm, said.propensity) == (None, None)
+    assert (said.arm, said.propensity, said.experiment) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -311,6 +313,7 @@ async def test_an_arm_that_a_client_makes_up_is_ignored_without_a_router() -> No
         ("x-ratchet-propensity", "0", "x-ratchet-propensity '0'"),
         ("x-ratchet-propensity", "nan", "x-ratchet-propensity 'nan'"),
         ("x-ratchet-subject", "s" * 257, "x-ratchet-subject: has 257 characters"),
+        ("x-ratchet-experiment", "first", "x-ratchet-experiment 'first'"),
     ],
 )
 async def test_a_header_that_cannot_be_is_refused(name: str, text: str, want: str) -> None:
@@ -350,6 +353,37 @@ async def test_every_answer_is_recorded_as_the_gateway_takes_it() -> None:
     ids = [each["interactionId"] for each in answer.json()["tasks"].values()]
     assert [event.interaction_id for event in batch.events] == ids
     assert len({event.idempotency_key for event in batch.events}) == 2
+
+
+async def test_who_got_no_answer_in_a_trial_is_recorded_too() -> None:
+    """P34: leaving them out would make a version that fails look good. Outside a trial nobody compares."""
+    gateway = Gateway()
+    headers = {"x-ratchet-arm": "canary", "x-ratchet-subject": "ann", "x-ratchet-experiment": EXPERIMENT}
+    async with server(Lengths(), ring=RING, gateway=gateway, behind_router=True) as client:
+        assert (await client.post("/v1/classify", json={"text": "nan"})).status_code == 500
+        assert (await client.post("/v1/classify", json={"text": "nan"}, headers=headers)).status_code == 500
+        assert (await client.post("/v1/classify", json={"texts": ["card"]}, headers=headers)).status_code == 200
+    batch = InteractionBatch.model_validate({"events": gateway.records})
+    seen = [(event.subject, event.experiment, event.failed, event.abstained) for event in batch.events]
+    assert seen == [("ann", EXPERIMENT, True, None), ("ann", EXPERIMENT, None, True)]
+    said = verify_interaction(batch.events[0].interaction_id or "", RING, now=NOW)
+    assert (said.arm, said.experiment) == ("canary", EXPERIMENT)
+
+
+def test_records_tell_how_many_of_their_trial_were_lost_before() -> None:
+    """P35: whoever reads the log knows what it lacks; another trial's records tell of their own losses alone."""
+    gateway, metrics, pause = Gateway(), new_metrics(), threading.Event()
+    recorder = Recorder(gateway, size=1, metrics=metrics, gather_seconds=0)
+    for number in range(3):
+        recorder.put({"id": number, "experiment": "a"})
+    recorder.start()
+    for number, experiment in ((3, "a"), (4, "b")):
+        while value(metrics, "ratchet_serving_records_waiting"):
+            pause.wait(0.001)
+        recorder.put({"id": number, "experiment": experiment})
+    recorder.close(seconds=5)
+    assert [(record["id"], record.get("dropped")) for record in gateway.records] == [(0, None), (3, 2), (4, None)]
+    assert len(gateway.records[1]["recorder"]) == 16
 
 
 def test_records_that_do_not_fit_are_dropped_and_counted_and_never_waited_for() -> None:

@@ -19,8 +19,9 @@ from ratchet_api.base import canonical_json, digest_of
 SUBJECT_HEADER = "x-ratchet-subject"
 ARM_HEADER = "x-ratchet-arm"
 PROPENSITY_HEADER = "x-ratchet-propensity"
+EXPERIMENT_HEADER = "x-ratchet-experiment"
 EXPLORE_HEADER = "x-ratchet-explore"
-OURS = (ARM_HEADER, PROPENSITY_HEADER, EXPLORE_HEADER)
+OURS = (ARM_HEADER, PROPENSITY_HEADER, EXPERIMENT_HEADER, EXPLORE_HEADER)
 """Headers that only the router may say; what a client sends under these names reaches no server."""
 
 TABLE_PATH = "/ratchet/table"
@@ -170,7 +171,11 @@ def _dealt(table: RouterTable, split: Split) -> dict[str, Any]:
     named = {"name": SUBJECT_HEADER, "string_match": {"safe_regex": {"regex": SUBJECT_PATTERN}}}
     salted = {"pattern": {"regex": "^(.*)$"}, "substitution": f"{split.salt}:\\1"}
     clusters = [
-        {"name": cluster_name(slot.version), "weight": slot.share, **_says(slot, explore=table.explore)}
+        {
+            "name": cluster_name(slot.version),
+            "weight": slot.share,
+            **_says(slot, experiment=split.experiment, explore=table.explore),
+        }
         for slot in split.slots
     ]
     action = {
@@ -204,11 +209,16 @@ def _mirror(table: RouterTable) -> dict[str, Any]:
     return {"request_mirror_policies": [{"cluster": cluster_name(table.shadow.version), "runtime_fraction": share}]}
 
 
-def _says(slot: Slot | None, *, explore: int) -> dict[str, Any]:
-    """What the server is told of the request, and that what the client claims of it goes away."""
+def _says(slot: Slot | None, *, experiment: str = "", explore: int) -> dict[str, Any]:
+    """What the server is told of the request, and that what the client claims of it goes away.
+
+    The experiment is said of those who are compared, so that the log tells one trial from the next without a clock.
+    """
     said: dict[str, str] = {}
     if slot is not None:
         said |= {ARM_HEADER: slot.arm, PROPENSITY_HEADER: f"{slot.propensity:g}"}
+        if slot.arm != "champion":
+            said[EXPERIMENT_HEADER] = experiment
     if explore:
         said[EXPLORE_HEADER] = f"{explore / WHOLE:g}"
     added = [_header(name, value) for name, value in said.items()]

@@ -110,6 +110,7 @@ class Answer:
             "response": _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", self.text)[:MAX_TEXT] or " ",
             "actionPropensity": min(1.0, propensity) if propensity > LEAST_PROPENSITY else None,
             "tags": tags,
+            "experiment": self.who.experiment,
         }
         return {name: value for name, value in record.items() if value is not None}
 

@@ -65,17 +65,38 @@ def requests(events: int) -> Iterator[bytes]:
 
 
 class Connection:
-    """One kept connection, one request at a time."""
+    """One kept connection, one request at a time.
+
+    A server closes what was idle for a while, and may do so while the next request is on its way. As HTTP clients do,
+    such a request goes out once more on a new connection: its event has a key, so it counts once.
+    """
 
     def __init__(self, url: str) -> None:
         self._address = urlsplit(url)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
+    @property
+    def closed(self) -> bool:
+        """True once the server has closed it."""
+        return self._streams is not None and self._streams[0].at_eof()
+
     async def ask(self, request: bytes) -> int:
-        """Send a request; return the status of its answer."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(self._address.hostname, self._address.port)
-        reader, writer = self._streams
+        """Send a request; return the status of its answer.
+
+        Raises:
+            ConnectionError, IncompleteReadError: a connection made for this request was closed before the answer.
+        """
+        if self._streams is not None and not self.closed:
+            try:
+                return await self._exchange(*self._streams, request)
+            except (ConnectionError, asyncio.IncompleteReadError):
+                pass  # closed meanwhile
+        await self.close()
+        self._streams = await asyncio.open_connection(self._address.hostname, self._address.port)
+        return await self._exchange(*self._streams, request)
+
+    @staticmethod
+    async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> int:
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]

@@ -115,6 +115,21 @@ app.kubernetes.io/component: eraser
 {{ include "ratchet.gatewayLabels" . | replace "app.kubernetes.io/component: gateway" "app.kubernetes.io/component: eraser" }}
 {{- end -}}
 
+{{/* The analyst of each gateway's namespace. */}}
+{{- define "ratchet.analystName" -}}
+{{- printf "%s-analyst" (include "ratchet.fullname" .) -}}
+{{- end -}}
+
+{{- define "ratchet.analystSelector" -}}
+app.kubernetes.io/name: {{ include "ratchet.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: analyst
+{{- end -}}
+
+{{- define "ratchet.analystLabels" -}}
+{{ include "ratchet.gatewayLabels" . | replace "app.kubernetes.io/component: gateway" "app.kubernetes.io/component: analyst" }}
+{{- end -}}
+
 {{- define "ratchet.gatewayImage" -}}
 {{- default (printf "ghcr.io/ratchet/gateway:%s" .Chart.AppVersion) .Values.images.gateway -}}
 {{- end -}}

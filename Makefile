@@ -123,6 +123,11 @@ bench-rollout-stats: ## how often the verdict on a rollout is wrong, and how man
 	$(SETUP)
 	@$(PY) -m bench.rollout_stats $(ARGS)
 
+.PHONY: bench-router
+bench-router: ## requests per second through the router beside Envoy with one plain route, and the latency it adds; ARGS="--seconds 5"
+	$(SETUP)
+	@$(PY) -m bench.router $(ARGS)
+
 ##@ Generate and build
 
 .PHONY: generate

@@ -174,7 +174,8 @@ class Router:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
         try:
-            wait_for("the router's table", lambda: self.table() == table_version(self._table))
+            wait_for("the router's table", lambda: self._ended() or self.table() == table_version(self._table))
+            assert not self._ended(), "the router ended"
         except AssertionError as error:
             self.stop()
             raise AssertionError(f"{error}: {(self.folder / 'log').read_text()[-3000:]}") from error
@@ -196,6 +197,9 @@ class Router:
         """Change the mounted table, and wait until the router says that it applied it."""
         mount(self.folder / "table", router_files(table))
         wait_for("the new table", lambda: self.table() == table_version(table))
+
+    def _ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
 
     def table(self) -> str:
         """Version of the applied table; empty = no answer."""

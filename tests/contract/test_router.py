@@ -16,6 +16,7 @@ import pytest
 from ratchet_api.assign import Slot, Split, canary_split, fixed_split, salt_of
 from ratchet_operator.desired.router_table import (
     ARM_HEADER,
+    EXPERIMENT_HEADER,
     EXPLORE_HEADER,
     PROPENSITY_HEADER,
     READY_PATH,
@@ -31,7 +32,13 @@ from tests.contract.envoys import COOKIE, Answer, EchoServer, Router, free_ports
 
 SALT = salt_of("uid-1", "1-v1-v2")
 TESTER = "x-test-version"
-FORGED = ((ARM_HEADER, "canary"), (ARM_HEADER, "control"), (PROPENSITY_HEADER, "1"), (EXPLORE_HEADER, "0.9"))
+FORGED = (
+    (ARM_HEADER, "canary"),
+    (ARM_HEADER, "control"),
+    (PROPENSITY_HEADER, "1"),
+    (EXPERIMENT_HEADER, "e" * 16),
+    (EXPLORE_HEADER, "0.9"),
+)
 UUID = "11111111-2222-4333-8444-555555555555"
 SUBJECTS = tuple(
     {0: f"user-{number}", 1: f"{number}@mail.example.org", 2: str(number) * (1 + number % 9)}[number % 3]
@@ -116,6 +123,8 @@ def test_what_a_client_claims_of_its_arm_reaches_no_server(
     for answer in (honest, forged):
         assert len(answer.told(ARM_HEADER)) == len(answer.told(PROPENSITY_HEADER)) == (0 if tester else 1)
         assert answer.told(EXPLORE_HEADER) == (["0.025"] if explore and not tester else [])
+        compared = answer.told(ARM_HEADER) in (["canary"], ["control"])
+        assert answer.told(EXPERIMENT_HEADER) == ([canary(25).experiment] if compared else [])
     if dealt:
         assert slot_of(forged) == slot_of(honest) == canary(25).slot("user-1")
 

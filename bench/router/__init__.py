@@ -1,0 +1,1 @@
+"""What the router costs, beside Envoy with one plain route and beside no router at all."""

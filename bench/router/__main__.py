@@ -1,0 +1,149 @@
+"""What the router costs: beside Envoy with one plain route in the same run, and beside calling the server directly.
+
+    make bench-router            or: python -m bench.router [--seconds 10] [--rounds 3]
+
+The router is the container that the operator renders, with a candidate at 25 % and the cookie of ours; its requests
+name 10,000 subjects. The proxy is an Envoy with one listener, one route, one cluster. Each has one worker on a core of
+its own; the other core is the server's (an Envoy that answers at once) and the senders'.
+
+1. 64 connections in a closed loop: requests per second, and per CPU second of the router or proxy, which is what
+   counts where the other core is the one that is busy;
+2. one connection: latency through the router, the proxy, and without either.
+
+Targets: 0.9 x the proxy's requests, per second and per CPU second; at most 0.5 ms more at the median than without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import uvloop
+
+from bench.ending import end_as_by_ctrl_c
+from bench.feedback.__main__ import cpu_seconds
+from bench.router import plain
+from bench.router.load import Measured, closed_loop
+from ratchet_api.assign import canary_split, salt_of
+from ratchet_operator.desired.router_table import SUBJECT_HEADER, Backend, RouterTable
+from tests.contract.envoys import Router, free_ports, wait_for
+
+ROUTER_CPU, OTHER_CPU = 0, 1
+CONNECTIONS = 64
+WAYS = ("router", "plain proxy", "no router")
+REQUESTS = [
+    f"GET /v1/classify HTTP/1.1\r\nhost: bench\r\n{SUBJECT_HEADER}: user-{number}\r\n\r\n".encode()
+    for number in range(10_000)
+]
+
+
+def listening(process: subprocess.Popen[bytes], port: int) -> None:
+    """Wait until a port answers.
+
+    Raises:
+        RuntimeError: the process has ended.
+    """
+
+    def answers() -> bool:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args} ended with {process.returncode}; see the log beside its file")
+        try:
+            return bool(uvloop.run(closed_loop(port, REQUESTS, connections=1, seconds=0)).latencies)
+        except OSError:
+            return False
+
+    wait_for(f"an answer on port {port}", answers)
+
+
+def measure(folder: Path, *, seconds: float, rounds: int) -> bool:
+    """Measure all three ways, print the tables, and tell whether every target is met."""
+    many: dict[str, list[Measured]] = {way: [] for way in WAYS}
+    one: dict[str, list[Measured]] = {way: [] for way in WAYS}
+    used: dict[str, list[float]] = {way: [] for way in WAYS}
+    with ExitStack() as stack:
+        first, second, proxy_port = free_ports(3)
+        processes = {}
+        for name, cpu, config in (
+            ("no router", OTHER_CPU, plain.server((first, second))),
+            ("plain proxy", ROUTER_CPU, plain.proxy(proxy_port, first)),
+        ):
+            processes[name] = stack.enter_context(plain.start(folder / name.replace(" ", "-"), config, cpu=cpu))
+            stack.callback(processes[name].terminate)
+        listening(processes["no router"], first)
+        listening(processes["plain proxy"], proxy_port)
+        split = canary_split(salt_of("bench", "1-v1-v2"), champion=1, candidate=2, share=2500)
+        backends = (Backend(1, "127.0.0.1", first), Backend(2, "127.0.0.1", second))
+        router = Router(folder / "router", RouterTable("bench", 1, backends, split=split))
+        router.command[:0] = ["taskset", "-c", str(ROUTER_CPU)]
+        stack.enter_context(router)
+        assert router.process is not None
+        processes["router"] = router.process
+        ports = {"router": router.port, "plain proxy": proxy_port, "no router": first}
+        for turn in range(rounds):
+            for way in WAYS if turn % 2 == 0 else reversed(WAYS):
+                uvloop.run(closed_loop(ports[way], REQUESTS, connections=CONNECTIONS, seconds=1))  # warm
+                before = cpu_seconds(processes[way].pid)
+                many[way].append(
+                    uvloop.run(closed_loop(ports[way], REQUESTS, connections=CONNECTIONS, seconds=seconds))
+                )
+                used[way].append(cpu_seconds(processes[way].pid) - before)
+                one[way].append(uvloop.run(closed_loop(ports[way], REQUESTS, connections=1, seconds=seconds / 2)))
+    return report(many, one, used)
+
+
+def report(many: dict[str, list[Measured]], one: dict[str, list[Measured]], used: dict[str, list[float]]) -> bool:
+    """Print what was measured; True when every target is met."""
+    rates = {way: statistics.median(each.rate for each in many[way]) for way in WAYS}
+    halves = {way: statistics.median(each.percentile(0.5) for each in one[way]) for way in WAYS}
+    per_cpu = {
+        way: statistics.median(len(each.latencies) / cpu for each, cpu in zip(many[way], used[way], strict=True))
+        for way in WAYS
+    }
+    print(f"\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {len(many['router'])} rounds")
+    columns = ("way", "requests/s", "per CPU second", "its core busy", f"p99 ms at {CONNECTIONS}")
+    print(f"\n| {' | '.join(columns)} | p50 ms alone | p99 ms alone | refused |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for way in WAYS:
+        busy = statistics.median(cpu / each.seconds for each, cpu in zip(many[way], used[way], strict=True))
+        tail = statistics.median(each.percentile(0.99) for each in many[way])
+        alone = statistics.median(each.percentile(0.99) for each in one[way])
+        refused = sum(each.refused for each in many[way] + one[way])
+        print(
+            f"| {way} | {rates[way]:,.0f} | {per_cpu[way]:,.0f} | {busy:.0%} | {tail:.2f} | {halves[way]:.3f} "
+            f"| {alone:.3f} | {refused} |"
+        )
+    share, share_of_cpu = (each["router"] / each["plain proxy"] for each in (rates, per_cpu))
+    added = halves["router"] - halves["no router"]
+    targets = {
+        f"{share:.2f} x the plain proxy's requests per second, at least 0.9 x": share >= 0.9,
+        f"{share_of_cpu:.2f} x the plain proxy's requests per CPU second, at least 0.9 x": share_of_cpu >= 0.9,
+        f"{added:.3f} ms more at the median than without a router, at most 0.5 ms": added <= 0.5,
+        "nothing refused": not any(each.refused for way in WAYS for each in many[way] + one[way]),
+    }
+    print()
+    for text, met in targets.items():
+        print(f"{'met   ' if met else 'MISSED'} {text}")
+    return all(targets.values())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the bench; 1 when a target is missed."""
+    end_as_by_ctrl_c()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement with many connections")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args(arguments)
+    os.sched_setaffinity(0, {OTHER_CPU})
+    with tempfile.TemporaryDirectory(prefix="bench-router-") as name:
+        return 0 if measure(Path(name), seconds=options.seconds, rounds=options.rounds) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

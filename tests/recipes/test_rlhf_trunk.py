@@ -128,6 +128,23 @@ def test_drawing_with_a_cache_and_training_agree_on_every_token_left_padded_or_n
             )
 
 
+def test_drawing_without_a_second_copy_of_the_weights_says_the_same(base: Path) -> None:
+    trunk = stirred(load_trunk(base, rank=4))
+    prompts = pad_prompts(ROWS, pad_id=trunk.wording.pad_id)
+    fast, lean = (generate(trunk, prompts, SAMPLING, generator=generator_for(3), lean=lean) for lean in (False, True))
+    assert torch.equal(fast.response_ids, lean.response_ids)
+    assert torch.allclose(fast.logprobs, lean.logprobs, rtol=0, atol=1e-5)
+
+
+def test_nothing_else_can_be_asked_while_the_policy_draws(llama: Path) -> None:
+    trunk = load_trunk(llama, rank=4)
+    ids = torch.tensor([ROWS[0]])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with trunk.drawing(), pytest.raises(RuntimeError, match="while the policy draws, nothing else can be asked"):
+        trunk.reference(ids, mask, keep=1)
+    trunk.reference(ids, mask, keep=1)
+
+
 def test_temperature_is_that_of_the_distribution_drawn_from(llama: Path) -> None:
     trunk = stirred(load_trunk(llama, rank=4))
     episodes = drawn(trunk, sampling=Sampling(max_new_tokens=5, temperature=2.0))

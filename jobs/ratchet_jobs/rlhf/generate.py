@@ -12,6 +12,7 @@ Decides nothing about rewards. Called by `ppo.py`, by training on answers that a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, Self
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ratchet_jobs.rl.categorical import entropy, log_prob_of, sample
+from ratchet_jobs.rl.picked import picked_log_probs
 from ratchet_jobs.rlhf.trunk import Trunk
 from ratchet_jobs.runtime.errors import BadConfigError, BadDataError
 
@@ -135,7 +137,9 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
 
 
 @torch.no_grad()
-def generate(trunk: Trunk, prompts: Prompts, sampling: Sampling, *, generator: torch.Generator) -> Episodes:
+def generate(
+    trunk: Trunk, prompts: Prompts, sampling: Sampling, *, generator: torch.Generator, lean: bool = False
+) -> Episodes:
     """Answer a batch of prompts; see the module's text for the steps.
 
     Args:
@@ -143,23 +147,25 @@ def generate(trunk: Trunk, prompts: Prompts, sampling: Sampling, *, generator: t
         prompts: B of them.
         sampling: lengths, temperature, stops.
         generator: of the draws, on the trunk's device.
+        lean: do without the second copy of the weights that makes drawing on a CPU fast (`Trunk.drawing`).
     """
     stops = torch.tensor([trunk.wording.eos_id, *sampling.stop_ids], device=trunk.device)
     alive = torch.ones(len(prompts.ids), dtype=torch.bool, device=trunk.device)
     mask, cache = prompts.mask, DynamicCache(config=trunk.config)
-    seen = trunk.policy(prompts.ids, mask, keep=1, cache=cache)
     columns: list[tuple[Tensor, ...]] = []
-    while True:
-        logits = seen.logits[:, -1].float() / sampling.temperature  # (B, V)
-        drawn = sample(nucleus(logits, sampling.top_p), generator=generator)
-        token = torch.where(alive, drawn, trunk.wording.pad_id)
-        noted = (log_prob_of(logits, token), trunk.values(seen.hidden)[:, -1], entropy(logits))
-        columns.append((token, alive, *(torch.where(alive, number, 0.0) for number in noted)))
-        mask = torch.cat([mask, alive.unsqueeze(1)], 1)
-        alive = alive & ~torch.isin(token, stops)
-        if len(columns) == sampling.max_new_tokens or not bool(alive.any()):
-            break
-        seen = trunk.policy(token.unsqueeze(1), mask, keep=1, cache=cache)
+    with nullcontext() if lean else trunk.drawing():
+        seen = trunk.policy(prompts.ids, mask, keep=1, cache=cache)
+        while True:
+            logits = seen.logits[:, -1].float() / sampling.temperature  # (B, V)
+            drawn = sample(nucleus(logits, sampling.top_p), generator=generator)
+            token = torch.where(alive, drawn, trunk.wording.pad_id)
+            noted = (log_prob_of(logits, token), trunk.values(seen.hidden)[:, -1], entropy(logits))
+            columns.append((token, alive, *(torch.where(alive, number, 0.0) for number in noted)))
+            mask = torch.cat([mask, alive.unsqueeze(1)], 1)
+            alive = alive & ~torch.isin(token, stops)
+            if len(columns) == sampling.max_new_tokens or not bool(alive.any()):
+                break
+            seen = trunk.policy(token.unsqueeze(1), mask, keep=1, cache=cache)
     ids, counts, logprobs, values, entropies = (torch.stack(column, 1) for column in zip(*columns, strict=True))
     return Episodes(*prompts, ids, counts, logprobs, values, entropies, stopped=~alive)
 
@@ -206,6 +212,5 @@ def answer_pass(trunk: Trunk, episodes: Episodes, *, reference: bool = False) ->
 
 def token_logprobs(logits: Tensor, episodes: Episodes, *, temperature: float) -> Tensor:
     """Log-probability of every response token at a temperature: logits (B, T, V) -> (B, T), 0 where masked out."""
-    scaled = logits if temperature == 1.0 else logits / temperature
-    flat = log_prob_of(scaled.flatten(0, 1), episodes.response_ids.flatten())
+    flat = picked_log_probs(logits.flatten(0, 1), episodes.response_ids.flatten(), temperature=temperature)
     return torch.where(episodes.response_mask, flat.view_as(episodes.response_ids), 0.0)

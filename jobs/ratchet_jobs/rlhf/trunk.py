@@ -32,6 +32,7 @@ from ratchet_jobs.generators.loading import eos_of, load_base
 from ratchet_jobs.generators.templates import Wording, load_wording
 from ratchet_jobs.models.classifier import find_targets
 from ratchet_jobs.models.lora import fold_lora
+from ratchet_jobs.models.packed import packed
 from ratchet_jobs.runtime.errors import BadConfigError, BadModelError
 
 Adapter = Literal["policy", "reward"]
@@ -96,6 +97,7 @@ class Trunk:
         self._layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
         self._active: Adapter | None = None
         self._seen: list[Tensor] = []
+        self._drawing = False
         for each in {id(m): m for m in (self.base, self._policy)}.values():
             each.get_output_embeddings().register_forward_pre_hook(lambda _, args: self._seen.append(args[0]))
         self.value_head = nn.Linear(int(model.config.hidden_size), 1).to(self.device, torch.float32)
@@ -176,6 +178,20 @@ class Trunk:
             if checkpointing:
                 model.activation_checkpointing_disable()
 
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Ask the policy for many single tokens: its weights are laid out for that, and may not change inside.
+
+        Without gradient, and of the policy only. Until it ends the weights are in memory once more.
+        """
+        self._switch("policy" if self.shares_base else None)
+        self._drawing = True
+        try:
+            with packed(self._policy):
+                yield
+        finally:
+            self._drawing = False
+
     def merged_weights(self) -> Mapping[str, Tensor]:
         """The policy as a whole model's state dict, its adapter added to the base's weights; changes nothing."""
         state = {
@@ -214,6 +230,8 @@ class Trunk:
     def _switch(self, adapter: Adapter | None) -> None:
         if adapter == self._active:
             return
+        if self._drawing:
+            raise RuntimeError("trunk: while the policy draws, nothing else can be asked; leave drawing() before")
         for layer in self._layers:
             if adapter is not None:
                 layer.set_adapter(adapter)

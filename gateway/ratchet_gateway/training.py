@@ -19,6 +19,7 @@ from ratchet_api.feedback import TrainRequest
 from ratchet_api.feedback_dataset import DEMONSTRATIONS, FeedbackDatasetStatus
 from ratchet_api.names import LABEL_POLICY, label_value, run_name_for_template
 from ratchet_api.policy_types import GENERATOR
+from ratchet_api.stage import Stage
 from ratchet_api.train_answers import NotTrained, Trained, TrainRunning
 from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus
 from ratchet_gateway.policies import PolicyView
@@ -144,7 +145,7 @@ async def answer(training: Training, policy: str, name: str) -> TrainRunning | T
             policy_id=policy,
             version=status.version,
             model_path=status.artifact.uri,
-            reward_model_path=None,
+            reward_model_path=_committed_by(status, Stage.REWARD_MODEL),
             feedback_count=int(said.get(_COUNT, 0)),
             training_steps=round(
                 sum(stage.metrics.get(key, 0.0) for stage in status.stages for key in ("steps", "optimizer_steps"))
@@ -191,6 +192,11 @@ async def wait(
     while isinstance(said := await answer(training, policy, name), TrainRunning) and not await gone():
         await asyncio.sleep(every_seconds)
     return said
+
+
+def _committed_by(status: RLTrainingRunStatus, stage: Stage) -> str | None:
+    found = next((each.artifact for each in status.stages if each.name == stage.value), None)
+    return None if found is None else found.uri
 
 
 def _true(status: RLTrainingRunStatus, condition: ConditionType) -> bool:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from ratchet_api.stage import StageInput
+from ratchet_api.train_answers import Trained
 from ratchet_gateway.policies import FixedPolicies, PolicyView
-from ratchet_gateway.training import LocalTraining
+from ratchet_gateway.training import LocalTraining, answer
 from ratchet_operator.cluster.memory_jobs import Act, golden
 from tests.gateway_app import TEMPLATE, Gateway, running
 from tests.world import builders as b
@@ -75,6 +76,21 @@ def test_training_starts_a_run_on_the_policys_feedback_and_says_what_it_became(t
     assert dataset["spec"]["source"]["feedback"] == {"policyRef": {"name": "router"}, "minRating": 4.0}
     assert run["spec"]["stages"]["supervised"]["learningRate"] == 1e-4
     assert 0.99 < run["spec"]["stages"]["supervised"]["epochs"] <= 1, "12 rows are one batch"
+
+
+def test_a_reward_model_that_was_trained_on_the_way_is_named(tmp_path: Path) -> None:
+    cluster = Cluster()
+    with opened(tmp_path, cluster) as gateway:
+        rate(gateway)
+        name = gateway.post("/api/policies/train_policy/router", {}).json()["runName"]
+        cluster.finish(name)
+        body = cluster._find("rltrainingruns", name)
+    artifact = {"uri": "s3://b/team/runs/r/reward-model/1-pod", "digest": "a" * 64}
+    body["status"]["stages"].append({"name": "reward-model", "state": "Succeeded", "artifact": artifact})
+    port = LocalTraining(lambda _: None, lambda *_: body)
+    told = asyncio.run(answer(port, "router", name))
+    assert isinstance(told, Trained)
+    assert told.reward_model_path == artifact["uri"]
 
 
 def test_the_same_request_on_the_same_feedback_is_the_same_run(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ request as an object of its own, 32 at once.
 1. single events, closed loop: 256 connections, each sends its next event when the last was acknowledged;
 2. batches of 50: 32 connections;
 3. the 99th percentile of the acknowledgement at half of the rate that 1. reached, sent by the clock;
-4. memory of the gateway while 3. runs.
+4. memory of the gateway while 3. runs; with `--minutes 10` it runs that long, and memory must stay flat.
 
 On a busy machine compare the events per CPU second of the gateway: its one core is then not its own.
 """
@@ -17,10 +17,12 @@ On a busy machine compare the events per CPU second of the gateway: its one core
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,6 +36,9 @@ from tests.contract.seaweed import BUCKET, SeaweedServer
 
 GATEWAY_CPU, OTHER_CPU = "0", "1"
 SINGLE_CONNECTIONS, BATCH_CONNECTIONS = 256, 32
+MEMORY_EVERY_SECONDS = 5.0
+GROWTH_PERCENT = 5.0
+"""Of memory, from the second third of the time to its last third; in the first, caches of a bounded size fill."""
 
 
 def memory_mb(pid: int) -> float:
@@ -50,6 +55,30 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+async def watched(gateway: GatewayProcess, *, rate: float, seconds: float) -> tuple[Measured, list[float]]:
+    """Load the gateway by the clock; also return its memory in MB, looked at every few seconds."""
+    seen: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            seen.append(memory_mb(gateway.pid))
+            await asyncio.sleep(MEMORY_EVERY_SECONDS)
+
+    watching = asyncio.create_task(watch())
+    try:
+        measured = await by_the_clock(gateway.url, rate=rate, seconds=seconds)
+    finally:
+        watching.cancel()
+    return measured, [*seen, memory_mb(gateway.pid)]
+
+
+def growth_percent(memory: Sequence[float]) -> float:
+    """Growth of the mean from the second third of the readings to the last."""
+    third = len(memory) // 3
+    before, after = statistics.fmean(memory[third : 2 * third]), statistics.fmean(memory[2 * third :])
+    return 100 * (after - before) / before
+
+
 def contender(folder: Path, store: Mapping[str, str], module: str) -> GatewayProcess:
     """A gateway on its core, started."""
     gateway = GatewayProcess(folder, store, cpus=GATEWAY_CPU, module=module)
@@ -57,11 +86,19 @@ def contender(folder: Path, store: Mapping[str, str], module: str) -> GatewayPro
     return gateway
 
 
-def compare(folder: Path, store: Mapping[str, str], *, seconds: float) -> bool:
-    """Measure both, print the table, and tell whether every target is met."""
+def compare(folder: Path, store: Mapping[str, str], *, seconds: float, minutes: float) -> bool:
+    """Measure both, print the table, and tell whether every target is met.
+
+    Args:
+        folder: scratch.
+        store: environment that names it.
+        seconds: of each measurement.
+        minutes: of half load, memory watched; 0 = as the other measurements.
+    """
     results: dict[tuple[str, str], Measured] = {}
     per_cpu: dict[tuple[str, str], float] = {}
     memory: list[float] = []
+    took = 0.0
     for name, module in (("one object per event", "bench.feedback.per_event"), ("log", "ratchet_gateway")):
         # each in a place of its own: a gateway follows the segments of others, and these are no replicas
         place = {**store, "RATCHET_STORE_URI": f"{store['RATCHET_STORE_URI']}/{module}"}
@@ -79,9 +116,11 @@ def compare(folder: Path, store: Mapping[str, str], *, seconds: float) -> bool:
                 per_cpu[name, load] = measured.events / (cpu_seconds(gateway.pid) - used)
             if name == "log":
                 half = results["log", "single"].rate / 2
-                memory = [memory_mb(gateway.pid)]
-                results[name, "half load"] = uvloop.run(by_the_clock(gateway.url, rate=half, seconds=seconds))
-                memory.append(memory_mb(gateway.pid))
+                began = time.perf_counter()
+                results[name, "half load"], memory = uvloop.run(
+                    watched(gateway, rate=half, seconds=60 * minutes or seconds)
+                )
+                took = time.perf_counter() - began
         finally:
             gateway.stop()
     print("\n| contender | load | events/s | events per CPU second | p50 ms | p99 ms | refused |")
@@ -96,7 +135,11 @@ def compare(folder: Path, store: Mapping[str, str], *, seconds: float) -> bool:
     for load in ("single", "batches of 50"):
         times = per_cpu["log", load] / per_cpu["one object per event", load]
         print(f"{load}: {times:.1f} x the events per CPU second of the gateway")
-    print(f"\nmemory of the log's gateway at half load: {memory[0]:.0f} MB before, {memory[1]:.0f} MB after")
+    thirds = memory[len(memory) // 3], memory[2 * len(memory) // 3]
+    print(
+        f"\nmemory of the log's gateway in {took:.0f} s of half load: {memory[0]:.0f} MB before, "
+        f"{thirds[0]:.0f} and {thirds[1]:.0f} MB after a third and two, {memory[-1]:.0f} MB at the end"
+    )
 
     def ratio(load: str) -> float:
         return results["log", load].rate / results["one object per event", load].rate
@@ -108,9 +151,21 @@ def compare(folder: Path, store: Mapping[str, str], *, seconds: float) -> bool:
         "p99 at half load: at most 300 ms": results["log", "half load"].percentile(0.99) <= 300,
         "nothing refused": all(measured.refused == 0 for measured in results.values()),
     }
+    if minutes:
+        grown = growth_percent(memory)
+        targets[f"memory of {minutes:g} minutes: {grown:+.1f} % in the last third, at most {GROWTH_PERCENT:g} %"] = (
+            grown <= GROWTH_PERCENT
+        )
     for text, met in targets.items():
         print(f"{'met   ' if met else 'MISSED'} {text}")
     return all(targets.values())
+
+
+def _minutes(text: str) -> float:
+    """Read --minutes; fewer than one would not fill the caches."""
+    if not 1 <= (minutes := float(text)) <= 1440:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 to 1440 minutes, or leave it out")
+    return minutes
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -118,6 +173,7 @@ def main(arguments: Sequence[str]) -> int:
     end_as_by_ctrl_c()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser.add_argument("--minutes", type=_minutes, default=0.0, help="of half load, to see whether memory stays flat")
     options = parser.parse_args(arguments)
     os.environ.update(credentials())
     os.sched_setaffinity(0, {int(OTHER_CPU)})  # the store inherits it
@@ -125,7 +181,7 @@ def main(arguments: Sequence[str]) -> int:
         folder = Path(name)
         with SeaweedServer(folder) as server:
             store = {"RATCHET_STORE_URI": f"s3://{BUCKET}/bench", "RATCHET_STORE_ENDPOINT": server.endpoint}
-            return 0 if compare(folder, store, seconds=options.seconds) else 1
+            return 0 if compare(folder, store, seconds=options.seconds, minutes=options.minutes) else 1
 
 
 if __name__ == "__main__":

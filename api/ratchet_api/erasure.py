@@ -49,7 +49,9 @@ class ErasureReport(StatusModel):
     ]
     requested: Annotated[Timestamp, Field(description="requested: when nothing more was read of the person.")]
     finished: Annotated[Timestamp, Field(description="finished: when a last look found nothing.")]
-    answers: Annotated[_Count, Field(description="answers: recorded ones that were given to the person.")]
+    answers: Annotated[
+        _Count, Field(description="answers: recorded ones that were given to the person, or copied from an evaluation.")
+    ]
     events: Annotated[_Count, Field(description="events: removed from the log, in all passes.")]
     segments: Annotated[_Count, Field(description="segments: of the log, written anew.")]
     snapshots: Annotated[tuple[RewrittenSnapshot, ...], Field(strict=False, description="snapshots: rewritten.")]

@@ -29,6 +29,8 @@ MAX_TEXT = 32_768
 """Characters of a prompt, a response or a correction."""
 MIN_TRAIN_SAMPLES = 10
 """Rated events of a policy below which training is refused."""
+SAMPLE_TAG = "sample"
+"""Tag of answers that were copied from an evaluation to be compared; an erasure looks into them for quotations."""
 
 # Tab, line feed and carriage return are text; the other controls (C0, DEL, C1) have no business in it.
 _PRINTABLE = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"

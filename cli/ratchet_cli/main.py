@@ -27,6 +27,7 @@ from ratchet_cli import (
     objects,
     predict_verb,
     report_verb,
+    samples_verb,
     serve_verb,
 )
 from ratchet_cli.errors import CliError, Interrupted
@@ -96,6 +97,7 @@ _PANELS: dict[str, dict[str, Callable[..., Any]]] = {
 for _panel, _verbs in _PANELS.items():
     for _name, _function in _verbs.items():
         commands.command(_name, rich_help_panel=_panel)(_function)
+feedback_verbs.verbs.command("samples")(samples_verb.samples)
 feedback_verbs.verbs.command("erase")(erase_verb.erase)
 commands.add_typer(feedback_verbs.verbs, name="feedback", rich_help_panel="Through a gateway")
 

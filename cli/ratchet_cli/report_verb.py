@@ -1,12 +1,10 @@
 """`ratchet report`: the page that the evaluate stage wrote about a run or a version.
 
-Decides where the page is put when it does not lie on this machine; its content is the stage's. What comes out of a
-store is compared with the digest that the stage committed before a browser gets to see it.
+Decides where the page is put when it does not lie on this machine; its content is the stage's.
 """
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import webbrowser
 from pathlib import Path
@@ -16,17 +14,14 @@ import typer
 from rich.markup import escape
 
 from ratchet_api.attempts import Artifact
-from ratchet_cli.errors import CliError, NotFound, UsageProblem
+from ratchet_cli.committed import read_committed
+from ratchet_cli.errors import CliError, UsageProblem
 from ratchet_cli.home import cache_dir
 from ratchet_cli.options import Context, HomeDir, Local, Namespace
 from ratchet_cli.results import PAGE_FILE, local_path
 from ratchet_cli.screen import err
 from ratchet_cli.versions import VERSION_HELP, Place, Version, find_version
-from ratchet_jobs.runtime.commit import COMMIT_FILE, erased_files, find_commit
-from ratchet_jobs.runtime.errors import StageError, StoreNotFound
-from ratchet_jobs.runtime.store import open_store
 
-PATIENCE_SECONDS = 20.0
 Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="Copy it to this file, which must end in .html.", metavar="FILE")
@@ -65,51 +60,14 @@ def page_of(version: Version) -> Path:
         NotFound: it has none.
         CliError: the store fails, or has another page than was committed.
     """
-    if isinstance(version.files, Path):
-        if (page := local_report(version)) is None:
-            raise NotFound(_missing(version, str(version.files)))
-        return page
-    artifact = version.files
-    try:
-        data = _fetched(version, artifact)
-    except ImportError as error:
-        raise CliError(f"an S3 store needs the package {error.name}; install ratchet[jobs]") from error
-    except StageError as error:
-        raise CliError(f"{version.title}: {error}") from error
+    data = read_committed(version, PAGE_FILE)
     if (page := local_report(version)) is not None:
         return page
-    kept = cache_dir() / "reports" / f"{artifact.digest}.html"
+    assert isinstance(version.files, Artifact)
+    kept = cache_dir() / "reports" / f"{version.files.digest}.html"
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(data)
     return kept
-
-
-def _fetched(version: Version, artifact: Artifact) -> bytes:
-    """Read the page out of the store, checked against the commit and that against the digest that the object names."""
-    store = open_store(version.store, patience_seconds=PATIENCE_SECONDS)
-    directory = artifact.uri.removeprefix(f"{store.uri}/")
-    prefix = directory.rpartition("/")[0]
-    commit = find_commit(store, prefix=prefix, namespace=version.namespace, input_digest=None)
-    if commit is None or commit.digest != artifact.digest:
-        raise CliError(
-            f"{version.title}: {store.uri}/{prefix}/{COMMIT_FILE} is not the one of digest {artifact.digest[:12]}…; "
-            "restore the store, or make a new run"
-        )
-    wanted = next((file.sha256 for file in commit.files if file.path == PAGE_FILE), None)
-    if wanted is None:
-        raise NotFound(_missing(version, artifact.uri))
-    try:
-        data = store.read(f"{directory}/{PAGE_FILE}")
-    except StoreNotFound as error:
-        raise NotFound(_missing(version, artifact.uri)) from error
-    seen = hashlib.sha256(data).hexdigest()
-    if seen != wanted and seen != erased_files(store, directory).now.get(PAGE_FILE):
-        raise CliError(f"{version.title}: {artifact.uri}/{PAGE_FILE} was changed after it was committed; restore it")
-    return data
-
-
-def _missing(version: Version, where: str) -> str:
-    return f"{version.title}: no {PAGE_FILE} in {where}; evaluate it again by a new run"
 
 
 def _copied(page: Path, target: Path) -> Path:

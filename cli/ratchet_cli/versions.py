@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +56,8 @@ class Version:
         snapshot: digest of the snapshot that it was trained on, if known.
         batch_size: rows per forward pass, as in the run's evaluate stage; a run's default if the run is not known.
         ece_bins: likewise.
+        policy: the RLPolicy that published it; None = a run or a folder.
+        number: of the version there.
     """
 
     title: str
@@ -65,6 +67,8 @@ class Version:
     snapshot: str | None = None
     batch_size: int = EvaluateStage().batch_size
     ece_bins: int = Evaluation().ece_bins
+    policy: str | None = None
+    number: int | None = None
 
 
 def find_version(word: str, place: Place) -> Version:
@@ -135,7 +139,8 @@ def _published(policy: str, version: PolicyVersion, backend: Backend, place: Pla
     if run is not None and run["metadata"].get("uid") != version.run_uid:
         run = None  # another run of the same name; it says nothing about this version
     title = f"{policy}@{version.version}"
-    return _of_artifact(title, artifact, version.dataset_digest, run, backend, place)
+    found = _of_artifact(title, artifact, version.dataset_digest, run, backend, place)
+    return replace(found, policy=policy, number=version.version)
 
 
 def _trained(name: str, body: Body, backend: Backend, place: Place) -> Version:

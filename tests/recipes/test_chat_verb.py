@@ -17,14 +17,21 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from bench.feedback.processes import free_port
 from ratchet_api.attempts import Artifact
 from ratchet_api.stage import StoreConfig
+from ratchet_cli.errors import CliError
 from ratchet_cli.main import run_command
+from ratchet_cli.samples_verb import pairs_of
+from ratchet_cli.versions import Version
+from ratchet_gateway.log.writer import LogSettings
+from ratchet_gateway.policies import FixedPolicies, PolicyView
 from ratchet_serving.loading import LoadedGenerator, load
 from ratchet_serving.settings import Source
+from tests.gateway_app import key_of, listening
 from tests.generator_bench import GeneratorBench
 from tests.tiny_llama import dialogues
 from tests.trained_home import TrainedHome
@@ -259,3 +266,59 @@ def test_a_container_loads_the_committed_generator_by_its_digest(made: tuple[Tra
     loaded = load(Source(StoreConfig(uri=made[0].bench.store.uri), NAMESPACE, artifact))
     assert isinstance(loaded, LoadedGenerator)
     assert loaded.wording.template == "chat"
+
+
+@pytest.fixture
+def asked_for_votes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a gateway that knows the policy, with a key for whoever reviews."""
+    policies = FixedPolicies({"helper": PolicyView("helper", type="generator")})
+    monkeypatch.setenv("RATCHET_GATEWAY_TOKEN", key_of("all"))
+    with listening(tmp_path, policies=policies, log=LogSettings(window_seconds=0.002)) as address:
+        yield address
+
+
+def test_evaluated_answers_are_put_side_by_side_once_each(
+    made: tuple[TrainedHome, Path, Path], ratchet: Command, asked_for_votes: str
+) -> None:
+    answers = json.loads((made[2] / "evaluation.json").read_text())["answers"]
+    others = {each["prompt"]: each["base"] for each in answers if each.get("base", each["answer"]) != each["answer"]}
+    differing = [each for each in answers if each["answer"].strip() and others.get(each["prompt"], "").strip()]
+    assert len(differing) > 1, "the test needs a policy that learned something"
+    code, said = ratchet("feedback", "samples", "helper", "--gateway", asked_for_votes, "--limit", "1")
+    assert (code, "1 pairs of answers of helper@1" in said) == (0, True), said
+    for before in (1, len(differing)):
+        code, said = ratchet("feedback", "samples", "helper@1", "--gateway", asked_for_votes)
+        assert (code, f"({before} were there before)" in said) == (0, True), said
+    token = {"Authorization": f"Bearer {key_of('all')}"}
+    pairs = httpx2.get(f"{asked_for_votes}/v1/review/helper", headers=token).json()["pairs"]
+    wanted = {each["prompt"]: {each["base"]: None, each["answer"]: 1} for each in differing}
+    assert {pair["input"]: {one["answer"]: one.get("version") for one in pair["answers"]} for pair in pairs} == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "want"),
+    [
+        (("helper-1",), "helper-1 is no version of an RLPolicy; say whose answers they are: --policy NAME"),
+        (("helper@9",), "RLPolicy 'helper' has no version 9; it has 1"),
+        (("helper", "--policy", "other"), "policy 'other': there is no RLPolicy of that name here"),
+        (("helper", "--limit", "0"), "limit"),
+    ],
+)
+def test_samples_that_cannot_be_shown_are_explained(
+    words: tuple[str, ...], want: str, ratchet: Command, asked_for_votes: str
+) -> None:
+    code, said = ratchet("feedback", "samples", *words, "--gateway", asked_for_votes)
+    assert code != 0
+    assert want in said
+
+
+def test_an_evaluation_without_answers_to_compare_is_refused() -> None:
+    version = Version("router@1", Path(), StoreConfig(uri="file:///s"), "team")
+    with pytest.raises(CliError, match="holds no answers, as that of a classifier"):
+        pairs_of(b'{"metrics": {}}', version)
+    with pytest.raises(CliError, match=r"evaluation\.json cannot be read"):
+        pairs_of(b"{", version)
+    same = {"prompt": "q", "answer": "a", "base": "a"}
+    assert pairs_of(json.dumps({"answers": [same, same | {"answer": " "}]}).encode(), version) == []
+    (kept,) = pairs_of(json.dumps({"answers": [same | {"rl": "r", "supervised": "a"}]}).encode(), version)
+    assert (kept.other, kept.whose) == ("r", "rl"), "what was not kept, rather than the base"

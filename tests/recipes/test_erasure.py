@@ -256,6 +256,22 @@ def test_erasing_somebody_who_was_never_here_changes_nothing_and_says_so(tmp_pat
     assert {key: data for key, data in everything(store).items() if "/erasures/" not in key} == before
 
 
+def test_what_was_copied_from_an_evaluation_to_be_compared_goes_with_the_votes_on_it(tmp_path: Path) -> None:
+    """P30: nobody's copy of the person's words, in the log and in a snapshot of what others said about it."""
+    process = StageProcess(tmp_path)
+    log = fill(process.store)
+    for text in (PRIVATE, "somebody else asked this"):
+        copied = log.interaction(input=f"they wrote: {text}", response="told", tags={"sample": "base"})
+        log.feedback("correction", interactionId=copied, correction="login", subject="bert")
+    log.flush()
+    process.summary(source=SOURCE)
+    report = run_erasure(process.store, tmp_path)
+    objects = everything(process.store)
+    assert [key for key, data in objects.items() if PRIVATE.encode() in data] == []
+    assert sum(b"somebody else asked this" in data for data in objects.values()) == 2, "log and the new snapshot"
+    assert (report.answers, report.events, report.snapshots[0].rows, report.left) == (2, 16, 14, 0)
+
+
 def test_what_an_evaluation_quotes_of_the_person_is_blotted_out_and_the_artifact_still_loads(tmp_path: Path) -> None:
     """P30: answers and page; numbers, other people's answers, configuration and weights stay as they were."""
     store = DirectoryStore(tmp_path / "store")

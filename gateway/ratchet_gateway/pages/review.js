@@ -116,7 +116,9 @@ function showPair() {
   $("compare-card").hidden = !pair;
   $("compare-empty").hidden = Boolean(pair);
   if (!pair) {
-    $("compare-empty").textContent = "Nothing to compare: no two recorded answers to the same input differ.";
+    $("compare-empty").textContent =
+      "Nothing to compare: no two recorded answers to the same input differ. " +
+      `\`ratchet feedback samples ${state.policy}\` offers a generator's evaluated answers.`;
     return;
   }
   if (state.sides.pair !== pair.id) {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,33 @@ _WORDS = {"text", "label", "chosen", "rejected", "response"}
 """Columns that hold what somebody said."""
 
 
-def erase_from_snapshots(store: Store, namespace: str, erasure: str, subjects: Collection[str], folder: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Theirs:
+    """Which rows are a person's.
+
+    Attributes:
+        subjects: the person's pseudonyms: rows of theirs, and about answers to them.
+        votes: feedback of others whose rows go, too.
+    """
+
+    subjects: Collection[str]
+    votes: Collection[str] = ()
+
+    def rows(self, table: pa.Table) -> pa.ChunkedArray:
+        """Return which rows of a snapshot of feedback these are, (N,) of booleans."""
+        people, votes = pa.array(sorted(self.subjects), pa.string()), pa.array(sorted(self.votes), pa.string())
+        of_person = pc.or_(pc.is_in(table["subject"], people), pc.is_in(table["about"], people))
+        return pc.or_(of_person, pc.is_in(table["event"], votes))
+
+
+def erase_from_snapshots(store: Store, namespace: str, erasure: str, theirs: Theirs, folder: Path) -> None:
     """Rewrite every snapshot that holds rows of a person.
 
     Args:
         store: where the snapshots are.
         namespace: whose.
         erasure: id, for the marks.
-        subjects: the person's pseudonyms.
+        theirs: which rows.
         folder: for one snapshot at a time.
     """
     keys = [info.key for info in store.list(f"{namespace}/snapshots")]
@@ -50,7 +70,7 @@ def erase_from_snapshots(store: Store, namespace: str, erasure: str, subjects: C
         if "feedback" in manifest.settings:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            _rewrite(store, namespace, prefix, manifest, erasure, subjects, folder)
+            _rewrite(store, namespace, prefix, manifest, erasure, theirs, folder)
             marked.add(prefix)
     # what an earlier process marked and did not get to delete, and what this one marked
     for prefix in sorted(mark for mark in marked if store.exists(f"{mark}/{ERASED}")):
@@ -58,9 +78,7 @@ def erase_from_snapshots(store: Store, namespace: str, erasure: str, subjects: C
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def words_in_snapshots(
-    store: Store, namespace: str, subjects: Collection[str], folder: Path
-) -> tuple[set[str], set[str]]:
+def words_in_snapshots(store: Store, namespace: str, theirs: Theirs, folder: Path) -> tuple[set[str], set[str]]:
     """Return the texts of a person's rows, which are redacted where the log's are not, and every class's name."""
     texts: set[str] = set()
     labels: set[str] = set()
@@ -76,15 +94,11 @@ def words_in_snapshots(
             path = folder / check_key(file.path)
             store.download(f"{prefix}/{file.path}", path)
             table = pq.read_table(path)
-            theirs = table.filter(_theirs(table, subjects))
+            said = table.filter(theirs.rows(table))
             for column in _WORDS & set(table.column_names):
-                texts.update(theirs[column].to_pylist())
+                texts.update(said[column].to_pylist())
             path.unlink()
     return texts, labels
-
-
-def _theirs(table: pa.Table, subjects: Collection[str]) -> pa.Array:
-    return pc.or_(*(pc.is_in(table[column], pa.array(sorted(subjects))) for column in ("subject", "about")))
 
 
 def marks_of(store: Store, namespace: str, erasure: str) -> Iterator[tuple[str, ErasedMark]]:
@@ -102,7 +116,7 @@ def _rewrite(
     prefix: str,
     manifest: Manifest,
     erasure: str,
-    subjects: Collection[str],
+    theirs: Theirs,
     folder: Path,
 ) -> None:
     tables: dict[str, pa.Table] = {}
@@ -111,9 +125,9 @@ def _rewrite(
         path = folder / check_key(file.path)
         store.download(f"{prefix}/{file.path}", path)
         table = pq.read_table(path)
-        tables[name] = table.filter(pc.invert(_theirs(table, subjects)))
+        tables[name] = table.filter(pc.invert(theirs.rows(table)))
         removed += len(table) - len(tables[name])
-    settings = _without(manifest.settings, subjects)
+    settings = _without(manifest.settings, theirs.subjects)
     if not removed and settings == manifest.settings:
         return
     files = {}

@@ -1,7 +1,8 @@
 """Erases a person: from the log, from the snapshots of feedback, and from all training to come; writes the proof.
 
     1 record    who; from here on nothing of them is read (`feedback_log.erasures`)
-    2 plan      which answers were given to them and which segments hold their events, kept before anything is deleted
+    2 plan      which answers were given to them, or copied from an evaluation that quotes them, and which segments
+                hold their events, kept before anything is deleted
     3 artifacts what runs stored beside their weights and quotes them is blotted out, while their words are still known
     4 log       each of these segments is written anew without them
     5 snapshots each affected one is rewritten under a new digest; the old digest refuses to load
@@ -17,15 +18,23 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from ratchet_api.base import StatusModel
 from ratchet_api.erasure import ErasureReport, RewrittenSnapshot
 from ratchet_jobs.data.erase_artifacts import beginnings_of, blot_out, quoting_files
-from ratchet_jobs.data.erase_snapshots import erase_from_snapshots, marks_of, words_in_snapshots
+from ratchet_jobs.data.erase_snapshots import Theirs, erase_from_snapshots, marks_of, words_in_snapshots
 from ratchet_jobs.data.snapshots import ERASED, MANIFEST, Manifest
-from ratchet_jobs.feedback_log.compaction import affected_segments, compact, interactions_of, texts_of
+from ratchet_jobs.feedback_log.compaction import (
+    affected_segments,
+    compact,
+    copies_of,
+    interactions_of,
+    texts_of,
+    votes_on,
+)
 from ratchet_jobs.feedback_log.erasures import ErasureRecord, erasures_prefix, record_key
 from ratchet_jobs.feedback_log.segment import Segment
 from ratchet_jobs.runtime.errors import StoreCorrupt
@@ -40,9 +49,15 @@ class _Plan(StatusModel):
     """Writer and number of each segment, and how many events were the person's."""
     artifacts: tuple[str, ...] = Field(default=(), strict=False)
     """Keys of the files of runs that quoted the person."""
+    votes: tuple[str, ...] = Field(default=(), strict=False)
+    """Feedback of others on evaluated answers that quote the person."""
 
     def with_more(
-        self, interactions: Collection[str], segments: Mapping[Segment, int], artifacts: Collection[str]
+        self,
+        interactions: Collection[str],
+        segments: Mapping[Segment, int],
+        artifacts: Collection[str],
+        votes: Collection[str],
     ) -> _Plan:
         """Return the plan with what this pass found besides."""
         found = {f"{segment.epoch}-{segment.seq}": count for segment, count in segments.items()}
@@ -50,6 +65,7 @@ class _Plan(StatusModel):
             interactions=tuple(sorted({*self.interactions, *interactions})),
             segments=self.segments | found,
             artifacts=tuple(sorted({*self.artifacts, *artifacts})),
+            votes=tuple(sorted({*self.votes, *votes})),
         )
 
 
@@ -78,10 +94,12 @@ def erase(store: Store, namespace: str, record: ErasureRecord, *, folder: Path, 
     key = f"{erasures_prefix(namespace)}/{record.id}/plan.json"
     before = _Plan.model_validate_json(store.read(key)) if store.exists(key) else _Plan()
     interactions = interactions_of(store, namespace, record.subjects) | set(before.interactions)
-    affected = affected_segments(store, namespace, record.subjects, interactions)
     beginnings = _known_by(store, namespace, record.subjects, interactions, folder)
     quoting = quoting_files(store, namespace, beginnings)
-    plan = before.with_more(interactions, affected, quoting)
+    copies = copies_of(store, namespace, beginnings)
+    interactions |= copies
+    affected = affected_segments(store, namespace, record.subjects, interactions)
+    plan = before.with_more(interactions, affected, quoting, votes_on(store, namespace, copies))
     if plan != before:
         store.write(key, plan.model_dump_json(by_alias=True).encode())
 
@@ -94,11 +112,12 @@ def erase(store: Store, namespace: str, record: ErasureRecord, *, folder: Path, 
         compact(store, segment, record.subjects, interactions)
 
     # 5 snapshots
-    erase_from_snapshots(store, namespace, record.id, record.subjects, folder)
+    theirs = Theirs(record.subjects, plan.votes)
+    erase_from_snapshots(store, namespace, record.id, theirs, folder)
 
     # 6 report
     left = sum(affected_segments(store, namespace, record.subjects, interactions).values())
-    left += _rows_left(store, namespace, record.subjects, folder)
+    left += _rows_left(store, namespace, theirs, folder)
     if left:
         raise StoreCorrupt(
             f"erasure {record.id}: {left} events or rows of the person are still there; somebody writes them back: "
@@ -125,11 +144,11 @@ def _known_by(
     store: Store, namespace: str, subjects: Collection[str], interactions: Collection[str], folder: Path
 ) -> Sequence[str]:
     """Return by what the person's words are found in files of runs, as far as log and snapshots still have them."""
-    said, labels = words_in_snapshots(store, namespace, subjects, folder)
+    said, labels = words_in_snapshots(store, namespace, Theirs(subjects), folder)
     return beginnings_of(said | texts_of(store, namespace, subjects, interactions), labels)
 
 
-def _rows_left(store: Store, namespace: str, subjects: Collection[str], folder: Path) -> int:
+def _rows_left(store: Store, namespace: str, theirs: Theirs, folder: Path) -> int:
     """Count rows of a person in every snapshot of feedback that loads."""
     folder.mkdir(parents=True, exist_ok=True)
     left = 0
@@ -142,7 +161,6 @@ def _rows_left(store: Store, namespace: str, subjects: Collection[str], folder: 
         for file in manifest.files.values():
             path = folder / check_key(file.path)
             store.download(f"{prefix}/{file.path}", path)
-            for row in pq.read_table(path, columns=["subject", "about"]).to_pylist():
-                left += row["subject"] in subjects or row["about"] in subjects
+            left += pc.sum(theirs.rows(pq.read_table(path, columns=["subject", "about", "event"]))).as_py() or 0
             path.unlink()
     return left

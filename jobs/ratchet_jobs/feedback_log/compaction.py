@@ -12,12 +12,14 @@ from collections.abc import Collection, Iterator
 
 from pydantic_core import from_json
 
+from ratchet_api.feedback import SAMPLE_TAG
 from ratchet_jobs.feedback_log.reader import fetch_segment, list_segments
 from ratchet_jobs.feedback_log.segment import Segment, lines_of, pack
 from ratchet_jobs.runtime.errors import StoreCorrupt
 from ratchet_jobs.runtime.store import Store
 
 _TEXTS = ("input", "prompt", "response", "correction", "chosen", "rejected", "comment", "notes")
+_SAMPLE = f'"{SAMPLE_TAG}"'.encode()
 
 
 def interactions_of(store: Store, namespace: str, subjects: Collection[str]) -> set[str]:
@@ -41,6 +43,34 @@ def texts_of(store: Store, namespace: str, subjects: Collection[str], interactio
         for event in (from_json(line) for line in lines if line not in kept):
             found.update(str(event[name]) for name in _TEXTS if name in event)
     return found
+
+
+def copies_of(store: Store, namespace: str, beginnings: Collection[str]) -> set[str]:
+    """Return the ids of answers that were copied from an evaluation to be compared, and that quote a person.
+
+    Args:
+        store: of the log.
+        namespace: whose log.
+        beginnings: by what the person's texts are found again.
+    """
+    found: set[str] = set()
+    for _, lines in _log(store, namespace) if beginnings else ():
+        for event in (from_json(line) for line in lines if _SAMPLE in line):
+            if event["kind"] == "interaction" and SAMPLE_TAG in event.get("tags", {}):
+                said = [str(event[name]) for name in _TEXTS if name in event]
+                if any(text in each for text in beginnings for each in said):
+                    found.add(str(event["interaction"]))
+    return found
+
+
+def votes_on(store: Store, namespace: str, interactions: Collection[str]) -> set[str]:
+    """Return the ids of the feedback on these answers."""
+    return {
+        str(event["id"])
+        for _, lines in _log(store, namespace)
+        for event in (from_json(line) for line in lines if any(each.encode() in line for each in interactions))
+        if event["kind"] == "feedback" and event.get("interaction") in interactions
+    }
 
 
 def affected_segments(

@@ -30,6 +30,7 @@ class ConditionType(StrEnum):
     RUNNING = "Running"
     GATE_PASSED = "GatePassed"
     PUBLISHED = "Published"
+    ROLLED_OUT = "RolledOut"
 
 
 CONDITIONS: dict[ConditionType, str] = {
@@ -44,6 +45,7 @@ CONDITIONS: dict[ConditionType, str] = {
     ConditionType.RUNNING: "A pod of the present stage runs.",
     ConditionType.GATE_PASSED: "Every gate holds and RL, where asked for, made nothing worse. False with GateFailed: nothing is published; with RLFailed or CandidateWorse: not what RL made.",
     ConditionType.PUBLISHED: "The policy lists the run's artifact as a version.",
+    ConditionType.ROLLED_OUT: "Everybody gets the champion and no version is on trial; False says what is waited for.",
 }
 
 
@@ -79,6 +81,26 @@ class Reason(StrEnum):
     NO_VERSION = "NoVersion"
     RUN_STAMPED = "RunStamped"
     TTL_EXPIRED = "TTLExpired"
+    # a rollout
+    PREPARING = "Preparing"
+    APPLYING = "Applying"
+    RAMPING = "Ramping"
+    HOLDING = "Holding"
+    PAUSED = "Paused"
+    WAITING_FOR_PROMOTION = "WaitingForPromotion"
+    CANDIDATE_CHOSEN = "CandidateChosen"
+    CANDIDATE_EXPOSED = "CandidateExposed"
+    SHARE_RAISED = "ShareRaised"
+    PROMOTED = "Promoted"
+    ROLLED_BACK = "RolledBack"
+    ABORTED = "Aborted"
+    UNDONE = "Undone"
+    ROLLOUT_PAUSED = "RolloutPaused"
+    ROLLOUT_RESUMED = "RolloutResumed"
+    SERVING_CHANGED = "ServingChanged"
+    TABLE_APPLIED = "TableApplied"
+    COMMAND_NOT_OBEYED = "CommandNotObeyed"
+    SERVING_STOPPED = "ServingStopped"
     # what the user can mend
     INVALID_SPEC = "InvalidSpec"
     SPEC_CHANGED = "SpecChanged"
@@ -90,6 +112,7 @@ class Reason(StrEnum):
     VERSION_NOT_FOUND = "VersionNotFound"
     START_NOT_FOUND = "StartNotFound"
     LOG_NOT_COUNTED = "LogNotCounted"
+    SERVING_NOT_CONFIGURED = "ServingNotConfigured"
     STORE_NOT_CONFIGURED = "StoreNotConfigured"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     PRIORITY_CLASS_NOT_ALLOWED = "PriorityClassNotAllowed"
@@ -129,6 +152,49 @@ class ReasonInfo(NamedTuple):
     meaning: str
     remedy: str
 
+
+_OF_ROLLOUTS: dict[Reason, ReasonInfo] = {
+    Reason.PREPARING: ReasonInfo(
+        "Servers are started, or do not answer every router yet.",
+        "Wait, or see why with `kubectl describe deployment`; a candidate that is not ready in time is rolled back.",
+    ),
+    Reason.APPLYING: ReasonInfo(
+        "The routers were told who gets which version, and not all have said that they do so.",
+        "Wait; if it lasts for minutes, see the routers' pods.",
+    ),
+    Reason.RAMPING: ReasonInfo("A version is on trial and gets its share of the people.", "Nothing to do."),
+    Reason.HOLDING: ReasonInfo(
+        "The share of the version on trial is not raised: what is known of it cannot be trusted, or is nothing.",
+        "Mend what the message names; it goes on by itself. `ratchet abort` ends the trial.",
+    ),
+    Reason.PAUSED: ReasonInfo(
+        "Somebody paused the rollout; a bad candidate is still rolled back.", "`ratchet resume`."
+    ),
+    Reason.WAITING_FOR_PROMOTION: ReasonInfo(
+        "The version on trial passed, and spec.rollout.promotion is manual.", "`ratchet promote` or `ratchet abort`."
+    ),
+    Reason.CANDIDATE_CHOSEN: ReasonInfo("A new version goes on trial.", "Nothing to do."),
+    Reason.CANDIDATE_EXPOSED: ReasonInfo("The version on trial gets its first share of the people.", "Nothing to do."),
+    Reason.SHARE_RAISED: ReasonInfo("The version on trial gets a larger share.", "Nothing to do."),
+    Reason.PROMOTED: ReasonInfo("The version on trial is champion.", "Nothing to do."),
+    Reason.ROLLED_BACK: ReasonInfo(
+        "The version on trial was taken out; the champion stays.",
+        "See the message; publish a better version. This one is not tried again by itself.",
+    ),
+    Reason.ABORTED: ReasonInfo("The trial was ended by somebody's wish.", "Nothing to do."),
+    Reason.UNDONE: ReasonInfo("An earlier version is champion again by somebody's wish.", "Nothing to do."),
+    Reason.ROLLOUT_PAUSED: ReasonInfo("The share stays as it is by somebody's wish.", "`ratchet resume`."),
+    Reason.ROLLOUT_RESUMED: ReasonInfo("The rollout goes on by somebody's wish.", "Nothing to do."),
+    Reason.SERVING_CHANGED: ReasonInfo("Everybody outside a trial gets another version.", "Nothing to do."),
+    Reason.TABLE_APPLIED: ReasonInfo(
+        "Every router does as it was told; servers that nobody needs are ended.", "Nothing to do."
+    ),
+    Reason.COMMAND_NOT_OBEYED: ReasonInfo(
+        "The annotation ratchet.dev/rollout asks for something that cannot be done now.",
+        "See the message, and give the annotation another value.",
+    ),
+    Reason.SERVING_STOPPED: ReasonInfo("spec.serving was removed: servers and routers are ended.", "Nothing to do."),
+}
 
 REASONS: dict[Reason, ReasonInfo] = {
     Reason.ACCEPTED: ReasonInfo("The object was read and found valid.", "Nothing to do."),
@@ -201,6 +267,7 @@ REASONS: dict[Reason, ReasonInfo] = {
         "The run finished longer ago than spec.ttlSecondsAfterFinished and is deleted.",
         "Nothing to do; artifacts stay in the store.",
     ),
+    **_OF_ROLLOUTS,
     Reason.INVALID_SPEC: ReasonInfo(
         "The spec cannot be run as it stands.", "Correct the field that the message names."
     ),
@@ -237,6 +304,10 @@ REASONS: dict[Reason, ReasonInfo] = {
     Reason.LOG_NOT_COUNTED: ReasonInfo(
         "Nobody could say how many new events are in the log; the last snapshot stays, and the question is repeated.",
         "Run the feedback gateway in this namespace with `kubernetes` among gateway.auth, or set spec.refresh.schedule.",
+    ),
+    Reason.SERVING_NOT_CONFIGURED: ReasonInfo(
+        "spec.serving is set, and the operator that works here serves no policies.",
+        "Set serving.enabled in the chart's values, or remove spec.serving; `ratchet serve` serves on one machine.",
     ),
     Reason.STORE_NOT_CONFIGURED: ReasonInfo(
         "Neither the chart nor the namespace names a store.",

@@ -32,6 +32,10 @@ ANNOTATION_OWNER_NAME = "ratchet.dev/owner-name"
 """Whole name of a child's owner; its label may hold a cut form."""
 ANNOTATION_PROMOTE = "ratchet.dev/promote"
 """On an RLPolicy: the version number that shall become champion (set by `ratchet promote`)."""
+ANNOTATION_ROLLOUT = "ratchet.dev/rollout"
+"""On an RLPolicy: what its rollout shall do, as VERB or VERB:ANYTHING; each new value is obeyed once."""
+ANNOTATION_TABLE = "ratchet.dev/table"
+"""On a router's pod: which table it was told of. A new value makes the kubelet look at once."""
 ANNOTATION_REFRESH = "ratchet.dev/refresh"
 """On a FeedbackDataset: any new value asks for a fresh snapshot of unchanged sources."""
 
@@ -51,6 +55,8 @@ STAGE_CONTAINER = "stage"
 PROGRESS_PORT = 9402
 SERVER_PORT = 8080
 """Of a policy's servers."""
+ROUTER_PORT = 8080
+"""Of a policy's routers, as their pods have it; their Service has 80."""
 
 _CHILD_LIMIT = 52  # a Job's pod name adds "-" and 5 characters; label values and host names end at 63
 
@@ -95,6 +101,11 @@ def server_name(policy: str, version: int) -> str:
 def router_name(policy: str) -> str:
     """Name of a policy's routers: their Deployment, and the Service that people call."""
     return part_name(policy, "router")
+
+
+def history_name(policy: str, first: int) -> str:
+    """Name of the ConfigMap with the rows of a policy's history from this number on."""
+    return part_name(policy, f"history-{first}")
 
 
 def run_name_for_template(policy: str, template_digest: str) -> str:

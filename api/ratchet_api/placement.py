@@ -79,8 +79,8 @@ class Toleration(ApiModel):
         return self
 
 
-class Placement(ApiModel):
-    """Where pods may run and in which queue their Jobs wait."""
+class NodePlacement(ApiModel):
+    """Where pods may run."""
 
     node_selector: Annotated[
         NodeSelector,
@@ -97,6 +97,11 @@ class Placement(ApiModel):
             description="priorityClassName: must be on the operator's allow-list. If omitted, the cluster's default.",
         ),
     ]
+
+
+class Placement(NodePlacement):
+    """Where pods may run and in which queue their Jobs wait."""
+
     queue_name: Annotated[
         QueueName | None,
         Field(

@@ -13,6 +13,8 @@ from pydantic import Field, model_validator
 from ratchet_api.base import ApiModel, MetricValue, StatusModel, Timestamp
 from ratchet_api.conditions import Condition
 from ratchet_api.policy_types import PolicyType, check_type
+from ratchet_api.rollout import Rollout, RolloutStatus
+from ratchet_api.serving import Serving
 from ratchet_api.training_run import RunTemplate
 
 
@@ -41,6 +43,25 @@ class RLPolicySpec(ApiModel):
             description="training: the run template. If omitted, versions come only from runs that name this policy in publishTo.",
         ),
     ]
+    serving: Annotated[
+        Serving | None,
+        Field(
+            default=None, description="serving: what answers people. If omitted, versions are listed and not served."
+        ),
+    ]
+    rollout: Annotated[
+        Rollout | None,
+        Field(
+            default=None,
+            description="rollout: how a new version reaches people, tried against the champion. If omitted, no version goes on trial: everybody gets the champion, which `ratchet promote` sets.",
+        ),
+    ]
+
+    @model_validator(mode="after")
+    def _rollout_is_of_what_is_served(self) -> Self:
+        if self.rollout is not None and self.serving is None:
+            raise ValueError("rollout needs serving; add it (serving: {} takes the defaults), or remove rollout")
+        return self
 
     @model_validator(mode="after")
     def _template_fits_the_type(self) -> Self:
@@ -110,10 +131,22 @@ class RLPolicyStatus(StatusModel):
             description="observedPromote: value of the ratchet.dev/promote annotation that was last acted upon.",
         ),
     ]
+    refused_promote: Annotated[
+        str,
+        Field(
+            default="",
+            max_length=64,
+            description="refusedPromote: the same value, if it named no version when it was asked for.",
+        ),
+    ]
     latest_run: Annotated[
         str, Field(default="", max_length=253, description="latestRun: the run stamped last from the template.")
     ]
     ledger: Annotated[
         tuple[LedgerRow, ...],
         Field(default=(), strict=False, max_length=20, description="ledger: the last 20 changes of the champion."),
+    ]
+    rollout: Annotated[
+        RolloutStatus | None,
+        Field(default=None, description="rollout: which version people get, and where a trial stands."),
     ]

@@ -259,6 +259,9 @@ class RolloutStatus(StatusModel):
         str,
         Field(default="", max_length=64, description="observedCommand: the command that was last acted upon."),
     ]
+    answer: Annotated[
+        str, Field(default="", max_length=256, description="answer: what became of that command, or why nothing did.")
+    ]
     verdict: Annotated[
         VerdictStatus, Field(default_factory=VerdictStatus, description="verdict: on the candidate, or the last one.")
     ]

@@ -20,6 +20,7 @@ from ratchet_api.policy_types import ABOVE_ONE, AGAINST_START, CLASSIFIER_METRIC
 from ratchet_api.refresh import Refresh
 from ratchet_api.rule import Rule
 from ratchet_api.rules_of_rl import RL_RULES, RLHF_RULES
+from ratchet_api.rules_of_rollouts import ROLLOUT_OF_SERVED, ROLLOUT_RULES
 from ratchet_api.tracking import Tracking
 from ratchet_api.training_run import (
     GATED_LABEL_BYTES,
@@ -386,9 +387,13 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     ),
     **RL_RULES,
     **RLHF_RULES,
+    **ROLLOUT_RULES,
     RunTemplate: _MODE_RULES,
     RLTrainingRunSpec: (*_MODE_RULES, *_type_rules("policyType")),
-    RLPolicySpec: _type_rules("type", guard="!has(self.training) || ", at="training.template."),
+    RLPolicySpec: (
+        *_type_rules("type", guard="!has(self.training) || ", at="training.template."),
+        ROLLOUT_OF_SERVED,
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Carry a plan out: deletes and creates in order, then one status write, then events.
+"""Carry a plan out: deletes, creates and applies in order, then one status write, then events.
 
 Never decides. Every step is safe to repeat: names are deterministic, a delete names the uid, the status write holds
 the lock of the object that was read and is skipped when it would change nothing. Called by `reconcile`.
@@ -14,7 +14,7 @@ from ratchet_api.names import ANNOTATION_SPEC_HASH
 from ratchet_operator.cluster.protocol import Cluster, Conflict, KubeObject, Resource, Unavailable
 from ratchet_operator.errors import ChildConflict
 from ratchet_operator.plan.sights import controller_of, table_of
-from ratchet_operator.plan.world import CreateObject, DeleteObject, Plan
+from ratchet_operator.plan.world import ApplyObject, CreateObject, DeleteObject, Plan
 
 
 class Applier:
@@ -37,6 +37,8 @@ class Applier:
             match action:
                 case CreateObject():
                     await self._create(action)
+                case ApplyObject():
+                    await self._apply(action)
                 case DeleteObject():
                     await self._cluster.delete(
                         action.resource, action.namespace, action.name, uid=action.uid, foreground=action.foreground
@@ -61,22 +63,44 @@ class Applier:
         except Conflict:
             await self._adopt(action)
 
+    async def _apply(self, action: ApplyObject) -> None:
+        uid = action.uid
+        if uid is None and (found := await self._found(action.resource, action.manifest)) is not None:
+            uid = table_of(found.get("metadata")).get("uid")
+        await self._cluster.apply(action.resource, action.manifest, uid=uid)
+
     async def _adopt(self, action: CreateObject) -> None:
         """The name is taken: fine if it is our own child as we render it, else fail loudly."""
-        wanted = action.manifest["metadata"]
-        title = f"{action.manifest['kind']} {wanted['name']!r} in namespace {wanted['namespace']!r}"
-        found = await self._cluster.get(action.resource, wanted["namespace"], wanted["name"])
+        found = await self._found(action.resource, action.manifest)
         if found is None:
-            raise Unavailable(f"{title} was there and is gone; trying again")
-        owner, ours = controller_of(found), controller_of(action.manifest)
-        if owner.get("uid") != ours.get("uid"):
-            who = f"{owner.get('kind')} {owner.get('name')!r}, uid {owner.get('uid')}" if owner else "nobody"
-            raise ChildConflict(f"{title} exists and is controlled by {who}")
-        if table_of(found.get("metadata")).get("deletionTimestamp"):
-            raise Unavailable(f"{title} is being deleted; trying again when it is gone")
+            raise Unavailable(f"{_title(action.manifest)} was there and is gone; trying again")
         if _hash(found) == _hash(action.manifest):
             return
-        raise ChildConflict(f"{title} is ours by uid, but was not rendered from the present spec")
+        raise ChildConflict(f"{_title(action.manifest)} is ours by uid, but was not rendered from the present spec")
+
+    async def _found(self, resource: Resource, manifest: KubeObject) -> KubeObject | None:
+        """Return our own living child of that name, or None if the name is free.
+
+        Raises:
+            ChildConflict: it is somebody else's.
+            Unavailable: it is being deleted.
+        """
+        wanted = manifest["metadata"]
+        found = await self._cluster.get(resource, wanted["namespace"], wanted["name"])
+        if found is None:
+            return None
+        owner, ours = controller_of(found), controller_of(manifest)
+        if owner.get("uid") != ours.get("uid"):
+            who = f"{owner.get('kind')} {owner.get('name')!r}, uid {owner.get('uid')}" if owner else "nobody"
+            raise ChildConflict(f"{_title(manifest)} exists and is controlled by {who}")
+        if table_of(found.get("metadata")).get("deletionTimestamp"):
+            raise Unavailable(f"{_title(manifest)} is being deleted; trying again when it is gone")
+        return found
+
+
+def _title(manifest: KubeObject) -> str:
+    meta = manifest["metadata"]
+    return f"{manifest['kind']} {meta['name']!r} in namespace {meta['namespace']!r}"
 
 
 def _hash(obj: KubeObject) -> object:

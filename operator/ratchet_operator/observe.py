@@ -7,7 +7,7 @@ its pods only while the Job can tell something, the dataset until the run has fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -20,9 +20,11 @@ from ratchet_api.feedback_dataset import FeedbackDatasetSpec, FeedbackDatasetSta
 from ratchet_api.kinds import FEEDBACK_DATASET, RL_POLICY, RL_TRAINING_RUN, SpecError
 from ratchet_api.names import LABEL_ATTEMPT, LABEL_OWNER_UID, LABEL_STAGE, STORE_CONFIGMAP, child_name
 from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
+from ratchet_api.rollout import RolloutStatus
 from ratchet_api.stage import Progress, Stage
 from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus, StageStatus
 from ratchet_operator.cluster.protocol import Cluster, KubeObject
+from ratchet_operator.observe_serving import children_of, serving_sight
 from ratchet_operator.plan.datasets.refresh import counted_since
 from ratchet_operator.plan.datasets.state import settled
 from ratchet_operator.plan.runs.finished import ended
@@ -49,6 +51,7 @@ from ratchet_operator.plan.world import (
     PolicySight,
     PolicyWorld,
     RunWorld,
+    ServingSight,
     StageSight,
 )
 from ratchet_operator.settings import Settings, StoreSettings
@@ -177,7 +180,17 @@ class Observer:
             dataset = await self._dataset(meta.namespace, template.dataset_ref.name)
             if template.log_ref is not None:
                 log = await self._dataset(meta.namespace, template.log_ref.name)
-        return replace(world, runs=runs, dataset=dataset, log=log)
+        serving = await self._serving(world) if self._settings.serving is not None else world.serving
+        return replace(world, runs=runs, dataset=dataset, log=log, serving=serving)
+
+    async def _serving(self, world: PolicyWorld) -> ServingSight:
+        """What serves the policy; of one that was never served, nothing is read."""
+        if world.spec is None or (world.spec.serving is None and world.status.rollout is None):
+            return world.serving
+        if world.spec.serving is None:
+            return ServingSight(children=await children_of(self._cluster, world.meta))
+        sight = await serving_sight(self._cluster, world.meta, world.status)
+        return replace(sight, store=await self._store(world.meta.namespace))
 
     async def _stage(self, meta: Meta, stage: str, attempt: StageAttempt) -> StageSight:
         """Read the recorded attempt: its Job, and of its pods no more than the Job can tell something about."""
@@ -290,11 +303,20 @@ def _says_ended(obj: KubeObject) -> bool:
 
 
 def _rescued_policy_status(obj: KubeObject) -> RLPolicyStatus:
-    """Of an unreadable status keep what must never be lost: the next number rises, whatever else is broken."""
+    """Of an unreadable status keep what must never be lost: numbers rise, whatever else is broken."""
     raw = table_of(obj.get("status"))
+    rollout = table_of(raw.get("rollout"))
     numbers = [raw.get("nextVersion"), *(_plus_one(row.get("version")) for row in rows_of(raw.get("versions")))]
-    highest = max((n for n in numbers if isinstance(n, int) and 1 <= n <= 2**31), default=1)
-    return RLPolicyStatus(next_version=highest)
+    kept = RolloutStatus(
+        experiments=_highest([rollout.get("experiments")], 0),
+        settled_up_to=_highest([rollout.get("settledUpTo")], 0),
+        rows=_highest([rollout.get("rows")], 0),
+    )
+    return RLPolicyStatus(next_version=_highest(numbers, 1), rollout=kept if rollout else None)
+
+
+def _highest(numbers: Iterable[object], least: int) -> int:
+    return max((n for n in numbers if isinstance(n, int) and least <= n <= 2**31), default=least)
 
 
 def _plus_one(value: Any) -> int | None:

@@ -28,7 +28,7 @@ from ratchet_operator.cluster.protocol import Cluster, ClusterError
 from ratchet_operator.controllers.heartbeat import EVERY_SECONDS, LIMIT_SECONDS, Heartbeat
 from ratchet_operator.controllers.index import Index
 from ratchet_operator.controllers.resync import Resync
-from ratchet_operator.controllers.watching import Watching, operator_tasks, watch_tasks
+from ratchet_operator.controllers.watching import CHILDREN, SERVING_CHILDREN, Watching, operator_tasks, watch_tasks
 from ratchet_operator.health import EXIT_BLIND, Health, HealthServer, guard
 from ratchet_operator.logs import pass_context
 from ratchet_operator.metrics import Metrics, measure_loop_lag, result_of
@@ -96,6 +96,7 @@ class Service:
             instance=self._name,
             gateways=GatewayAccess(settings.gateway_url, settings.gateway_token_file),
             idle=lambda: self.queue.settled(),
+            analyst_url=settings.analyst_url,
         )
         self._sightings = Sightings()
         make = make_reconciler or self._real_reconciler
@@ -174,18 +175,12 @@ class Service:
             watching,
             connection=self._connection,
             namespaces=self._settings.namespaces,
+            children=CHILDREN if self._settings.serving is None else SERVING_CHILDREN,
             time_scale=self._settings.time_scale,
         )
         self._take_signals(loop)  # kopf has just put its own handlers there
         queue = asyncio.create_task(self.queue.run(), name="ratchet queue")
-        ours = [
-            asyncio.create_task(heartbeat.run(), name="ratchet heartbeat"),
-            asyncio.create_task(resync.run(), name="ratchet resync"),
-            asyncio.create_task(measure_loop_lag(self.metrics), name="ratchet loop lag"),
-            asyncio.create_task(
-                guard(self.health, every_seconds=5.0 * self._settings.time_scale, end=self._blind), name="ratchet guard"
-            ),
-        ]
+        ours = self._beside(heartbeat, resync)
         _log.info("serving", workers=self._settings.workers, namespaces=list(self._settings.namespaces) or "all")
         stopped = asyncio.create_task(self._stop.wait(), name="ratchet stop")
         await asyncio.wait({stopped, queue, *ours, *watches}, return_when=asyncio.FIRST_COMPLETED)
@@ -195,6 +190,17 @@ class Service:
         await _cancel({stopped, queue, *ours, *watches})
         _log.info("stopped", code=code)
         return code
+
+    def _beside(self, heartbeat: Heartbeat, resync: Resync) -> list[asyncio.Task[None]]:
+        """Start what runs for ever beside queue and watches."""
+        return [
+            asyncio.create_task(heartbeat.run(), name="ratchet heartbeat"),
+            asyncio.create_task(resync.run(), name="ratchet resync"),
+            asyncio.create_task(measure_loop_lag(self.metrics), name="ratchet loop lag"),
+            asyncio.create_task(
+                guard(self.health, every_seconds=5.0 * self._settings.time_scale, end=self._blind), name="ratchet guard"
+            ),
+        ]
 
     def _failed(self, tasks: Collection[asyncio.Task[Any]]) -> int:
         """Something that runs for ever has ended: say so, turn the probe red, and choose the exit code."""

@@ -38,6 +38,33 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Platform:
+    """What the administrator decides about serving.
+
+    Attributes:
+        server_image: of the policy servers.
+        router_image: Envoy.
+        service_account: of all these pods; its own token is never mounted.
+        uid: user and group id.
+        pull_policy: of images.
+        pull_secrets: names of pull Secrets in the policy's namespace.
+        signing_secret: Secret with the keys of interaction ids.
+        gateway_url: where answers are recorded; empty = nowhere.
+        log_level: of the servers.
+    """
+
+    server_image: str
+    router_image: str
+    service_account: str = "default"
+    uid: int = 65532
+    pull_policy: str = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+    signing_secret: str = "ratchet-gateway-signing"
+    gateway_url: str = ""
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything an administrator may decide about the operator.
 
@@ -58,6 +85,8 @@ class Settings:
         stage_uid: user and group id that stage pods run as.
         gateway_url: of a namespace's feedback gateway, `{namespace}` in its place; empty = there is none.
         gateway_token_file: file with the token that is sent there; None = none.
+        analyst_url: of a namespace's analyst, `{namespace}` in its place; empty = there is none.
+        serving: how policies are served; None = this operator serves none.
     """
 
     stage_image: str = f"ghcr.io/ratchet/jobs:{__version__}"
@@ -76,6 +105,8 @@ class Settings:
     stage_uid: int = 65532
     gateway_url: str = ""
     gateway_token_file: Path | None = None
+    analyst_url: str = ""
+    serving: Platform | None = None
 
     def pause(self, seconds: float) -> timedelta:
         """Return one of the operator's own pauses, scaled by `time_scale`."""
@@ -126,13 +157,29 @@ class Settings:
                 "RATCHET_IMAGE_PULL_POLICY", "IfNotPresent", ("Always", "IfNotPresent", "Never")
             ),
             stage_uid=int(read.number("RATCHET_STAGE_UID", 65532, 1, 2**31 - 1)),
-            gateway_url=_gateway_url(read, "RATCHET_GATEWAY_URL"),
+            gateway_url=_url(read, "RATCHET_GATEWAY_URL", "http://ratchet-gateway.{namespace}:8000"),
             gateway_token_file=read.path("RATCHET_GATEWAY_TOKEN_FILE"),
+            analyst_url=_url(read, "RATCHET_OPERATOR_ANALYST_URL", "http://ratchet-analyst.{namespace}:8090"),
+            serving=_platform(read) if read.choice("RATCHET_SERVING", "off", ("on", "off")) == "on" else None,
         )
 
 
-def _gateway_url(read: Environment, name: str) -> str:
+def _platform(read: Environment) -> Platform:
+    return Platform(
+        server_image=read.text("RATCHET_SERVING_IMAGE", f"ghcr.io/ratchet/serving:{__version__}"),
+        router_image=read.text("RATCHET_ROUTER_IMAGE", f"ghcr.io/ratchet/router:{__version__}"),
+        service_account=read.text("RATCHET_SERVING_SERVICE_ACCOUNT", "default"),
+        uid=int(read.number("RATCHET_STAGE_UID", 65532, 1, 2**31 - 1)),
+        pull_policy=read.choice("RATCHET_IMAGE_PULL_POLICY", "IfNotPresent", ("Always", "IfNotPresent", "Never")),
+        pull_secrets=read.words("RATCHET_IMAGE_PULL_SECRETS"),
+        signing_secret=read.text("RATCHET_SIGNING_SECRET", "ratchet-gateway-signing"),
+        gateway_url=_url(read, "RATCHET_GATEWAY_URL", "http://ratchet-gateway.{namespace}:8000"),
+        log_level=read.choice("RATCHET_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
+    )
+
+
+def _url(read: Environment, name: str, such_as: str) -> str:
     text = read.text(name).rstrip("/")
     if text and not re.fullmatch(r"https?://[A-Za-z0-9.:{}-]+", text):
-        raise SettingsError(f"{name}={text!r} is no URL; set one such as http://ratchet-gateway.{{namespace}}:8000")
+        raise SettingsError(f"{name}={text!r} is no URL; set one such as {such_as}")
     return text

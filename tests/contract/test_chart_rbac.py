@@ -12,18 +12,21 @@ from ratchet_api.base import GROUP
 from ratchet_api.stage import StageInput
 from ratchet_operator.cluster.memory import Call
 from ratchet_operator.cluster.memory_jobs import Act, golden
-from ratchet_operator.controllers.watching import CHILDREN
+from ratchet_operator.controllers.watching import CHILDREN, SERVING_CHILDREN
 from ratchet_operator.wakes import OUR_RESOURCES as KINDS
 from tests.contract.chart import NAMESPACE, Grant, grants, render
 from tests.world import builders as b
 from tests.world.harness import World
-from tests.world.test_missing_rights import SAID, UNSAID
+from tests.world.serving import Served
+from tests.world.test_missing_rights import SAID, SERVED, UNSAID
 
 GROUPS = {
     **dict.fromkeys(KINDS, GROUP),
     "jobs": "batch",
     "pods": "",
     "configmaps": "",
+    "services": "",
+    "deployments": "apps",
     "events": "events.k8s.io",
     "leases": "coordination.k8s.io",
 }
@@ -48,16 +51,18 @@ def rights(calls: Iterable[Call]) -> set[Grant]:
                 used.add((GROUPS[call.resource], f"{call.resource}/status", "update"))
             case "emit":
                 used.add((GROUPS["events"], "events", "create"))
-            case "progress":
-                pass  # asked of the pod, not of the API server
+            case "progress" | "routed" | "evidence":
+                pass  # asked of the pod or the analyst, not of the API server
+            case "apply" if call.resource == "pods":
+                used.add((GROUPS["pods"], "pods", "patch"))  # what is there; never a new one
             case verb:
                 used |= {(GROUPS[call.resource], call.resource, checked) for checked in HTTP_VERBS[verb]}
     return used
 
 
-def watch_rights() -> set[Grant]:
+def watch_rights(children: Iterable[str] = CHILDREN) -> set[Grant]:
     """kopf lists and watches; the resync lists our kinds."""
-    return {(GROUPS[name], name, verb) for name in (*KINDS, *CHILDREN, "leases") for verb in ("list", "watch")}
+    return {(GROUPS[name], name, verb) for name in (*KINDS, *children, "leases") for verb in ("list", "watch")}
 
 
 async def life_of_a_stamped_run() -> World:
@@ -104,6 +109,28 @@ LIVES = (
 )
 
 
+async def life_of_a_served_policy() -> World:
+    """A version goes on trial, is promoted, archives rows of the history, and serving ends."""
+    world = Served()
+    world.policy()
+    world.remember(20)
+    await world.run_until(lambda: world.status("RLPolicy", "support")["champion"] == 2)
+    world.edit("RLPolicy", "support", {"spec": {"serving": None, "rollout": None}})
+    await world.run_until(lambda: not world.children("services"))
+    return world
+
+
+async def test_serving_adds_exactly_the_rights_that_it_uses() -> None:
+    """P19."""
+    used = watch_rights(SERVING_CHILDREN)
+    for life in (*LIVES, life_of_a_served_policy):
+        used |= rights((await life()).cluster.log)
+    role = render("crds.enabled=false", "serving.enabled=true").one("ClusterRole", "ratchet-operator")
+    granted = grants(role["rules"])
+    assert granted - used == set(), "granted, but no call of the operator uses it"
+    assert used - granted == set(), "used, but the chart does not grant it"
+
+
 async def test_granted_rights_are_exactly_the_used_ones() -> None:
     """P19."""
     used = watch_rights()
@@ -130,6 +157,19 @@ def test_every_right_that_a_pass_needs_is_taken_away_once_in_the_world() -> None
     role = render("crds.enabled=false").one("ClusterRole", "ratchet-operator")
     granted = {(verb, resource) for _, resource, verb in grants(role["rules"])}
     assert {right for right in granted if right[0] not in ("list", "watch")} == {r for r in taken if r[0] != "list"}
+
+
+def test_every_right_that_serving_needs_is_taken_away_once_in_the_world() -> None:
+    """P19: as above; a right to apply is one to create and one to patch."""
+    whole, plain = (
+        {(verb, kind) for _, kind, verb in grants(render(*settings).one("ClusterRole", "ratchet-operator")["rules"])}
+        for settings in (("crds.enabled=false", "serving.enabled=true"), ("crds.enabled=false",))
+    )
+    taken = {("delete", "configmaps")}  # by a test of its own
+    for verb, resource in SERVED:
+        checked = HTTP_VERBS[verb] if (verb, resource) != ("apply", "pods") else ("patch",)
+        taken |= {(each, resource) for each in checked}
+    assert {right for right in whole - plain if right[0] != "watch"} == taken - plain
 
 
 def test_only_the_heartbeat_may_be_written_in_the_operators_namespace() -> None:

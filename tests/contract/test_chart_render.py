@@ -17,7 +17,8 @@ import yaml
 import ratchet_api
 from ratchet_api.base import GROUP
 from ratchet_api.kinds import KINDS
-from ratchet_api.names import LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGED_BY, PROGRESS_PORT
+from ratchet_api.names import LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGED_BY, PROGRESS_PORT, ROUTER_PORT, SERVER_PORT
+from ratchet_operator.desired.serving import STATS_PORT
 from ratchet_operator.settings import Settings
 from tests.contract.chart import CHART, NAMESPACE, ROOT, HelmError, Object, Rendered, helm, render, render_text
 
@@ -36,6 +37,7 @@ EVERYTHING = (
     "priorityClasses.allowed={batch}",
     "crds.enabled=false",
     "rbac.aggregate=false",
+    "serving.enabled=true",
 )
 
 
@@ -171,6 +173,10 @@ def test_every_value_reaches_the_operator(everything: Rendered) -> None:
         ("images.jobs=registry.example/jobs:1", lambda made: made.stage_image == "registry.example/jobs:1"),
         ("stages.uid=1000", lambda made: made.stage_uid == 1000),
         ("stages.serviceAccount.name=own", lambda made: made.stage_service_account == "own"),
+        ("serving.enabled=true", lambda made: made.serving.signing_secret == "ratchet-gateway-signing"),
+        ("serving.enabled=true,images.serving=s:1", lambda made: made.serving.server_image == "s:1"),
+        ("serving.enabled=true,images.router=r:1", lambda made: made.serving.router_image == "r:1"),
+        ("serving.enabled=true,serving.serviceAccount.name=sa", lambda made: made.serving.service_account == "sa"),
         ("store.region=eu-central-1,store.uri=s3://b", lambda made: made.store.region == "eu-central-1"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -308,14 +314,15 @@ def test_the_operators_network_policy_lets_through_what_it_needs_and_no_more(eve
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert [rule["ports"][0]["port"] for rule in policy["ingress"]] == [Settings().http_port]
     assert policy["ingress"][0]["from"] == [{"namespaceSelector": {"matchLabels": {"team": "observability"}}}]
-    assert [[port["port"] for port in rule["ports"]] for rule in policy["egress"]] == [[443, 6443], [53, 53], [9402]]
+    ports = [[port["port"] for port in rule["ports"]] for rule in policy["egress"]]
+    assert ports == [[443, 6443], [53, 53], [9402], [ROUTER_PORT], [8090]]
     stages = policy["egress"][2]["to"][0]["podSelector"]["matchLabels"]
     assert stages == {LABEL_MANAGED_BY: MANAGED_BY}
 
 
 @pytest.mark.parametrize("namespace", ["team-a", "team-b"])
 def test_stage_pods_reach_names_the_store_and_each_other_alone(everything: Rendered, namespace: str) -> None:
-    policy = everything.one("NetworkPolicy", namespace=namespace)["spec"]
+    policy = everything.one("NetworkPolicy", "ratchet-stages", namespace)["spec"]
     assert policy["podSelector"]["matchLabels"] == {LABEL_MANAGED_BY: MANAGED_BY}
     assert [[port["port"] for port in rule["ports"]] for rule in policy["ingress"]] == [[PROGRESS_PORT]] * 2 + [[1024]]
     assert [[port["port"] for port in rule["ports"]] for rule in policy["egress"]] == [[53, 53], [443], [1024]]
@@ -333,3 +340,11 @@ def test_a_long_release_name_still_makes_valid_names() -> None:
         if obj:
             assert len(obj["metadata"]["name"]) <= 63
             assert all(len(str(value)) <= 63 for value in obj["metadata"]["labels"].values())
+
+
+def test_servers_are_reached_and_reach_their_gateway_besides_what_all_pods_may(everything: Rendered) -> None:
+    policy = everything.one("NetworkPolicy", "ratchet-serving", "team-a")["spec"]
+    (component,) = policy["podSelector"]["matchExpressions"]
+    assert component["values"] == ["server", "router"]
+    assert [rule["ports"][0]["port"] for rule in policy["ingress"]] == [ROUTER_PORT, STATS_PORT]
+    assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [SERVER_PORT, 8000]

@@ -15,9 +15,9 @@ from ratchet_api.attempts import Artifact
 from ratchet_api.names import part_name, router_name, server_name
 from ratchet_api.placement import Placement, Resources
 from ratchet_operator.desired.router_table import Backend, RouterTable, table_version
-from ratchet_operator.desired.serving import Platform, Routers, Servers, render_routers, render_servers
+from ratchet_operator.desired.serving import Routers, Servers, render_routers, render_servers
 from ratchet_operator.plan.world import Meta
-from ratchet_operator.settings import StoreSettings
+from ratchet_operator.settings import Platform, StoreSettings
 from ratchet_serving.settings import Settings, Source
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, get_args, get_origin
 
 import pytest
@@ -16,6 +17,7 @@ from ratchet_api.training_run import RLTrainingRunSpec
 from ratchet_operator.cluster.memory_jobs import Act, golden
 from tests.world import builders as b
 from tests.world.harness import World, masked
+from tests.world.serving import ROLLOUT, Served
 
 RESOURCES = {"cpu": 3.0, "memoryGi": 9.0, "gpus": 1, "ephemeralStorageGi": 7.0}
 TOLERATION = {"key": "gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}
@@ -244,7 +246,32 @@ DATASET: dict[str, Any] = {
     "activeDeadlineSeconds": 900,
     "backoffLimit": 1,
 }
+SERVED: dict[str, Any] = {
+    "serving.replicas": 3,
+    **{f"serving.resources.{k}": v for k, v in RESOURCES.items()},
+    **{f"serving.placement.{k}": v for k, v in PLACEMENT.items() if k != "queueName"},
+    "serving.routers.replicas": 3,
+    "serving.routers.cpu": 4.0,
+    "serving.routers.memoryGi": 2.0,
+    "serving.routers.subjectCookie": "who",
+    "serving.routers.testerHeader": "x-version",
+    "rollout.canary.steps": [20.0, 40.0],
+    "rollout.canary.stepSeconds": 90,
+    "rollout.canary.readySeconds": 10,
+    "rollout.canary.unreadySeconds": 1,
+    "rollout.judged.goal": "nonInferior",
+    "rollout.judged.margin": 0.4,
+    "rollout.judged.abstentionMargin": 0.1,
+    "rollout.judged.feedbackRateMargin": 0.1,
+    "rollout.judged.errorRatio": 9.0,
+    "rollout.judged.alpha": 0.2,
+    "rollout.judged.minSubjects": 100_000,
+    "rollout.judged.minAgeSeconds": 900,
+    "rollout.judged.deadlineSeconds": 60,
+    "rollout.promotion": "manual",
+}
 POLICY: dict[str, Any] = {
+    **SERVED,
     "type": "generator",
     **{f"training.template.{k}": v for k, v in TEMPLATE.items()},
     "training.suspend": True,
@@ -414,7 +441,11 @@ CASES = [
         for path, value in DATASET.items()
         if path not in FEEDBACK
     ),
-    *(("RLPolicy", policy_spec(path), path, value) for path, value in POLICY.items() if not same_as_a_runs(path)),
+    *(
+        ("RLPolicy", policy_spec(path), path, value)
+        for path, value in POLICY.items()
+        if path not in SERVED and not same_as_a_runs(path)
+    ),
 ]
 
 
@@ -435,6 +466,46 @@ async def test_a_changed_field_changes_a_child_or_the_status(
     after = await ends(kind, with_field(spec, path, value))
     assert after != baseline[before]
     assert '"InvalidSpec"' not in json.dumps(after), "a refusal would differ, too"
+
+
+WORSE = {
+    "rollout.judged.margin": {"likes": {1: 0.5, 2: 0.2}},
+    "rollout.judged.errorRatio": {"errors": {1: 0.05, 2: 0.3}},
+}
+"""People for whom the field makes a difference; else those of a version that is hardly better."""
+
+
+async def served(path: str, value: Any = None) -> str:
+    """What a policy's trial leads to."""
+    world = Served()
+    if "judged" in path:
+        world.people = replace(world.people, **WORSE.get(path, {"likes": {1: 0.5, 2: 0.52}}))
+        world.cluster.counts = world.people.told
+    fields = {"serving": {}, "rollout": ROLLOUT}
+    world.policy(**(fields if value is None else with_field(fields, path, value)))
+    if path.endswith(("readySeconds", "unreadySeconds")):
+        await world.settle(12 if path.endswith("unreadySeconds") else 0)
+        world.broken.add(2)
+    await world.settle(28)
+    state = masked(world)
+    for obj in state.values():
+        if obj["kind"] == "RLPolicy":
+            del obj["spec"]
+    return json.dumps(state, sort_keys=True)
+
+
+@pytest.mark.parametrize(("path", "value"), SERVED.items(), ids=SERVED.keys())
+async def test_a_changed_field_of_serving_or_rollout_changes_a_child_or_the_status(
+    path: str, value: Any, baseline: dict[str, list[str]]
+) -> None:
+    """P16: as above, where a version is on trial."""
+    own = path in WORSE or path.endswith(("readySeconds", "unreadySeconds"))
+    alike = path if own else path.rpartition(".")[0] if "judged" in path else "any"
+    if alike not in baseline:
+        baseline[alike] = [await served(path)]
+    after = await served(path, value)
+    assert after != baseline[alike][0]
+    assert '"InvalidSpec"' not in after
 
 
 BAD_EDITS: dict[str, tuple[str, str, dict[str, Any]]] = {

@@ -17,6 +17,7 @@ from ratchet_operator.cluster.memory_jobs import Act, golden
 from ratchet_operator.cluster.protocol import Forbidden
 from tests.world import builders as b
 from tests.world.harness import World
+from tests.world.serving import Served
 
 
 class Lacks(NoFault):
@@ -61,6 +62,21 @@ SAID: dict[tuple[str, str], Callable[[World], None]] = {
 """What is missed while an object wants something: it stands in that object's status."""
 UNSAID = (("get", "rltrainingruns"), ("patch_status", "rltrainingruns"), ("emit", "events"))
 """What is missed before or after there is a status to say it in."""
+
+SERVED: dict[tuple[str, str], Callable[[Served], None]] = {
+    **dict.fromkeys(
+        [
+            *((verb, kind) for verb in ("list", "get", "apply") for kind in ("deployments", "services", "configmaps")),
+            ("list", "pods"),
+            ("apply", "pods"),
+        ],
+        lambda world: None,
+    ),
+    ("create", "configmaps"): lambda world: world.remember(20),
+    ("delete", "deployments"): lambda world: None,
+    ("delete", "services"): lambda world: None,
+}
+"""What is missed while a policy is served, and what is done for it to be asked for."""
 
 
 async def ready() -> World:
@@ -139,3 +155,34 @@ async def test_what_cannot_be_said_in_a_status_is_tried_again_until_the_right_is
     await world.run_until(lambda: fault.refused >= 3)
     fault.lacking = None
     assert (await world.finish())["state"] == "Complete"
+
+
+@pytest.mark.parametrize(("verb", "resource"), SERVED, ids=lambda text: text)
+async def test_a_right_that_serving_misses_is_a_condition_and_the_rollout_goes_on_when_it_is_back(
+    verb: str, resource: str
+) -> None:
+    """P19, T13."""
+    world, fault = Served(), Lacks(verb, resource)
+    world.policy()
+    SERVED[verb, resource](world)
+    world.cluster.fault = fault
+    await world.run_until(lambda: bool(complaints(world)))
+    assert f'cannot {verb} resource "{resource}"' in complaints(world)[0]
+    fault.lacking = None
+    await world.run_until(lambda: world.status("RLPolicy", "support")["champion"] == 2)
+    await world.run_until(lambda: not complaints(world))
+    assert world.children("deployments") == ["support-router", "support-v2"]
+
+
+async def test_routers_that_cannot_be_ended_say_so_and_end_when_the_right_is_back() -> None:
+    """P19, T13: delete configmaps."""
+    world, fault = Served(), Lacks("delete", "configmaps")
+    world.policy()
+    await world.run_until(lambda: world.rollout().get("serving") == 1)
+    world.cluster.fault = fault
+    world.edit("RLPolicy", "support", {"spec": {"serving": None, "rollout": None}})
+    await world.run_until(lambda: bool(complaints(world)))
+    fault.lacking = None
+    await world.run_until(lambda: not world.children("configmaps"))
+    await world.settle(4)
+    assert not complaints(world)

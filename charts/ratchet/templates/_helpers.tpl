@@ -133,3 +133,11 @@ app.kubernetes.io/component: analyst
 {{- define "ratchet.gatewayImage" -}}
 {{- default (printf "ghcr.io/ratchet/gateway:%s" .Chart.AppVersion) .Values.images.gateway -}}
 {{- end -}}
+
+{{- define "ratchet.servingImage" -}}
+{{- default (printf "ghcr.io/ratchet/serving:%s" .Chart.AppVersion) .Values.images.serving -}}
+{{- end -}}
+
+{{- define "ratchet.routerImage" -}}
+{{- default (printf "ghcr.io/ratchet/router:%s" .Chart.AppVersion) .Values.images.router -}}
+{{- end -}}

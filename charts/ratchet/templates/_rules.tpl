@@ -1,7 +1,7 @@
 {{/*
 What the operator may do, in each namespace that it watches. A contract test compares this with the calls that the
-operator's code really makes: a verb more or less fails it. It may not read Secrets, and it may not touch Pods beyond
-looking: what runs in a namespace is decided by Jobs alone.
+operator's code really makes: a verb more or less fails it. It may not read Secrets, and it creates no Pod: what runs in a
+namespace is decided by Jobs and, where policies are served, by Deployments.
 */}}
 {{- define "ratchet.rules" -}}
 # Datasets and policies: watched and read; what they ask for is never written by the operator.
@@ -37,6 +37,20 @@ looking: what runs in a namespace is decided by Jobs alone.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [list, watch]
+{{- if .Values.serving.enabled }}
+# A policy's servers and routers: applied as its rollout wants them, read to see what differs, deleted when unneeded.
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+# Names of the servers, and of the routers, which people call; the routers' table, and the rows of its history.
+- apiGroups: [""]
+  resources: [services, configmaps]
+  verbs: [get, list, create, patch, delete]
+# A router's pod is annotated when its table changes: its kubelet then looks at the ConfigMap at once.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [patch]
+{{- end }}
 {{- end -}}
 
 {{/* What a gateway may do in its namespace; who its callers are is asked by a ClusterRole of its own. */}}

@@ -20,6 +20,7 @@ import aiohttp
 
 from ratchet_api.base import GROUP, VERSION
 from ratchet_api.names import FIELD_MANAGER, PROGRESS_PORT
+from ratchet_operator.cluster.answers import host_of, read_at_most
 from ratchet_operator.cluster.connect import Connection
 from ratchet_operator.cluster.events import EventSink
 from ratchet_operator.cluster.gateway import GatewayAccess
@@ -32,6 +33,7 @@ from ratchet_operator.cluster.protocol import (
     Unavailable,
 )
 from ratchet_operator.cluster.refusals import classify
+from ratchet_operator.cluster.rollouts import ask_analyst, ask_router
 
 CallObserver = Callable[[str, str, str, float], None]
 """Hears verb, resource, status code (or `error`) and seconds of every request."""
@@ -52,6 +54,8 @@ _PATHS: dict[str, tuple[str, str, str]] = {
     "jobs": ("/apis/batch/v1", "batch/v1", "Job"),
     "pods": ("/api/v1", "v1", "Pod"),
     "configmaps": ("/api/v1", "v1", "ConfigMap"),
+    "services": ("/api/v1", "v1", "Service"),
+    "deployments": ("/apis/apps/v1", "apps/v1", "Deployment"),
     "events": ("/apis/events.k8s.io/v1", "events.k8s.io/v1", "Event"),
     "leases": ("/apis/coordination.k8s.io/v1", "coordination.k8s.io/v1", "Lease"),
 }
@@ -69,6 +73,7 @@ class HttpCluster:
         instance: our pod's name, written into Events.
         gateways: where feedback is counted.
         idle: returns when no pass waits or runs; Events wait for it a few seconds.
+        analyst_url: where experiments are, `{namespace}` in place of the namespace; empty = nowhere.
     """
 
     def __init__(
@@ -81,7 +86,9 @@ class HttpCluster:
         instance: str = "ratchet-operator",
         gateways: GatewayAccess | None = None,
         idle: Callable[[], Awaitable[None]] | None = None,
+        analyst_url: str = "",
     ) -> None:
+        self._analyst_url = analyst_url
         self._gateways = gateways or GatewayAccess()
         self._connection = connection
         self._namespaces = tuple(namespaces)
@@ -129,6 +136,15 @@ class HttpCluster:
         query = {"fieldManager": FIELD_MANAGER}
         name = str(manifest["metadata"].get("name", ""))
         _, answer = await self._call("create", resource, namespace, name, query=query, body=_whole(resource, manifest))
+        self._note_written(resource, answer)
+        return answer
+
+    async def apply(self, resource: Resource, manifest: KubeObject, *, uid: str | None) -> KubeObject:
+        """Server-side apply under our field manager; without a uid it never takes a field from somebody else."""
+        metadata = manifest["metadata"] | ({"uid": uid} if uid else {})
+        query = {"fieldManager": FIELD_MANAGER, "force": "true" if uid else "false"}
+        body = _whole(resource, {**manifest, "metadata": metadata})
+        _, answer = await self._call("apply", resource, metadata["namespace"], metadata["name"], query=query, body=body)
         self._note_written(resource, answer)
         return answer
 
@@ -190,16 +206,26 @@ class HttpCluster:
         address = pod.get("status", {}).get("podIP")
         if not address or self._pods is None:
             return None
-        host = f"[{address}]" if ":" in address else address
         try:
-            url = f"http://{host}:{PROGRESS_PORT}/progress"
+            url = f"http://{host_of(address)}:{PROGRESS_PORT}/progress"
             async with self._pods.get(url, allow_redirects=False) as response:
                 if response.status != 200:
                     return None
-                parsed = json.loads(await _read_at_most(response, _PROGRESS_MAX_BYTES))
+                parsed = json.loads(await read_at_most(response, _PROGRESS_MAX_BYTES))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             return None
         return parsed if isinstance(parsed, dict) else None
+
+    async def routed(self, pod: KubeObject, versions: Sequence[int]) -> tuple[str, frozenset[int]]:
+        """Ask a router's pod for its table and for each version's readiness, all at once."""
+        address = pod.get("status", {}).get("podIP")
+        return await ask_router(self._pods, address, versions) if address and self._pods else ("", frozenset())
+
+    async def evidence(self, namespace: str, policy: str, experiment: str) -> Mapping[str, Any] | str:
+        """Ask the namespace's analyst; a text says why it does not tell."""
+        if self._pods is None:
+            return "the client is closed"
+        return await ask_analyst(self._pods, self._analyst_url, namespace, policy, experiment)
 
     async def apply_lease(self, manifest: KubeObject) -> KubeObject:
         """Server-side apply of a Lease: the heartbeat's only write."""
@@ -318,7 +344,7 @@ class HttpCluster:
         began, code = loop.time(), "error"
         try:
             async with self._api.request(method, url, params=query, data=data, headers=headers) as response:
-                text = (await _read_at_most(response, _MAX_ANSWER_BYTES)).decode("utf-8", "replace")
+                text = (await read_at_most(response, _MAX_ANSWER_BYTES)).decode("utf-8", "replace")
                 code = str(response.status)
                 return response.status, text, response.headers
         except TimeoutError as error:
@@ -357,12 +383,3 @@ def _whole(resource: str, manifest: KubeObject) -> KubeObject:
     if manifest.get("kind", kind) != kind:
         raise Denied(f"manifest of kind {manifest['kind']!r} sent to {resource}, which holds {kind}")
     return {"apiVersion": api_version, "kind": kind} | manifest
-
-
-async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > limit:
-            raise ValueError(f"answer is larger than {limit} bytes")
-    return bytes(body)

@@ -22,7 +22,7 @@ from ratchet_api.kinds import KINDS
 from ratchet_api.training_run import RLTrainingRunSpec
 from ratchet_operator.cluster.disk import DiskObjects, Watcher
 from ratchet_operator.cluster.jobrunner import STAGE_COMMAND, JobRunner
-from ratchet_operator.cluster.protocol import Denied, KubeObject, Resource
+from ratchet_operator.cluster.protocol import Conflict, Denied, KubeObject, Resource
 
 MUTABLE = ("suspend", "ttlSecondsAfterFinished")
 CountFeedback = Callable[[str, str, datetime], int | str]
@@ -31,6 +31,8 @@ _PLURALS = {kind.kind: kind.plural for kind in KINDS.values()} | {
     "Job": "jobs",
     "Pod": "pods",
     "ConfigMap": "configmaps",
+    "Deployment": "deployments",
+    "Service": "services",
 }
 
 
@@ -153,6 +155,16 @@ class LocalCluster:
         """Create the object, without a status as an API server does; Conflict if it exists."""
         return self.objects.insert(resource, {key: value for key, value in manifest.items() if key != "status"})
 
+    async def apply(self, resource: Resource, manifest: KubeObject, *, uid: str | None) -> KubeObject:
+        """Create the object, or change the one of that uid; Conflict if it is not there."""
+        meta = manifest["metadata"]
+        found = self.objects.find(resource, meta["namespace"], meta["name"])
+        if uid is None:
+            return await self.create(resource, manifest)
+        if found is None or found["metadata"]["uid"] != uid:
+            raise Conflict(f"{resource} {meta['name']!r} is not the object of uid {uid} any more", status=409)
+        return self.objects.merge(resource, manifest)
+
     async def delete(
         self, resource: Resource, namespace: str, name: str, *, uid: str, foreground: bool = False
     ) -> None:
@@ -192,6 +204,14 @@ class LocalCluster:
         """Ask the process's /progress; None if it does not answer within two seconds."""
         port = self.runner.progress_port(pod)
         return None if port is None else await asyncio.to_thread(_fetch_json, f"http://127.0.0.1:{port}/progress")
+
+    async def routed(self, pod: KubeObject, versions: Sequence[int]) -> tuple[str, frozenset[int]]:
+        """Return silence: no router runs here."""
+        return "", frozenset()
+
+    async def evidence(self, namespace: str, policy: str, experiment: str) -> Mapping[str, Any] | str:
+        """Say that nobody counts: nothing is rolled out here."""
+        return "no analyst runs in this process"
 
 
 def owner_of(home: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from ratchet_operator.cluster.objects import ChangeType, ObjectStore
 from ratchet_operator.cluster.protocol import KubeObject, Resource
 
-WRITES = frozenset({"create", "delete", "patch_status", "emit"})
+WRITES = frozenset({"create", "apply", "delete", "patch_status", "emit"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,8 @@ class MemoryCluster:
         event_objects: Events that `events` answers with, by uid of the object they are about.
         told: what a pod's /progress answers, by the pod's name.
         feedback: when events of feedback arrived, by policy; None = nobody counts them.
+        routers: what the pod of a router says, by its name: table and the versions that it reaches; absent = silent.
+        counts: answers for an analyst, given policy and experiment; None = there is none.
     """
 
     clock: Callable[[], datetime]
@@ -94,6 +96,8 @@ class MemoryCluster:
     event_objects: dict[str, list[KubeObject]] = field(default_factory=dict)
     told: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     feedback: dict[str, list[datetime]] | None = None
+    routers: dict[str, tuple[str, frozenset[int]]] = field(default_factory=dict)
+    counts: Callable[[str, str], Mapping[str, Any] | str] | None = None
     watchers: list[Watcher] = field(default_factory=list)
     history: dict[tuple[str, str, str], list[KubeObject | None]] = field(default_factory=dict)
 
@@ -123,6 +127,14 @@ class MemoryCluster:
         meta = manifest.get("metadata", {})
         call = self._call("create", resource, str(meta.get("namespace", "")), str(meta.get("name", "")))
         made = self.objects.create(resource, manifest)
+        self.fault.after(call)
+        return made
+
+    async def apply(self, resource: Resource, manifest: KubeObject, *, uid: str | None) -> KubeObject:
+        """Create the object, or change the one of that uid."""
+        meta = manifest["metadata"]
+        call = self._call("apply", resource, str(meta.get("namespace", "")), str(meta.get("name", "")))
+        made = self.objects.apply(resource, manifest, uid=uid)
         self.fault.after(call)
         return made
 
@@ -165,6 +177,18 @@ class MemoryCluster:
         """Return what the script lets the pod tell."""
         self._call("progress", "pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
         return self.told.get(pod["metadata"]["name"])
+
+    async def routed(self, pod: KubeObject, versions: Sequence[int]) -> tuple[str, frozenset[int]]:
+        """Return what the test lets the router say."""
+        meta = pod["metadata"]
+        self._call("routed", "pods", meta["namespace"], meta["name"])
+        table, reaches = self.routers.get(meta["name"], ("", frozenset()))
+        return table, reaches & frozenset(versions)
+
+    async def evidence(self, namespace: str, policy: str, experiment: str) -> Mapping[str, Any] | str:
+        """Return what the test's analyst counted."""
+        self._call("evidence", "rlpolicies", namespace, policy)
+        return "there is no analyst" if self.counts is None else self.counts(policy, experiment)
 
     def _call(self, verb: str, resource: str, namespace: str = "", name: str = "") -> Call:
         call = Call(len(self.log) + 1, verb, resource, namespace, name)

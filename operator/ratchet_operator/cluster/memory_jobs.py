@@ -212,7 +212,7 @@ class JobScript:
             if over or self._leaving[uid] > self.grace_steps:
                 self.cluster.objects.remove("pods", *_name(pod))
             return
-        if over:
+        if over or LABEL_STAGE not in pod["metadata"].get("labels", {}):
             return
         act = self.play(self._stage(pod), self._pods.get(uid, 1)).of(index_of(pod))
         if status["phase"] == "Pending":

@@ -24,7 +24,8 @@ Hook = Callable[[ChangeType, str, KubeObject], None]
 """Hears every change: type, resource, the object as it is then (a copy of its own)."""
 
 FOREGROUND = "foregroundDeletion"
-STATUS_RESOURCES = frozenset({"feedbackdatasets", "rltrainingruns", "rlpolicies", "jobs", "pods"})
+_APPLIED = ("labels", "annotations", "ownerReferences")
+STATUS_RESOURCES = frozenset({"feedbackdatasets", "rltrainingruns", "rlpolicies", "jobs", "pods", "deployments"})
 
 
 class ObjectStore:
@@ -111,6 +112,27 @@ class ObjectStore:
         new = merge(old, {k: v for k, v in patch.items() if k != "status"})
         for fixed in ("uid", "creationTimestamp", "generation", "resourceVersion", "name", "namespace"):
             new["metadata"][fixed] = old["metadata"][fixed]
+        if new.get("spec") != old.get("spec"):
+            new["metadata"]["generation"] += 1
+        if new != old:
+            self._store("MODIFIED", key, new)
+        return self._copy(self._objects[key])
+
+    def apply(self, resource: str, manifest: KubeObject, *, uid: str | None) -> KubeObject:
+        """Create the object (uid None), or replace the parts of it that the manifest names; labels are merged.
+
+        Raises:
+            Conflict: the name is taken, or it belongs to no object of that uid.
+        """
+        meta = manifest["metadata"]
+        key = (resource, meta["namespace"], meta["name"])
+        old = self._objects.get(key)
+        if uid is None:
+            return self.create(resource, manifest)
+        if old is None or old["metadata"]["uid"] != uid:
+            raise Conflict(f"{resource} {meta['name']!r} is not the object of uid {uid} any more", status=409)
+        parts = {part: clone(value) for part, value in manifest.items() if part not in ("metadata", "status")}
+        new = {**old, **parts, "metadata": merge(old["metadata"], {k: v for k, v in meta.items() if k in _APPLIED})}
         if new.get("spec") != old.get("spec"):
             new["metadata"]["generation"] += 1
         if new != old:

@@ -20,6 +20,8 @@ Resource = Literal[
     "jobs",
     "pods",
     "configmaps",
+    "deployments",
+    "services",
 ]
 """Plural names of every resource the operator touches (events have their own verb)."""
 
@@ -79,6 +81,13 @@ class Cluster(Protocol):
             Conflict: it exists already (the caller reads it and adopts it or fails loudly).
         """
 
+    async def apply(self, resource: Resource, manifest: KubeObject, *, uid: str | None) -> KubeObject:
+        """Make the object of that uid say what the manifest says, and leave the rest of it; uid None = create it.
+
+        Raises:
+            Conflict: it exists already, or the object of that uid is gone (the caller reads again).
+        """
+
     async def delete(
         self, resource: Resource, namespace: str, name: str, *, uid: str, foreground: bool = False
     ) -> None:
@@ -109,3 +118,12 @@ class Cluster(Protocol):
 
     async def progress(self, pod: KubeObject) -> Mapping[str, Any] | None:
         """Ask the pod's /progress; None if it does not answer within two seconds."""
+
+    async def routed(self, pod: KubeObject, versions: Sequence[int]) -> tuple[str, frozenset[int]]:
+        """Ask a router's pod which table it applied, and which of these versions' servers it reaches.
+
+        An empty table means that it did not answer within two seconds.
+        """
+
+    async def evidence(self, namespace: str, policy: str, experiment: str) -> Mapping[str, Any] | str:
+        """Ask the namespace's analyst what it counted of an experiment; a text says why it does not tell."""

@@ -31,10 +31,12 @@ from ratchet_operator.sightings import Sightings
 from ratchet_operator.wakes import OUR_RESOURCES, Key, key_of, keys_to_wake
 
 CHILDREN: tuple[Resource, ...] = ("jobs", "pods")
+SERVING_CHILDREN: tuple[Resource, ...] = (*CHILDREN, "deployments")
+"""Where policies are served; elsewhere we have no right to watch Deployments."""
 ERROR_BACKOFFS = (1.0, 2.0, 4.0, 8.0, 15.0, *([30.0] * 19))
 """Pauses between repeats of a failed request: ten minutes in all, then the process exits and is started anew."""
 
-_CHILD_GROUPS = {"jobs": ("batch", "v1"), "pods": ("", "v1")}
+_CHILD_GROUPS = {"jobs": ("batch", "v1"), "pods": ("", "v1"), "deployments": ("apps", "v1")}
 _PAGE = 100
 
 
@@ -118,7 +120,9 @@ class Watching:
         self._saw_lease(obj)
 
 
-def make_registry(watching: Watching, connection: Callable[[], Connection]) -> kopf.OperatorRegistry:
+def make_registry(
+    watching: Watching, connection: Callable[[], Connection], children: Collection[Resource] = CHILDREN
+) -> kopf.OperatorRegistry:
     """Return kopf's registry of our handlers; an empty one of our own, so kopf adds no login of its choice.
 
     Handlers are coroutines although they never wait: kopf would run plain functions in threads.
@@ -146,7 +150,7 @@ def make_registry(watching: Watching, connection: Callable[[], Connection]) -> k
 
     for kind in OUR_RESOURCES:
         on_kind(kind)
-    for child in CHILDREN:
+    for child in children:
         on_child(child)
 
     async def on_lease(*, event: Any, **_: Any) -> None:
@@ -189,11 +193,12 @@ async def operator_tasks(
     *,
     connection: Callable[[], Connection],
     namespaces: Collection[str],
+    children: Collection[Resource] = CHILDREN,
     time_scale: float = 1.0,
 ) -> Collection[Any]:
     """Start kopf's tasks; empty namespaces = the whole cluster. They end only in failure or when cancelled."""
     tasks: Collection[Any] = await kopf.spawn_tasks(
-        registry=make_registry(watching, connection),
+        registry=make_registry(watching, connection, children),
         settings=make_settings(time_scale=time_scale),
         clusterwide=not namespaces,
         namespaces=list(namespaces),

@@ -6,6 +6,8 @@ gets them: `plan.rollout` does, and the routers' table is `router_table`'s. Pure
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,54 +23,31 @@ from ratchet_api.names import (
     LABEL_POLICY,
     LABEL_VERSION,
     MANAGED_BY,
+    ROUTER_PORT,
     SERVER_PORT,
+    history_name,
     label_value,
     router_name,
     server_name,
 )
-from ratchet_api.placement import Placement, Resources
+from ratchet_api.placement import NodePlacement, Resources
+from ratchet_api.rollout import ShareRow
 from ratchet_operator.desired.child import owner_reference, with_hash
 from ratchet_operator.desired.job import quantities
 from ratchet_operator.desired.router_bootstrap import ADMIN_PATH_ALLOWED, BOOTSTRAP_FILE, bootstrap
 from ratchet_operator.desired.router_table import TABLE_PATH, RouterTable, router_files
 from ratchet_operator.plan.world import Meta
-from ratchet_operator.settings import StoreSettings
+from ratchet_operator.settings import Platform, StoreSettings
 
 Manifest = dict[str, Any]
-ROUTER_PORT, STATS_PORT = 8080, 9902
+STATS_PORT = 9902
 TABLE_DIR, ROUTER_DIR = "/etc/ratchet/table", "/etc/ratchet/router"
 SIGNING_DIR, TOKEN_DIR = "/etc/ratchet/signing", "/var/run/secrets/ratchet"
 GATEWAY_AUDIENCE = "ratchet-gateway"
+HISTORY_FILE = "rows.json"
 DRAIN_SECONDS = 20
 _GRACE_SECONDS = DRAIN_SECONDS + 15
 _ANNOTATION_BOOTSTRAP = "ratchet.dev/bootstrap"
-
-
-@dataclass(frozen=True, slots=True)
-class Platform:
-    """What the administrator decides about serving.
-
-    Attributes:
-        server_image: of the policy servers.
-        router_image: Envoy.
-        service_account: of all these pods; its own token is never mounted.
-        uid: user and group id.
-        pull_policy: of images.
-        pull_secrets: names of pull Secrets in the policy's namespace.
-        signing_secret: Secret with the keys of interaction ids.
-        gateway_url: where answers are recorded; empty = nowhere.
-        log_level: of the servers.
-    """
-
-    server_image: str
-    router_image: str
-    service_account: str = "default"
-    uid: int = 65532
-    pull_policy: str = "IfNotPresent"
-    pull_secrets: tuple[str, ...] = ()
-    signing_secret: str = "ratchet-gateway-signing"
-    gateway_url: str = ""
-    log_level: str = "info"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +61,7 @@ class Servers:
         store: where it lies.
         replicas: pods.
         resources: of each.
-        placement: of them; a queue means nothing here.
+        placement: of them.
     """
 
     owner: Meta
@@ -91,7 +70,7 @@ class Servers:
     store: StoreSettings
     replicas: int
     resources: Resources
-    placement: Placement
+    placement: NodePlacement
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +177,13 @@ def render_routers(
     )
 
 
+def render_history(owner: Meta, rows: Sequence[ShareRow]) -> Manifest:
+    """Return the ConfigMap that keeps rows of the history which the status has no room for; it never changes."""
+    text = json.dumps([row.to_wire() for row in rows], indent=1) + "\n"
+    name, labels = history_name(owner.name, rows[0].number), _labels(owner, "history")
+    return _config_map(owner, name, labels, {HISTORY_FILE: text}, immutable=True)
+
+
 def _environment(servers: Servers, platform: Platform) -> dict[str, str]:
     """What `ratchet_serving.settings` reads."""
     store, namespace = servers.store, servers.owner.namespace
@@ -265,7 +251,7 @@ def _pod(container: Manifest, volumes: list[Manifest], resources: Resources, pla
     return pod
 
 
-def _placed(placement: Placement) -> Manifest:
+def _placed(placement: NodePlacement) -> Manifest:
     part: Manifest = {}
     if placement.node_selector:
         part["nodeSelector"] = dict(placement.node_selector)
@@ -292,7 +278,7 @@ def _deployment(
         "selector": {"matchLabels": selector},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         "template": {
-            "metadata": {"labels": labels, **({"annotations": annotations} if annotations else {})},
+            "metadata": {"labels": labels, "annotations": {ANNOTATION_OWNER_NAME: owner.name, **annotations}},
             "spec": pod | {"topologySpreadConstraints": [spread]},
         },
     }
@@ -310,10 +296,11 @@ def _service(owner: Meta, name: str, labels: dict[str, str], port: int, target: 
     return with_hash({"apiVersion": "v1", "kind": "Service", "metadata": _metadata(owner, name, labels), "spec": spec})
 
 
-def _config_map(owner: Meta, name: str, labels: dict[str, str], data: dict[str, str]) -> Manifest:
-    return with_hash(
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(owner, name, labels), "data": data}
-    )
+def _config_map(
+    owner: Meta, name: str, labels: dict[str, str], data: dict[str, str], *, immutable: bool = False
+) -> Manifest:
+    made: Manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(owner, name, labels), "data": data}
+    return with_hash(made | ({"immutable": True} if immutable else {}))
 
 
 _SELECTED = (LABEL_OWNER_UID, LABEL_COMPONENT, LABEL_VERSION)

@@ -1,13 +1,13 @@
-"""The rules of a policy: register versions, set the champion that was asked for, stamp runs from the template. Pure.
+"""The rules of a policy: register versions, set the champion that was asked for, serve, stamp runs. Pure.
 
-Numbers rise and are never used again. The champion changes only when somebody asks for a registered version. Called
-once per pass by `reconcile`.
+Numbers rise and are never used again. The champion changes when somebody asks for a registered version, or when a
+version passed its trial on real traffic, which `plan.serving` has decided. Called once per pass by `reconcile`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ratchet_api.base import API_VERSION, digest_of
@@ -24,7 +24,11 @@ from ratchet_api.names import (
     run_name_for_template,
 )
 from ratchet_api.policy import LedgerRow, PolicyVersion, RLPolicySpec, RLPolicyStatus
+from ratchet_api.rollout import RolloutStatus
 from ratchet_operator.desired.child import owner_reference, with_hash
+from ratchet_operator.plan import serving
+from ratchet_operator.plan.rollout.table import wanted_servers
+from ratchet_operator.plan.rollout.world import Decision
 from ratchet_operator.plan.say import Said, at_rest, progressing, settle, stalled, with_remedy
 from ratchet_operator.plan.world import (
     NOW,
@@ -119,7 +123,7 @@ def _register(world: PolicyWorld) -> PolicyPlan | None:
     taken = {run.uid for run in world.runs if not run.numbered}
     versions, number, events = list(status.versions), status.next_version, []
     for run in waiting:
-        room = _make_room(versions, champion=status.champion, taken=taken)
+        room = _make_room(versions, served=_served(status), taken=taken)
         if room is None:
             break
         versions = [*room, _version(run, number, world.now)]
@@ -133,13 +137,18 @@ def _register(world: PolicyWorld) -> PolicyPlan | None:
     return settle(world, status, world.status.state or "Ready", said, events=events, requeue_after=NOW)
 
 
-def _make_room(
-    versions: Sequence[PolicyVersion], *, champion: int | None, taken: set[str]
-) -> list[PolicyVersion] | None:
-    """Return the versions with place for one more; None if each is champion or not yet read by its run."""
+def _served(status: RLPolicyStatus) -> set[int]:
+    """Versions that somebody gets or may get; their rows must stay."""
+    if status.rollout is None:
+        return set() if status.champion is None else {status.champion}
+    return set(wanted_servers(status.rollout, status.champion))
+
+
+def _make_room(versions: Sequence[PolicyVersion], *, served: set[int], taken: set[str]) -> list[PolicyVersion] | None:
+    """Return the versions with place for one more; None if each is served or not yet read by its run."""
     kept = list(versions)
     while len(kept) >= VERSIONS_LIMIT:
-        idle = next((v for v in kept if v.version != champion and v.run_uid not in taken), None)
+        idle = next((v for v in kept if v.version not in served and v.run_uid not in taken), None)
         if idle is None:
             return None
         kept.remove(idle)
@@ -175,27 +184,89 @@ def _promote(world: PolicyWorld) -> PolicyPlan | None:
     status = world.status
     if asked == status.observed_promote:
         return None
-    seen = status.model_copy(update={"observed_promote": asked})
     version = _asked_version(world, asked)
+    refused = asked if version is None else ""
+    seen = status.model_copy(update={"observed_promote": asked, "refused_promote": refused})
     if version is None or version.version == status.champion:
         return settle(world, seen, world.status.state or "Pending", (), requeue_after=NOW)
     why = f"asked for by {ANNOTATION_PROMOTE}"
-    row = LedgerRow(version=version.version, since=world.now, why=why)
-    seen = seen.model_copy(
-        update={
-            "champion": version.version,
-            "champion_digest": version.digest,
-            "ledger": (*status.ledger, row)[-LEDGER_LIMIT:],
-        }
-    )
     event = Event(Reason.CHAMPION_SET, f"Version {version.version} is champion ({why}).")
+    seen = _with_champion(seen, version.version, world.now, why)
     return settle(world, seen, "Ready", (), events=(event,), requeue_after=NOW)
+
+
+def _with_champion(status: RLPolicyStatus, version: int | None, now: datetime, why: str) -> RLPolicyStatus:
+    """Return the status with this champion and a row of the ledger; the same if it is champion already."""
+    row = next((row for row in status.versions if row.version == version), None)
+    if row is None or version == status.champion:
+        return status
+    entry = LedgerRow(version=row.version, since=now, why=why[:256])
+    ledger = (*status.ledger, entry)[-LEDGER_LIMIT:]
+    return status.model_copy(update={"champion": row.version, "champion_digest": row.digest, "ledger": ledger})
 
 
 def _asked_version(world: PolicyWorld, asked: str) -> PolicyVersion | None:
     if not asked.isascii() or not asked.isdecimal():
         return None
     return next((v for v in world.status.versions if v.version == int(asked)), None)
+
+
+def _stop_serving(world: PolicyWorld) -> PolicyPlan | None:
+    """spec.serving was removed: nobody is on trial any more, then the children go."""
+    status, rollout = world.status, world.status.rollout
+    if world.spec is None or world.spec.serving is not None or rollout is None:
+        return None
+    stopped = serving.stopped(rollout)
+    if stopped != rollout:
+        text = "spec.serving was removed; servers and routers end."
+        event = Event(Reason.SERVING_STOPPED, text)
+        seen = status.model_copy(update={"rollout": stopped})
+        said = progressing(Reason.SERVING_STOPPED, text)
+        return settle(world, seen, status.state or "Ready", said, events=(event,), requeue_after=NOW)
+    if actions := serving.children_actions(world):
+        return settle(world, status, status.state or "Ready", (), actions=actions, requeue_after=_again(world, 5.0))
+    return None
+
+
+def _roll_out(world: PolicyWorld) -> PolicyPlan | None:
+    """What the rollout decided is remembered; then the children are made as it wants them."""
+    if not serving.serves(world) or world.serving.store is None:
+        return None
+    decision = serving.decide(world)
+    before = world.status.rollout or RolloutStatus()
+    if (decision.status, decision.champion) != (before, world.status.champion):
+        seen = world.status.model_copy(update={"rollout": decision.status})
+        seen = _with_champion(seen, decision.champion, world.now, decision.message)
+        return settle(
+            world,
+            seen,
+            decision.state or world.status.state or "Pending",
+            (),
+            actions=serving.archives(world, decision),
+            events=serving.events_of(decision),
+            requeue_after=NOW,
+        )
+    if actions := serving.children_actions(world):
+        said, state = _served_as(world, decision)
+        return settle(world, world.status, state, said, actions=actions, requeue_after=_again(world, 1.0))
+    return None
+
+
+def _served_as(world: PolicyWorld, decision: Decision) -> tuple[tuple[Said, ...], str]:
+    """What is said of a policy that is served, and its state."""
+    rollout, told = world.status.rollout, serving.said_of(decision)
+    state = decision.state or world.status.state or "Pending"
+    if world.status.champion is None:
+        return (told, *_no_champion(world)), "NoChampion"
+    kstatus = at_rest(told.reason) if state in serving.AT_REST else progressing(told.reason, told.message)
+    if rollout is None or rollout.serving is None:
+        return (Said(ConditionType.READY, False, told.reason, told.message), told, *kstatus), state
+    text = f"Version {world.status.champion} is champion."
+    return (Said(ConditionType.READY, True, Reason.CHAMPION_SET, text), told, *kstatus), state
+
+
+def _again(world: PolicyWorld, seconds: float | None) -> timedelta | None:
+    return None if seconds is None else world.settings.pause(seconds)
 
 
 def _stamp(world: PolicyWorld) -> PolicyPlan | None:
@@ -226,6 +297,8 @@ RULES: tuple[Callable[[PolicyWorld], PolicyPlan | None], ...] = (
     _refuse_invalid,  # a spec that the models refuse
     _register,  # runs that passed their gates get the next numbers
     _promote,  # a new value of the promote annotation is acted upon once
+    _stop_serving,  # spec.serving was removed
+    _roll_out,  # which version people get, and the servers and routers for it
     _stamp,  # the template's run for the present snapshot
 )
 
@@ -233,24 +306,55 @@ RULES: tuple[Callable[[PolicyWorld], PolicyPlan | None], ...] = (
 def _report(world: PolicyWorld) -> PolicyPlan:
     """The last rule: say which version is champion, or why none is, or what the annotation asks for in vain."""
     status = world.status
-    asked = status.observed_promote
     backlog = any(run.waiting for run in world.runs) and len(status.versions) >= VERSIONS_LIMIT
     requeue = world.settings.pause(_BACKLOG_SECONDS) if backlog else None
-    if asked and not (asked.isdecimal() and int(asked) == status.champion):
-        newest = max((v.version for v in status.versions), default=None)
-        text = f"{ANNOTATION_PROMOTE}: {asked!r} was no version of {world.meta.title} when it was asked for"
-        text += f" (the newest is {newest})" if newest else " (it has none yet)"
-        text += "; the champion stays. Take the annotation away or set another number"
-        message = with_remedy(Reason.VERSION_NOT_FOUND, text)
-        said = Said(ConditionType.READY, False, Reason.VERSION_NOT_FOUND, message)
-        kstatus = stalled(Reason.VERSION_NOT_FOUND, message)
-        return settle(world, status, "VersionNotFound", (said, *kstatus), requeue_after=requeue)
+    if status.refused_promote:
+        return _report_refused(world, requeue)
+    if world.spec is not None and world.spec.serving is not None:
+        return _report_served(world, requeue)
     if status.champion is None:
-        message = with_remedy(
-            Reason.NO_VERSION, f"{world.meta.title} has {len(status.versions)} version(s) and no champion"
-        )
-        said = Said(ConditionType.READY, False, Reason.NO_VERSION, message)
-        return settle(world, status, "NoChampion", (said, *at_rest(Reason.NO_VERSION)), requeue_after=requeue)
+        return settle(world, status, "NoChampion", _no_champion(world), requeue_after=requeue)
     text = f"Version {status.champion} is champion."
     said = Said(ConditionType.READY, True, Reason.CHAMPION_SET, text)
     return settle(world, status, "Ready", (said, *at_rest(Reason.CHAMPION_SET)), requeue_after=requeue)
+
+
+def _report_refused(world: PolicyWorld, requeue: timedelta | None) -> PolicyPlan:
+    status = world.status
+    newest = max((v.version for v in status.versions), default=None)
+    text = (
+        f"{ANNOTATION_PROMOTE}: {status.refused_promote!r} was no version of {world.meta.title} when it was asked for"
+    )
+    text += f" (the newest is {newest})" if newest else " (it has none yet)"
+    text += "; the champion stays. Take the annotation away or set another number"
+    message = with_remedy(Reason.VERSION_NOT_FOUND, text)
+    said = Said(ConditionType.READY, False, Reason.VERSION_NOT_FOUND, message)
+    kstatus = stalled(Reason.VERSION_NOT_FOUND, message)
+    if serving.serves(world) and world.serving.store is not None:
+        decision = serving.decide(world)
+        requeue = requeue or _again(world, decision.again_seconds)
+        kstatus = (serving.said_of(decision), *kstatus)
+    return settle(world, status, "VersionNotFound", (said, *kstatus), requeue_after=requeue)
+
+
+def _report_served(world: PolicyWorld, requeue: timedelta | None) -> PolicyPlan:
+    """Say how the rollout stands, or why nothing can be served."""
+    if not serving.serves(world):
+        return _cannot_serve(world, Reason.SERVING_NOT_CONFIGURED, "spec.serving is set")
+    if world.serving.store is None:
+        return _cannot_serve(world, Reason.STORE_NOT_CONFIGURED, "there is no store to load versions from")
+    decision = serving.decide(world)
+    said, state = _served_as(world, decision)
+    return settle(world, world.status, state, said, requeue_after=requeue or _again(world, decision.again_seconds))
+
+
+def _cannot_serve(world: PolicyWorld, reason: Reason, what: str) -> PolicyPlan:
+    message = with_remedy(reason, f"{world.meta.title}: {what}")
+    said = (Said(ConditionType.READY, False, reason, message), *stalled(reason, message))
+    return settle(world, world.status, "Stalled", said, requeue_after=world.settings.pause(_REFUSED_SECONDS))
+
+
+def _no_champion(world: PolicyWorld) -> tuple[Said, ...]:
+    text = f"{world.meta.title} has {len(world.status.versions)} version(s) and no champion"
+    said = Said(ConditionType.READY, False, Reason.NO_VERSION, with_remedy(Reason.NO_VERSION, text))
+    return (said, *at_rest(Reason.NO_VERSION))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.base import StatusModel
@@ -241,6 +241,31 @@ class PublishableRun:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+class RouterSight(NamedTuple):
+    """One router's pod that takes traffic."""
+
+    name: str
+    uid: str
+    told: str
+    """The annotation by which we made its kubelet look."""
+    table: str
+    """Version of the table that it applied; empty = it did not answer."""
+    reaches: frozenset[int]
+    """Versions whose servers it reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServingSight:
+    """What is seen of a policy's servers and routers."""
+
+    children: tuple[tuple[Resource, KubeObject], ...] = ()
+    """Our Deployments, Services and ConfigMaps that serve it, history aside."""
+    routers: tuple[RouterSight, ...] = ()
+    evidence: Mapping[str, Any] | str | None = None
+    """What the analyst says of the present trial, or why it says nothing; None = nobody was asked."""
+    store: StoreSettings | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyWorld:
     """One reading of everything a policy's decision needs."""
@@ -256,6 +281,7 @@ class PolicyWorld:
     """The dataset of spec.training.template, if there is one."""
     log: DatasetSight | None = None
     """The dataset of logged answers that the template names, if it does."""
+    serving: ServingSight = field(default_factory=ServingSight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +303,17 @@ class DeleteObject:
     foreground: bool = False
 
 
-Action = CreateObject | DeleteObject
+@dataclass(frozen=True, slots=True)
+class ApplyObject:
+    """Make a child say what the manifest says, whatever it said before; never take another owner's object."""
+
+    resource: Resource
+    manifest: dict[str, Any]
+    uid: str | None = None
+    """Of the child as it was seen; None = there was none."""
+
+
+Action = CreateObject | ApplyObject | DeleteObject
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from ratchet_operator.plan.rollout.commands import obey
 from ratchet_operator.plan.rollout.rules import (
     await_routers,
     choose,
+    end_untried,
     expose,
     finish,
     follow_champion,
@@ -30,6 +31,7 @@ RULES: tuple[Callable[[RolloutWorld], Decision | None], ...] = (
     mend_clock,  # times that are yet to come
     obey,  # pause, resume, abort, promote, undo
     take_out_the_gone,  # the candidate was deleted
+    end_untried,  # nobody wants trials any more
     watch_readiness,  # since when it has not answered
     roll_back,  # shown to be worse, or absent, or undecided for too long
     follow_champion,  # somebody chose another champion

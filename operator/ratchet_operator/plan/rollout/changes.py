@@ -11,7 +11,7 @@ from ratchet_operator.plan.rollout.world import Decision, RolloutWorld, Said
 _ARCHIVED_AT_ONCE = 10
 _AGAIN_SECONDS = 5.0
 By = Literal["operator", "user"]
-_NO_TRIAL: dict[str, Any] = {
+NO_TRIAL: dict[str, Any] = {
     "candidate": None,
     "candidate_digest": "",
     "step": -1,
@@ -53,7 +53,7 @@ def promote(world: RolloutWorld, version: int, said: Said, *, by: By) -> Decisio
     """Make the candidate champion. Everybody gets it at once if it answers, else as soon as it does."""
     status = world.status
     serving = version if world.answers(version) else status.serving
-    changes = _NO_TRIAL | {
+    changes = NO_TRIAL | {
         "serving": serving,
         "leaving": _leaving(status, status.serving, but=serving),
         "settled_up_to": max(status.settled_up_to, version),
@@ -72,7 +72,7 @@ def end(world: RolloutWorld, said: Said, *, by: By, champion: int | None = None)
     """
     status = world.status
     settled = (status.settled_up_to, status.candidate or 0, (world.champion or 0) if champion is not None else 0)
-    changes = _NO_TRIAL | {"leaving": _leaving(status, status.candidate), "settled_up_to": max(settled)}
+    changes = NO_TRIAL | {"leaving": _leaving(status, status.candidate), "settled_up_to": max(settled)}
     return _change(world, world.champion if champion is None else champion, "Applying", said, changes, by=by)
 
 

@@ -12,6 +12,7 @@ from ratchet_operator.plan.rollout.changes import end, note, promote
 from ratchet_operator.plan.rollout.world import Decision, RolloutWorld, Said, Turn
 
 LONGEST = 64
+_LONGEST_ANSWER = 256
 
 
 def obey(world: RolloutWorld) -> Decision | None:
@@ -21,15 +22,20 @@ def obey(world: RolloutWorld) -> Decision | None:
         return None
     seen = _with_command(world, told)
     if not told:
-        return note(seen, "")
-    verb = _VERBS.get(told.partition(":")[0])
-    if verb is None:
-        return _not_obeyed(seen, f"{told!r} is no command; there are {', '.join(sorted(_VERBS))}")
-    return verb(seen)
+        return note(seen, "", answer="")
+    verb = _VERBS.get(told.partition(":")[0], _unknown)
+    decision = verb(seen)
+    answer = decision.said[-1].text[:_LONGEST_ANSWER]
+    return replace(decision, status=decision.status.model_copy(update={"answer": answer}))
 
 
 def _with_command(world: RolloutWorld, told: str) -> RolloutWorld:
     return replace(world, status=world.status.model_copy(update={"observed_command": told}))
+
+
+def _unknown(world: RolloutWorld) -> Decision:
+    told = world.status.observed_command
+    return _not_obeyed(world, f"{told!r} is no command; there are {', '.join(sorted(_VERBS))}")
 
 
 def _pause(world: RolloutWorld) -> Decision:

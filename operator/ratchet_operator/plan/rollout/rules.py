@@ -51,6 +51,15 @@ def take_out_the_gone(world: RolloutWorld) -> Decision | None:
     return end(world, Said(Turn.ROLLED_BACK, text), by="operator")
 
 
+def end_untried(world: RolloutWorld) -> Decision | None:
+    """spec.rollout was removed while a version was on trial."""
+    status = world.status
+    if world.trials or status.candidate is None:
+        return None
+    text = f"Version {status.candidate} is taken out: spec.rollout was removed; version {status.serving} stays."
+    return end(world, Said(Turn.ABORTED, text), by="user")
+
+
 def watch_readiness(world: RolloutWorld) -> Decision | None:
     """Remember since when a candidate with traffic has not answered."""
     status = world.status
@@ -106,7 +115,7 @@ def await_routers(world: RolloutWorld) -> Decision | None:
 def choose(world: RolloutWorld) -> Decision | None:
     """The newest version goes on trial, one at a time; older ones that waited are passed over."""
     status = world.status
-    if status.candidate is not None or world.champion is None:
+    if status.candidate is not None or world.champion is None or not world.trials:
         return None
     newest = max(world.versions, default=0)
     if newest <= max(world.champion, status.settled_up_to):
@@ -144,11 +153,11 @@ def hold(world: RolloutWorld) -> Decision | None:
     verdict = verdict_of(world)
     seen = with_verdict(world, verdict)
     if verdict.outcome is Outcome.ERROR:
-        return wait(seen, "Holding", f"Held: {verdict.sentence}.")
+        return wait(seen, "Holding", f"Held: {_thought(seen)}.")
     if exposed_subjects(world) is None:
-        return wait(seen, "Holding", "Held: the analyst has not counted this trial yet.")
+        return wait(seen, "Holding", f"Held: {world.problem or 'the analyst has not counted this trial yet'}.")
     if world.status.paused:
-        return wait(seen, "Paused", f"Paused at {world.status.percent:g} %: {verdict.sentence}.")
+        return wait(seen, "Paused", f"Paused at {world.status.percent:g} %: {_thought(seen)}.")
     return None
 
 
@@ -160,9 +169,9 @@ def finish(world: RolloutWorld) -> Decision | None:
     verdict = verdict_of(world)
     seen = with_verdict(world, verdict)
     if verdict.outcome is not Outcome.SUCCESSFUL or _too_soon(world):
-        return wait(seen, "Ramping", f"At {status.percent:g} %, the last step: {verdict.sentence}.")
+        return wait(seen, "Ramping", f"At {status.percent:g} %, the last step: {_thought(seen)}.")
     if world.spec.promotion == "manual":
-        return wait(seen, "WaitingForPromotion", f"Passed, and waits for `ratchet promote`: {verdict.sentence}.")
+        return wait(seen, "WaitingForPromotion", f"Passed, and waits for `ratchet promote`: {_thought(seen)}.")
     if not world.answers(status.candidate):
         return wait(seen, "Holding", f"Passed, but version {status.candidate} does not answer every router.")
     said = Said(Turn.PROMOTED, f"Version {status.candidate} is promoted: {verdict.sentence}.")
@@ -176,7 +185,7 @@ def step(world: RolloutWorld) -> Decision | None:
         return None
     seen = with_verdict(world, verdict_of(world))
     if _too_soon(world):
-        return wait(seen, "Ramping", f"At {status.percent:g} %: {seen.status.verdict.message}.")
+        return wait(seen, "Ramping", f"At {status.percent:g} %: {_thought(seen)}.")
     if (exposed_subjects(world) or 0) <= status.step_subjects:
         return wait(seen, "Holding", f"Held at {status.percent:g} %: nobody got version {status.candidate} since.")
     percent = world.spec.canary.steps[following]
@@ -187,6 +196,11 @@ def step(world: RolloutWorld) -> Decision | None:
 def rest(world: RolloutWorld) -> Decision:
     """Nothing is on trial."""
     return wait(world, "Ready", f"Version {world.champion} serves everybody.", again=None)
+
+
+def _thought(seen: RolloutWorld) -> str:
+    """The verdict as the status keeps it: it changes less often than the numbers do, which saves writes."""
+    return seen.status.verdict.message
 
 
 def _too_soon(world: RolloutWorld) -> bool:

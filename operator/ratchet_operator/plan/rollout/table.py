@@ -26,7 +26,7 @@ def wanted_table(world: RolloutWorld) -> RouterTable | None:
     if status.candidate is not None and status.share:
         salt = salt_of(world.uid, status.experiment)
         split = canary_split(salt, champion=everybody, candidate=status.candidate, share=status.share)
-    return RouterTable(world.policy, everybody, backends, split=split)
+    return RouterTable(world.policy, everybody, backends, split=split, override_header=world.tester_header)
 
 
 def applied(world: RolloutWorld) -> bool:

@@ -46,6 +46,9 @@ class RolloutWorld:
         replicas: routers that take traffic.
         counted: None = the analyst does not answer.
         command: value of the annotation; a new value is obeyed once.
+        trials: whether new versions go on trial at all.
+        problem: why nothing is counted, if the analyst said so.
+        tester_header: in which a tester names a version; None = nobody can.
     """
 
     now: datetime
@@ -60,6 +63,9 @@ class RolloutWorld:
     replicas: tuple[Replica, ...] = ()
     counted: Counted | None = None
     command: str = ""
+    trials: bool = True
+    problem: str = ""
+    tester_header: str | None = None
 
     def answers(self, version: int) -> bool:
         """Whether the version's servers are ready and every router reaches them."""
@@ -72,7 +78,7 @@ class RolloutWorld:
 
 
 class Turn(StrEnum):
-    """What happened, one word for an event."""
+    """What happened, one word for an event: a `Reason` of the same value."""
 
     CANDIDATE = "CandidateChosen"
     EXPOSED = "CandidateExposed"
@@ -81,8 +87,8 @@ class Turn(StrEnum):
     ROLLED_BACK = "RolledBack"
     ABORTED = "Aborted"
     UNDONE = "Undone"
-    PAUSED = "Paused"
-    RESUMED = "Resumed"
+    PAUSED = "RolloutPaused"
+    RESUMED = "RolloutResumed"
     SERVING = "ServingChanged"
     APPLIED = "TableApplied"
     NOT_OBEYED = "CommandNotObeyed"

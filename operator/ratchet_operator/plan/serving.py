@@ -1,0 +1,249 @@
+"""Serve a policy: the rollout decided, and the children that it needs told apart from those that are there. Pure.
+
+A pass either changes what the rollout remembers or changes children, so that a crash between the two leaves nothing
+that the next pass does not see. Never decides who gets what: `plan.rollout` does. Called by `plan.policies`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from ratchet_api.attempts import Artifact
+from ratchet_api.conditions import ConditionType, Reason
+from ratchet_api.evidence import ExperimentEvidence
+from ratchet_api.names import (
+    ANNOTATION_ROLLOUT,
+    ANNOTATION_SPEC_HASH,
+    ANNOTATION_TABLE,
+    LABEL_VERSION,
+    server_name,
+)
+from ratchet_api.placement import Resources
+from ratchet_api.policy import RLPolicyStatus
+from ratchet_api.rollout import Rollout, RolloutStatus, rules_of
+from ratchet_api.serving import Serving
+from ratchet_api.stats.errors import BadEvidence
+from ratchet_operator.cluster.protocol import KubeObject, Resource
+from ratchet_operator.desired.router_table import RouterTable, table_version
+from ratchet_operator.desired.serving import Routers, Servers, render_history, render_routers, render_servers
+from ratchet_operator.plan.rollout import plan_rollout
+from ratchet_operator.plan.rollout.changes import NO_TRIAL
+from ratchet_operator.plan.rollout.table import wanted_servers, wanted_table
+from ratchet_operator.plan.rollout.world import Counted, Decision, Replica, RolloutWorld, Turn
+from ratchet_operator.plan.say import Said, with_remedy
+from ratchet_operator.plan.sights import table_of, text_of
+from ratchet_operator.plan.world import Action, ApplyObject, CreateObject, DeleteObject, Event, PolicyWorld
+from ratchet_operator.settings import Platform, StoreSettings
+
+_TOUCH_SECONDS = 5
+_PLURALS: Mapping[str, Resource] = {"Deployment": "deployments", "Service": "services", "ConfigMap": "configmaps"}
+_WARNINGS = frozenset({Turn.ROLLED_BACK, Turn.NOT_OBEYED})
+REASON_OF_STATE: Mapping[str, Reason] = {
+    "NoChampion": Reason.NO_VERSION,
+    "Preparing": Reason.PREPARING,
+    "Applying": Reason.APPLYING,
+    "Ramping": Reason.RAMPING,
+    "Holding": Reason.HOLDING,
+    "Paused": Reason.PAUSED,
+    "WaitingForPromotion": Reason.WAITING_FOR_PROMOTION,
+    "Ready": Reason.CHAMPION_SET,
+}
+"""Why not everybody gets the champion with nobody on trial, by the state of the rollout."""
+AT_REST = frozenset({"NoChampion", "Paused", "WaitingForPromotion", "Ready"})
+"""States in which nothing happens by itself."""
+
+
+def serves(world: PolicyWorld) -> bool:
+    """Whether this policy is to be served, and can be here."""
+    return world.spec is not None and world.spec.serving is not None and world.settings.serving is not None
+
+
+def decide(world: PolicyWorld) -> Decision:
+    """Return what the rollout does now."""
+    return plan_rollout(rollout_world(world))
+
+
+def rollout_world(world: PolicyWorld, status: RLPolicyStatus | None = None) -> RolloutWorld:
+    """Return the policy's world as its rollout sees it.
+
+    Args:
+        world: what was read.
+        status: in place of the stored one.
+    """
+    status, spec = status or world.status, world.spec
+    rollout = status.rollout or RolloutStatus()
+    asked = (spec.rollout if spec is not None else None) or Rollout()
+    counted, problem = _counted(world.serving.evidence, rollout, asked)
+    serving = spec.serving if spec is not None else None
+    return RolloutWorld(
+        now=world.now,
+        namespace=world.meta.namespace,
+        policy=world.meta.name,
+        uid=world.meta.uid,
+        spec=asked,
+        status=rollout,
+        champion=status.champion,
+        versions={version.version: version.digest for version in status.versions},
+        ready=frozenset(_ready(world.serving.children)),
+        replicas=tuple(Replica(router.table, router.reaches) for router in world.serving.routers),
+        counted=counted,
+        command=world.meta.annotations.get(ANNOTATION_ROLLOUT, ""),
+        trials=spec is not None and spec.rollout is not None,
+        problem=problem,
+        tester_header=serving.routers.tester_header if serving is not None else None,
+    )
+
+
+def events_of(decision: Decision) -> tuple[Event, ...]:
+    """Return the events of a decision."""
+    return tuple(
+        Event(Reason(said.turn.value), said.text, "Warning" if said.turn in _WARNINGS else "Normal")
+        for said in decision.said
+    )
+
+
+def archives(world: PolicyWorld, decision: Decision) -> tuple[Action, ...]:
+    """Return what keeps the rows that leave the status; it is stored before the status is."""
+    if not decision.archived:
+        return ()
+    return (CreateObject("configmaps", render_history(world.meta, decision.archived)),)
+
+
+def stopped(rollout: RolloutStatus) -> RolloutStatus:
+    """Return what is remembered when nothing is served any more: numbers and rows, and no trial."""
+    return rollout.model_copy(update=NO_TRIAL | {"serving": None, "leaving": ()})
+
+
+def said_of(decision: Decision) -> Said:
+    """Return the condition RolledOut."""
+    done = decision.state == "Ready"
+    reason = Reason.CHAMPION_SET if done else REASON_OF_STATE.get(decision.state, Reason.RAMPING)
+    return Said(
+        ConditionType.ROLLED_OUT, done, reason, decision.message if done else with_remedy(reason, decision.message)
+    )
+
+
+def children_actions(world: PolicyWorld) -> tuple[Action, ...]:
+    """Return what makes the children be as the stored status wants them; none = they are."""
+    spec, platform, store = world.spec, world.settings.serving, world.serving.store
+    if spec is not None and spec.serving is None:
+        return tuple(_deletions(world, wanted=()))
+    if spec is None or spec.serving is None or platform is None or store is None:
+        return ()
+    seen = rollout_world(world)
+    versions, table = wanted_servers(seen.status, seen.champion), wanted_table(seen)
+    if table is None:
+        return ()  # no champion yet, or one that was forgotten: whatever runs goes on
+    wanted = [
+        *_servers(world, spec.serving, platform, store, versions),
+        *_routers(world, spec.serving, platform, table),
+    ]
+    return (*_applications(world, wanted), *_touches(world, table), *_deletions(world, wanted=versions))
+
+
+def _servers(
+    world: PolicyWorld, serving: Serving, platform: Platform, store: StoreSettings, versions: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """Servers of the versions whose rows are there; those of a forgotten version stay as they are."""
+    artifacts = {row.version: Artifact(uri=row.uri, digest=row.digest) for row in world.status.versions}
+    for version in versions:
+        if version in artifacts:
+            request = Servers(
+                owner=world.meta,
+                version=version,
+                artifact=artifacts[version],
+                store=store,
+                replicas=serving.replicas,
+                resources=serving.resources,
+                placement=serving.placement,
+            )
+            yield from render_servers(request, platform)
+
+
+def _routers(world: PolicyWorld, serving: Serving, platform: Platform, table: RouterTable) -> Sequence[dict[str, Any]]:
+    asked = serving.routers
+    resources = Resources(cpu=asked.cpu, memory_gi=asked.memory_gi, ephemeral_storage_gi=0.1)
+    request = Routers(owner=world.meta, replicas=asked.replicas, resources=resources, cookie=asked.subject_cookie)
+    return render_routers(request, table, platform)
+
+
+def _applications(world: PolicyWorld, wanted: Sequence[dict[str, Any]]) -> Iterator[ApplyObject]:
+    there = {(resource, _name(obj)): obj for resource, obj in world.serving.children}
+    for manifest in wanted:
+        resource = _PLURALS[manifest["kind"]]
+        found = there.get((resource, _name(manifest)))
+        if found is None:
+            yield ApplyObject(resource, manifest)
+        elif _drifted(manifest, found):
+            yield ApplyObject(resource, manifest, uid=text_of(table_of(found.get("metadata")).get("uid")))
+
+
+def _drifted(manifest: dict[str, Any], found: KubeObject) -> bool:
+    """Whether the child is not as we render it, or somebody changed by hand what must never be otherwise."""
+    if _hash(manifest) != _hash(found):
+        return True
+    if "data" in manifest:
+        return bool(table_of(found.get("data")) != manifest["data"])
+    mine, theirs = manifest["spec"], table_of(found.get("spec"))
+    return any(theirs.get(part) != mine[part] for part in ("replicas", "selector") if part in mine)
+
+
+def _touches(world: PolicyWorld, table: RouterTable) -> Iterator[ApplyObject]:
+    """Pods with another table are annotated anew, by which their kubelets look at the ConfigMap at once."""
+    version = table_version(table)
+    note = f"{version}.{int(world.now.timestamp()) // _TOUCH_SECONDS}"
+    for router in world.serving.routers:
+        if router.table not in ("", version) and router.told != note:
+            meta = {"name": router.name, "namespace": world.meta.namespace, "annotations": {ANNOTATION_TABLE: note}}
+            yield ApplyObject("pods", {"apiVersion": "v1", "kind": "Pod", "metadata": meta}, uid=router.uid)
+
+
+def _deletions(world: PolicyWorld, *, wanted: Sequence[int]) -> Iterator[DeleteObject]:
+    """What nobody needs: servers of other versions, and the routers when nothing is served."""
+    names = {server_name(world.meta.name, version) for version in wanted}
+    for resource, obj in world.serving.children:
+        meta = table_of(obj.get("metadata"))
+        is_server = LABEL_VERSION in table_of(meta.get("labels"))
+        kept = _name(obj) in names if is_server else bool(wanted)
+        if not kept and not meta.get("deletionTimestamp"):
+            yield DeleteObject(resource, world.meta.namespace, _name(obj), uid=text_of(meta.get("uid")))
+
+
+def _ready(children: Sequence[tuple[Resource, KubeObject]]) -> Iterator[int]:
+    """Versions with a server that answers: its pod is ready, which it is after a request to warm up."""
+    for resource, obj in children:
+        meta = table_of(obj.get("metadata"))
+        version = text_of(table_of(meta.get("labels")).get(LABEL_VERSION))
+        ready = table_of(obj.get("status")).get("readyReplicas")
+        if resource == "deployments" and version.isdecimal() and isinstance(ready, int) and ready > 0:
+            yield int(version)
+
+
+def _counted(
+    told: Mapping[str, Any] | str | None, rollout: RolloutStatus, asked: Rollout
+) -> tuple[Counted | None, str]:
+    """Return what was counted, or None and why nothing can be decided by it."""
+    if told is None or isinstance(told, str):
+        return None, told or ""
+    try:
+        seen = ExperimentEvidence.model_validate(told)
+        counted = seen.evidence(rules_of(asked.judged))
+    except ValidationError as error:
+        return None, f"the analyst's answer cannot be read: {json.dumps(error.errors()[0]['loc'])}"
+    except BadEvidence as error:
+        return None, f"the analyst's answer contradicts itself: {error}"
+    if seen.problem:
+        return None, seen.problem
+    return Counted(rollout.experiment, counted), ""
+
+
+def _name(obj: Mapping[str, Any]) -> str:
+    return text_of(table_of(obj.get("metadata")).get("name"))
+
+
+def _hash(obj: Mapping[str, Any]) -> str:
+    return text_of(table_of(table_of(obj.get("metadata")).get("annotations")).get(ANNOTATION_SPEC_HASH))

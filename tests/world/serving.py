@@ -1,0 +1,229 @@
+"""A world in which policies are served: Deployments that become ready, routers that apply tables, people who judge.
+
+`Served` is the world of the other tests with a kubelet, routers and an analyst beside it. What routers deal is read
+from the very files that Envoy would read, so that a wrong table shows.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ratchet_api.assign import experiment_of, salt_of
+from ratchet_api.names import (
+    ANNOTATION_OWNER_NAME,
+    ANNOTATION_ROLLOUT,
+    ANNOTATION_TABLE,
+    LABEL_COMPONENT,
+    LABEL_VERSION,
+    router_name,
+)
+from ratchet_api.policy import RLPolicyStatus
+from ratchet_api.stats.ratio import log_bayes_factor
+from ratchet_operator.cluster.memory import Fault
+from ratchet_operator.cluster.protocol import KubeObject
+from ratchet_operator.settings import Platform
+from tests.world import builders as b
+from tests.world.harness import SETTINGS, START, World
+
+SERVING = replace(SETTINGS, serving=Platform("registry/serving:1", "registry/router:1"))
+ROLLOUT: dict[str, Any] = {
+    "canary": {"steps": [10, 50], "stepSeconds": 20, "readySeconds": 120, "unreadySeconds": 20},
+    "judged": {"minSubjects": 50, "margin": 0.02},
+}
+LAG = 12
+"""Ticks after which a kubelet looks at a ConfigMap by itself."""
+
+
+@dataclass
+class People:
+    """Who comes, and what they think."""
+
+    per_tick: int = 200
+    likes: dict[int, float] = field(default_factory=lambda: {1: 0.5, 2: 0.8, 3: 0.9})
+    errors: dict[int, float] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    worst: dict[str, float] = field(default_factory=dict)
+    problem: str = ""
+    away: bool = False
+
+    def come(self, experiment: str, arms: dict[str, tuple[int, int]]) -> None:
+        """Deal a tick's people to the arms, exactly by weight."""
+        seen = self.counts.setdefault(experiment, {"canary": 0, "control": 0, "candidate": 0, "champion": 0})
+        for arm, (version, weight) in arms.items():
+            seen[arm] += self.per_tick * weight // 10_000
+            seen["candidate" if arm == "canary" else "champion"] = version
+        bias = log_bayes_factor((seen["canary"], seen["control"]), (0.5, 0.5))
+        self.worst[experiment] = max(self.worst.get(experiment, 0.0), bias)
+
+    def told(self, policy: str, experiment: str) -> dict[str, Any] | str:
+        """Answer as the analyst does."""
+        if self.away:
+            return "the analyst does not answer"
+        seen = self.counts.get(experiment, {"canary": 0, "control": 0, "candidate": 0, "champion": 0})
+        size = (seen["canary"], seen["control"])
+        who = (seen["candidate"], seen["champion"])
+        good, bad = (
+            [round(n * of.get(version, 0.0)) for n, version in zip(size, who, strict=True)]
+            for of in (self.likes, self.errors)
+        )
+        sums = [{"subjects": n, "total": float(g), "squares": float(g)} for n, g in zip(size, good, strict=True)]
+        rare = {"candidateEvents": bad[0], "candidateSubjects": size[0]}
+        rare |= {"championEvents": bad[1], "championSubjects": size[1]}
+        everywhere = {"candidate": sums[0], "champion": sums[1]}
+        return {
+            "policy": policy,
+            "experiment": experiment,
+            "attributionSeconds": 60.0,
+            "split": {"counts": list(size), "worst": self.worst.get(experiment, 0.0)},
+            "means": {"feedback": everywhere, "abstentions": everywhere, "feedbackRate": everywhere},
+            "rare": {"errors": rare},
+            "problem": self.problem,
+            "ageSeconds": 5.0 if sum(size) else None,
+            "subjectsPerDay": 1000.0,
+        }
+
+
+class Served(World):
+    """The world of one test, with servers and routers."""
+
+    def __init__(self, *, fault: Fault | None = None, **more: Any) -> None:
+        super().__init__(fault=fault, **({"settings": SERVING} | more))
+        self.people = People()
+        self.broken: set[int] = set()
+        self.hanging: set[str] = set()
+        self.cluster.counts = self.people.told
+        self._age: dict[str, int] = {}
+        self._laid: dict[str, tuple[str, int]] = {}
+
+    def policy(self, versions: int = 2, *, champion: int | None = 1, name: str = "support", **fields: Any) -> None:
+        """Submit a policy that has these versions already."""
+        spec = {"serving": {}, "rollout": ROLLOUT, **fields}
+        self.submit(b.policy(name, **{key: value for key, value in spec.items() if value is not None}))
+        rows = [self.version(number) for number in range(1, versions + 1)]
+        status = RLPolicyStatus.model_validate(
+            {"versions": rows, "nextVersion": versions + 1, "champion": champion}
+            | ({"championDigest": rows[champion - 1]["digest"]} if champion else {})
+        )
+        self.cluster.objects.set_status("rlpolicies", self.object("RLPolicy", name), status.to_wire())
+
+    def version(self, number: int) -> dict[str, Any]:
+        return {
+            "version": number,
+            "run": f"run-{number}",
+            "runUid": f"uid-{number}",
+            "uri": f"s3://bucket/root/{number}",
+            "digest": f"{number:064d}",
+            "datasetDigest": "d" * 64,
+            "published": START.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+
+    def publish(self, number: int, name: str = "support") -> None:
+        """Add a version to the status, as a run that passed its gates would."""
+        obj = self.object("RLPolicy", name)
+        status = {**obj["status"], "versions": [*obj["status"]["versions"], self.version(number)]}
+        self.cluster.objects.set_status("rlpolicies", obj, status | {"nextVersion": number + 1})
+
+    def remember(self, rows: int, name: str = "support") -> None:
+        """Let the policy have served so many shares before."""
+        obj, since = self.object("RLPolicy", name), START.strftime("%Y-%m-%dT%H:%M:%SZ")
+        numbers = range(1, rows + 1)
+        history = [{"number": n, "version": 1 + n % 2, "since": since, "why": "then", "by": "user"} for n in numbers]
+        rollout = {"serving": 1, "history": history, "rows": rows, "experiments": 7}
+        self.cluster.objects.set_status("rlpolicies", obj, {**obj["status"], "rollout": rollout})
+
+    def tell(self, command: str | None, name: str = "support") -> None:
+        self.edit("RLPolicy", name, {"metadata": {"annotations": {ANNOTATION_ROLLOUT: command}}})
+
+    def rollout(self, name: str = "support") -> dict[str, Any]:
+        return self.status("RLPolicy", name).get("rollout") or {}
+
+    def says(self, type: str, name: str = "support") -> dict[str, Any]:
+        return self.condition(type, "RLPolicy", name)
+
+    def children(self, resource: str) -> list[str]:
+        return [obj["metadata"]["name"] for obj in self.cluster.objects.select(resource)]
+
+    def table(self, name: str = "support") -> dict[str, Any]:
+        """The routes that the routers are told."""
+        found = self.cluster.objects.get("configmaps", b.NAMESPACE, router_name(name))
+        assert found is not None
+        routes: dict[str, Any] = json.loads(found["data"]["routes.json"])
+        return routes
+
+    async def tick(self) -> None:
+        await super().tick()
+        for deployment in self.cluster.objects.select("deployments"):
+            match deployment["metadata"]["labels"][LABEL_COMPONENT]:
+                case "server":
+                    self._servers(deployment)
+                case "router":
+                    self._routers(deployment)
+
+    def _servers(self, deployment: KubeObject) -> None:
+        name, version = deployment["metadata"]["name"], int(deployment["metadata"]["labels"][LABEL_VERSION])
+        self._age[name] = self._age.get(name, 0) + 1
+        ready = deployment["spec"]["replicas"] if self._age[name] > 2 and version not in self.broken else 0
+        if (deployment.get("status") or {}).get("readyReplicas", 0) != ready:
+            self.cluster.objects.set_status("deployments", deployment, {"readyReplicas": ready}, locked=False)
+
+    def _routers(self, deployment: KubeObject) -> None:
+        name, template = deployment["metadata"]["name"], deployment["spec"]["template"]
+        for number in range(deployment["spec"]["replicas"]):
+            pod = f"{name}-{number}"
+            if self.cluster.objects.get("pods", b.NAMESPACE, pod) is None:
+                owner = {"uid": deployment["metadata"]["uid"], "kind": "Deployment", "name": name, "controller": True}
+                meta = {"name": pod, "namespace": b.NAMESPACE, "labels": template["metadata"]["labels"]}
+                self.cluster.objects.create(
+                    "pods", {"apiVersion": "v1", "kind": "Pod", "metadata": meta | {"ownerReferences": [owner]}}
+                )
+                status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+                made = self.cluster.objects.get("pods", b.NAMESPACE, pod)
+                assert made is not None
+                self.cluster.objects.set_status("pods", made, status)
+            self._route(pod, deployment["metadata"]["annotations"][ANNOTATION_OWNER_NAME])
+
+    def _route(self, pod: str, policy: str) -> None:
+        """A router applies its table when its kubelet looks: at once if the annotation is new, else after a while."""
+        wanted = self.table(policy)["version_info"]
+        obj = self.cluster.objects.get("pods", b.NAMESPACE, pod)
+        assert obj is not None
+        note = (obj["metadata"].get("annotations") or {}).get(ANNOTATION_TABLE, "")
+        laid, age = self._laid.get(pod, (wanted, 0))
+        looks = note.startswith(wanted) or age >= LAG or laid == wanted
+        self._laid[pod] = (wanted, 0) if looks and pod not in self.hanging else (laid, age + 1)
+        if pod in self.hanging:
+            self.cluster.routers.pop(pod, None)
+            return
+        self.cluster.routers[pod] = (self._laid[pod][0], frozenset(self._reached(policy)))
+        if pod.endswith("-0") and self._laid[pod][0] == wanted:
+            self._people_come(policy)
+
+    def _reached(self, policy: str) -> list[int]:
+        backends = {c["match"]["path"].rsplit("/", 1)[-1] for c in self._routes(policy) if "/ready/" in str(c["match"])}
+        servers = self.cluster.objects.select("deployments", labels={LABEL_COMPONENT: "server"})
+        ready = {d["metadata"]["labels"][LABEL_VERSION] for d in servers if d.get("status", {}).get("readyReplicas")}
+        return sorted(int(version) for version in backends & ready)
+
+    def _people_come(self, policy: str) -> None:
+        obj = self.object("RLPolicy", policy)
+        experiment = (obj.get("status") or {}).get("rollout", {}).get("experiment", "")
+        dealt = [route["route"]["weighted_clusters"]["clusters"] for route in self._routes(policy) if _split(route)]
+        if not dealt:
+            return
+        arms = {_arm(c): (int(c["name"].removeprefix("v")), c["weight"]) for c in dealt[0] if _arm(c) != "champion"}
+        self.people.come(experiment_of(salt_of(obj["metadata"]["uid"], experiment)), arms)
+
+    def _routes(self, policy: str) -> list[dict[str, Any]]:
+        routes: list[dict[str, Any]] = self.table(policy)["resources"][0]["virtual_hosts"][0]["routes"]
+        return routes
+
+
+def _split(route: dict[str, Any]) -> bool:
+    return "weighted_clusters" in route.get("route", {})
+
+
+def _arm(cluster: dict[str, Any]) -> str:
+    headers = {h["header"]["key"]: h["header"]["value"] for h in cluster["request_headers_to_add"]}
+    return str(headers["x-ratchet-arm"])

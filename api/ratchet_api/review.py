@@ -6,7 +6,7 @@ decides what is asked first. Used by the gateway's review routes; the page reads
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from ratchet_api.base import ObjectName, StatusModel
 from ratchet_api.feedback import VersionNumber
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
+ReviewOrder = Literal["unsure", "disputed", "newest"]
+"""What comes first in the queue."""
 
 
 class ReviewAnswer(StatusModel):
@@ -53,9 +55,7 @@ class ReviewQueue(StatusModel):
     policy: ObjectName
     waiting: Annotated[Count, Field(description="waiting: kept answers that nobody judged.")]
     judged: Annotated[Count, Field(description="judged: kept answers that somebody judged.")]
-    items: Annotated[
-        tuple[ReviewItem, ...], Field(strict=False, description="items: the least sure first, then the newest.")
-    ]
+    items: Annotated[tuple[ReviewItem, ...], Field(strict=False, description="items: in the order that was asked for.")]
     pairs: Annotated[
         tuple[ReviewPair, ...], Field(strict=False, description="pairs: not compared yet, the newest first.")
     ]

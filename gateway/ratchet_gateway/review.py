@@ -1,17 +1,20 @@
 """What there is to review: recorded answers that nobody judged, pairs of answers to one input, and counts for plots.
 
-Decides what counts as judged, what comes first (the answers of which the policy was least sure), and that what its
-sender took back was never said. Pure but for `recent`, which reads the log. Called by the review routes.
+Decides what counts as judged, what comes first (unless asked otherwise, the answers of which the policy was least
+sure), and that what its sender took back was never said. Pure but for `recent`, which reads the log. Called by the
+review routes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
+import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ratchet_api.review import ReviewDay, ReviewLabel, ReviewStats
+from ratchet_api.review import ReviewDay, ReviewLabel, ReviewOrder, ReviewStats
 from ratchet_gateway.recent import Answer, RecentLog, Vote
 
 MAX_DAYS, MAX_LABELS = 30, 20
@@ -30,11 +33,44 @@ class PolicyReview:
     answers: dict[str, Answer] = field(default_factory=dict)
     votes: list[Vote] = field(default_factory=list)
 
-    def waiting(self) -> list[Answer]:
-        """Answers that nobody judged: the least sure first, then those without a confidence, the newest first."""
+    def waiting(self, order: ReviewOrder = "unsure") -> list[Answer]:
+        """Answers that nobody judged, the newest first where the order says nothing else.
+
+        Args:
+            order: `unsure`: by confidence, the lowest first, then those without one; `disputed`: by how much people or
+                versions disagree about the input, then as `unsure`; `newest`.
+        """
         judged = {vote.about for vote in self.votes if vote.type in VERDICTS}
         found = [each for each in reversed(self.answers.values()) if each.id not in judged]
-        return sorted(found, key=lambda each: 2.0 if each.confidence is None else each.confidence)
+        if order != "newest":
+            found.sort(key=lambda each: 2.0 if each.confidence is None else each.confidence)
+        if order == "disputed":
+            disputes = self.disputes()
+            found.sort(key=lambda each: -disputes.get(each.input, 0.0))
+        return found
+
+    def disputes(self) -> dict[str, float]:
+        """How much people or versions disagree about an input, as data sets measure it: 0 (not listed) to 1.
+
+        Of people twice the standard deviation of their scores of one answer; of versions the entropy of what they
+        answered, over that of all answering differently. Events without a subject do not count.
+        """
+        scores: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        answered: dict[str, set[tuple[int, str]]] = defaultdict(set)
+        for vote in self.votes:
+            about = self.answers.get(vote.about or "")
+            if about is not None and vote.score is not None and vote.subject is not None:
+                scores[about.input, about.answer][vote.subject].append(vote.score)
+        for each in self.answers.values():
+            if each.version is not None:
+                answered[each.input].add((each.version, each.answer))
+        found: dict[str, float] = defaultdict(float)
+        for (asked, _), by_person in scores.items():
+            found[asked] = max(found[asked], 2 * statistics.pstdev(map(statistics.fmean, by_person.values())))
+        for asked, pairs in answered.items():
+            if len({version for version, _ in pairs}) > 1:
+                found[asked] = max(found[asked], _entropy([answer for _, answer in pairs]) / math.log2(len(pairs)))
+        return {asked: dispute for asked, dispute in found.items() if dispute > 0}
 
     def pairs(self) -> list[tuple[str, Answer, Answer]]:
         """Two different answers to one input, each with the pair's id, the newest first; compared ones left out."""
@@ -127,6 +163,11 @@ class ReviewIndex:
             StoreError: the log cannot be read.
         """
         return (await self.policies()).get(policy) or PolicyReview()
+
+
+def _entropy(words: Sequence[str]) -> float:
+    shares = [count / len(words) for count in Counter(words).values()]
+    return -sum(share * math.log2(share) for share in shares)
 
 
 def _tone(score: float | None) -> str:

@@ -125,6 +125,20 @@ def test_what_a_reviewer_presses_is_what_is_stored(desk: Desk) -> None:
     assert "Events" in (page.text_content("#totals") or "")
 
 
+def test_the_reviewer_may_begin_with_what_is_disputed(desk: Desk) -> None:
+    for version, label in ((1, "billing"), (2, "login")):
+        desk.answers(("disputed", label), version=version)
+    desk.answers(("calm", "billing"))
+    page = desk.page()
+    expect(page.locator("#rate-input")).to_have_text("calm")
+    page.get_by_label("First").select_option("most disputed")
+    expect(page.locator("#rate-input")).to_have_text("disputed")
+    page.keyboard.press("Escape")
+    page.keyboard.press("y")
+    expect(page.locator("#rate-input")).to_have_text("disputed")
+    assert desk.wait_votes(1)[0]["type"] == "thumbs_up"
+
+
 def test_undo_takes_the_last_vote_back_with_all_that_was_typed_and_another_vote_counts(desk: Desk) -> None:
     """By superseding events: the log keeps what was said, its readers count what holds."""
     desk.answers(("first", "billing"))

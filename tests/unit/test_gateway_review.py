@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 
 from ratchet_api.signing import pseudonym
-from ratchet_gateway.recent import Answer, RecentLog
-from ratchet_gateway.review import ReviewIndex
+from ratchet_gateway.recent import Answer, RecentLog, Vote
+from ratchet_gateway.review import PolicyReview, ReviewIndex
 from ratchet_gateway.routes.review import FILES
 from ratchet_jobs.feedback_log.erasures import ErasureRecord, record_key
 from ratchet_jobs.runtime.store_directory import DirectoryStore
@@ -90,6 +91,39 @@ def test_a_vote_that_cites_the_queues_id_is_joined_to_the_answer_with_its_arm(ga
     assert inputs(gateway) == []
     again = gateway.post("/v1/feedback", {"type": "thumbs_down", "interactionId": item["interactionId"]})
     assert again.status_code == 409, "one thumb counts per answer, whoever gives it"
+
+
+def test_the_queue_begins_with_what_people_or_versions_dispute_if_asked(gateway: Gateway) -> None:
+    """Numbers by hand: 1 against 0.5 is a deviation of 0.25, twice that 0.5; two versions, two answers: 1 bit of 1."""
+    for name, score in (("anna", 1.0), ("bert", 0.5), ("bert", 0.5)):
+        about = record(gateway, "by people", "a", 0.9)
+        send(gateway, type="score", score=score, interactionId=about, subject=name)
+    record(gateway, "by people", "a", 0.9)
+    record(gateway, "calm", "a", 0.2, version=1)
+    record(gateway, "calm", "a", 0.3, version=2)
+    record(gateway, "by versions", "a", 0.95, version=1)
+    record(gateway, "by versions", "b", 0.99, version=2)
+    orders = {
+        order: [item["input"] for item in review(gateway, f"/router?order={order}")["items"]]
+        for order in ("unsure", "disputed", "newest")
+    }
+    assert orders == {
+        "unsure": ["calm", "calm", "by people", "by versions", "by versions"],
+        "disputed": ["by versions", "by versions", "by people", "calm", "calm"],
+        "newest": ["by versions", "by versions", "calm", "calm", "by people"],
+    }
+    refused = gateway.get("/v1/review/router?order=oldest", token="reader")
+    assert (refused.status_code, "order" in refused.json()["detail"]) == (422, True)
+
+
+def test_who_gives_no_name_disputes_nothing() -> None:
+    answer = Answer("1", "router", None, None, "asked", "a", True, None, None, None, "2026-11-21T12:00:00Z")
+    votes = [
+        Vote(str(score), "router", "app", "score", who, "1", score, None, None, "2026-11-21T12:00:00Z")
+        for who, score in ((None, 0.0), (None, 1.0), ("anna", 1.0))
+    ]
+    assert PolicyReview({"1": answer}, votes).disputes() == {}
+    assert PolicyReview({"1": answer}, [*votes, replace(votes[0], id="2", subject="bert")]).disputes() == {"asked": 1.0}
 
 
 def test_two_different_answers_to_one_input_are_a_pair_until_somebody_compared_them(gateway: Gateway) -> None:

@@ -35,7 +35,7 @@ export async function ask(path, body) {
 }
 
 export const policies = () => ask("v1/review");
-export const queue = (policy, limit) => ask(`v1/review/${encodeURIComponent(policy)}?limit=${limit}`);
+export const queue = (policy, limit, order) => ask(`v1/review/${encodeURIComponent(policy)}?limit=${limit}&order=${order}`);
 export const plotted = (policy) => ask(`v1/review/${encodeURIComponent(policy)}/stats`);
 export const totals = (policy) => ask(`api/policies/${encodeURIComponent(policy)}/feedback`);
 

@@ -62,7 +62,7 @@ const view = () => (["rate", "compare", "numbers"].includes(location.hash.slice(
 async function load() {
   if (!state.policy) return;
   if (view() === "numbers") return showNumbers();
-  const found = await queue(state.policy, Math.min(50 + gone.size, 500));
+  const found = await queue(state.policy, Math.min(50 + gone.size, 500), $("order").value);
   const unseen = (each) => !gone.has(each.id);
   Object.assign(state, { items: found.items.filter(unseen), pairs: found.pairs.filter(unseen) });
   const late = found.items.filter((each) => voted.has(each.id)).length; // the gateway reads its log once a second
@@ -346,6 +346,10 @@ function wire() {
     await sending;
     await attempt(load);
   });
+  $("order").onchange = async () => {
+    await sending;
+    await attempt(load);
+  };
   $("policy").onchange = async () => {
     Object.assign(state, { last: null, items: [], pairs: [] });
     $("toast").hidden = true;

@@ -11,7 +11,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from ratchet_api.review import ReviewAnswer, ReviewItem, ReviewPair, ReviewPolicies, ReviewQueue, ReviewStats
+from ratchet_api.review import (
+    ReviewAnswer,
+    ReviewItem,
+    ReviewOrder,
+    ReviewPair,
+    ReviewPolicies,
+    ReviewQueue,
+    ReviewStats,
+)
 from ratchet_api.signing import Exposure, sign_interaction
 from ratchet_gateway.auth import Role
 from ratchet_gateway.recent import Answer
@@ -32,6 +40,10 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 
+Order = Annotated[
+    ReviewOrder,
+    Query(description="order: unsure, disputed (about which people or versions disagree) or newest first."),
+]
 Limit = Annotated[int, Query(ge=1, le=500, description="limit: items and pairs of one answer.")]
 
 
@@ -63,13 +75,13 @@ async def policies(call: Calling) -> ReviewPolicies:
 
 
 @router.get("/v1/review/{policy}", responses={**KNOWN_CALLER, **UNKNOWN}, summary="Answers to review")
-async def queue(policy: PolicyName, call: Calling, limit: Limit = 50) -> ReviewQueue:
+async def queue(policy: PolicyName, call: Calling, limit: Limit = 50, order: Order = "unsure") -> ReviewQueue:
     """List answers that nobody judged, and pairs of answers to one input that nobody compared."""
     call.caller.need(Role.READ)
     services = call.services
     await services.policy(policy)
     seen = await services.review.of(policy)
-    waiting = seen.waiting()
+    waiting = seen.waiting(order)
     return ReviewQueue(
         policy=policy,
         waiting=len(waiting),

@@ -135,3 +135,32 @@ def test_a_table_of_objects_is_never_cut(capsys: pytest.CaptureFixture[str], mon
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert lines[1].startswith(name)
+
+
+def of_preference(**metrics: float) -> dict[str, Any]:
+    """A complete run that learned from pairs."""
+    fixed = {
+        "specDigest": DIGEST, "image": "local", "codeVersion": "1", "datasetDigest": DIGEST, "datasetUri": "file:///d",
+        "storeUri": "file:///s", "log": {"digest": "e" * 64, "uri": "file:///e", "rows": 73},
+    }  # fmt: skip
+    choice = {"candidate": "rl", "baseline": "supervised", "chosen": "rl", "why": "it agrees"}
+    stages = [{"name": "evaluate", "state": "Succeeded", "choice": choice}]
+    status = {"state": "Complete", "resolved": fixed, "stages": stages, "metrics": metrics}
+    liked = {"preference": {"datasetRef": {"name": "liked"}}}
+    return body("RLTrainingRun", status, datasetRef={"name": "answers"}, stages=liked)
+
+
+def test_a_run_on_pairs_shows_where_they_came_from_and_how_it_tells_them_apart() -> None:
+    numbers = {"baseline/agreement": 0.5, "rl/agreement": 0.9, "diff/agreement": 0.4}
+    interval = {"diff/agreement_low": 0.2, "diff/agreement_high": 0.5}
+    seen = drawn(view(of_preference(agreement=0.9, **numbers, **interval), now=NOW))
+    assert "log     liked eeeeeeeeeeee…, 73 answers" in seen
+    assert "agreement" in seen
+    assert "+0.4000   +0.2000 to +0.5000" in seen
+    assert "better answers" not in seen
+
+
+def test_a_run_on_rewards_shows_how_often_its_answers_are_better() -> None:
+    numbers = {"baseline/reward": 0.5, "rl/reward": 0.9, "diff/reward": 0.4, "rl/win_rate": 0.75}
+    lines = drawn(view(of_preference(**numbers), now=NOW)).splitlines()
+    assert any(line.split() == ["better", "answers", "75%"] for line in lines)

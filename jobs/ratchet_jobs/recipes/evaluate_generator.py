@@ -106,6 +106,7 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
     rows = read_demonstrations(snapshot, "test")
     entrants = _entrants(ctx, config)[::-1]
     base = fetch_model(ctx.store, entrants[0].card.base_model, namespace=ctx.namespace, into=ctx.folder("base"))
+    judge = ctx.open_stage(config.reward_model)[0] if config.reward_model is not None else None
     done, total = 0, len(entrants) * _work(config, rows)
 
     def told(count: int) -> None:
@@ -124,7 +125,7 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
 
     # 4. worth and choice
     named: Worth = "reward" if config.preference is None else "agreement"
-    worths = _rewards(ctx, config, found, base=base) if config.rlhf is not None else _agreements(found)
+    worths = _rewards(config, found, base=base, judge=judge) if config.rlhf is not None else _agreements(found)
     if worths:
         found = [
             each._replace(metrics=each.metrics | {named: float(worth.mean())})
@@ -151,6 +152,8 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
     model = kept.model or load_generator(kept.entrant.folder, base)[0]
     save_merged(model, ctx.output / MERGED_FOLDER, wording=kept.wording, tokenizer_from=kept.entrant.folder)
     folders = {each.entrant.role: each.entrant.folder for each in found[::-1]}
+    if judge is not None:
+        folders["reward-model"] = judge
     write_report(ctx.output, GENERATOR, folders=folders, config=config, metrics=metrics, manifest=snapshot.manifest)
     return StageResult(metrics=metrics, choice=judged.choice if judged is not None else None)
 
@@ -246,19 +249,18 @@ def _measured(
 
 
 def _rewards(
-    ctx: StageContext, config: EvaluateConfig, found: Sequence[Measured], *, base: Path
+    config: EvaluateConfig, found: Sequence[Measured], *, base: Path, judge: Path | None
 ) -> list[NDArray[np.float64]]:
     """What each policy's answers are worth by the rewards of the rl stage, (N,) each.
 
     Args:
-        ctx: store of the reward model.
-        config: names rewards and reward model; it stands on the policy that RL started from.
-        found: the policy that RL started from first.
+        config: names the rewards.
+        found: the policy that RL started from first; the reward model stands on it.
         base: folder of the base model.
+        judge: folder of the reward model; None = no reward asks one.
     """
     if config.rlhf is None:
         raise BadConfigError("evaluate stage: rewards are wanted without rlhf; the operator sets it")
-    judge = ctx.open_stage(config.reward_model)[0] if config.reward_model is not None else None
     started = found[0].entrant
     trunk, _ = open_trunk(
         started.folder,

@@ -30,7 +30,7 @@ class StageRecord:
 
     Attributes:
         stage: supervised or rl.
-        of: role of the policy in whose folder it lay: rl, supervised or start.
+        of: role of the policy in whose folder it lay: rl, supervised or start; or reward-model.
         settings: those that decided its result.
         history: metric -> values, `step` among them; empty if it told none.
     """
@@ -57,7 +57,7 @@ class Evidence:
         settings: of the evaluate stage.
         gates: as they judge the policy committed.
         manifest: of the snapshot.
-        stages: records of the stages that trained what was measured.
+        stages: records of the stages that trained what was measured, or what rewarded it.
     """
 
     evaluation: Mapping[str, Any]

@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ratchet_api.stage import Stage, StageConfig
+from ratchet_api.policy_types import GENERATOR
+from ratchet_api.stage import RlConfig, Stage, StageConfig
 from ratchet_jobs.runtime.history import History, write_history
 
 HISTORY_SUFFIX = "-history.parquet"
@@ -41,6 +42,8 @@ def write_record(output: Path, config: StageConfig, history: History) -> None:
 def settings_of(config: StageConfig) -> dict[str, Any]:
     """Return a stage's settings without what does not decide its result."""
     settings: dict[str, Any] = _decisive(config.to_wire())
+    if isinstance(config, RlConfig) and config.policy_type == GENERATOR:
+        del settings["hyper"]  # a classifier's
     return settings
 
 

@@ -203,3 +203,48 @@ async def test_an_object_without_events_has_none(cluster: Cluster, namespace: st
 async def test_a_pod_without_an_address_reports_no_progress(cluster: Cluster, namespace: str) -> None:
     pod = {"metadata": {"name": "p", "namespace": namespace, "uid": "u"}, "status": {"phase": "Pending"}}
     assert await cluster.progress(pod) is None
+
+
+async def test_applying_without_a_uid_creates_and_never_takes_a_name_that_is_taken(
+    cluster: Cluster, namespace: str
+) -> None:
+    made = await cluster.apply("configmaps", config_map(namespace, "a"), uid=None)
+    assert made["metadata"]["uid"]
+    await cluster.create("configmaps", config_map(namespace, "b") | {"data": {"mine": "yes"}})
+    with pytest.raises(Conflict):
+        await cluster.apply("configmaps", config_map(namespace, "b") | {"data": {"mine": "no"}}, uid=None)
+    read = await cluster.get("configmaps", namespace, "b")
+    assert read is not None
+    assert read["data"] == {"mine": "yes"}
+
+
+async def test_applying_replaces_what_the_manifest_names_and_what_it_named_before(
+    cluster: Cluster, namespace: str
+) -> None:
+    first = config_map(namespace, "a") | {"data": {"old": "1", "kept": "1"}}
+    made = await cluster.apply("configmaps", first, uid=None)
+    second = config_map(namespace, "a") | {"data": {"new": "2", "kept": "1"}}
+    changed = await cluster.apply("configmaps", second, uid=made["metadata"]["uid"])
+    assert changed["data"] == {"new": "2", "kept": "1"}
+    again = await cluster.apply("configmaps", second, uid=made["metadata"]["uid"])
+    assert again["metadata"]["resourceVersion"] == changed["metadata"]["resourceVersion"]
+
+
+async def test_applying_to_an_object_that_was_made_anew_changes_nothing(cluster: Cluster, namespace: str) -> None:
+    old = await cluster.apply("configmaps", config_map(namespace, "a") | {"data": {"n": "1"}}, uid=None)
+    await cluster.delete("configmaps", namespace, "a", uid=old["metadata"]["uid"])
+    await cluster.create("configmaps", config_map(namespace, "a") | {"data": {"n": "2"}})
+    with pytest.raises((Conflict, Rejected)):
+        await cluster.apply("configmaps", config_map(namespace, "a") | {"data": {"n": "3"}}, uid=old["metadata"]["uid"])
+    read = await cluster.get("configmaps", namespace, "a")
+    assert read is not None
+    assert read["data"] == {"n": "2"}
+
+
+async def test_a_router_without_an_address_has_no_table(cluster: Cluster, namespace: str) -> None:
+    pod = {"metadata": {"name": "p", "namespace": namespace, "uid": "u"}, "status": {"phase": "Pending"}}
+    assert await cluster.routed(pod, (1, 2)) == ("", frozenset())
+
+
+async def test_without_an_analyst_a_text_says_so(cluster: Cluster, namespace: str) -> None:
+    assert "analyst" in str(await cluster.evidence(namespace, "support", "0" * 16))

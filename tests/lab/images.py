@@ -32,6 +32,7 @@ from tests.lab.settings import (
     PAUSE_IMAGE,
     REPOSITORY,
     ROUTER_IMAGE,
+    SERVING_IMAGE,
     LabError,
 )
 from tests.tools.files import SOURCE_ROOTS
@@ -70,6 +71,8 @@ OPERATOR = Image(OPERATOR_IMAGE, "operator", (), 1.5)
 JOBS = Image(JOBS_IMAGE, "jobs", (("PRUNE", "/src/images/jobs/cpu-only.txt"),), 14.0)
 GATEWAY = Image(GATEWAY_IMAGE, "gateway", (), 1.5)
 ROUTER = Image(ROUTER_IMAGE, "router", (), 1.0)
+SERVING = Image(SERVING_IMAGE, "serving", JOBS.arguments, 14.0)
+"""As large as the jobs' image: made for who asks for it, not with `OURS`."""
 OURS = (OPERATOR, JOBS, GATEWAY, ROUTER)
 
 

@@ -34,6 +34,7 @@ OPERATOR_IMAGE = "localhost/ratchet/operator:dev"
 JOBS_IMAGE = "localhost/ratchet/jobs:dev"
 GATEWAY_IMAGE = "localhost/ratchet/gateway:dev"
 ROUTER_IMAGE = "localhost/ratchet/router:dev"
+SERVING_IMAGE = "localhost/ratchet/serving:dev"
 
 
 class LabError(RuntimeError):

@@ -79,7 +79,7 @@ def test_an_archive_names_every_layer_but_sends_only_those_the_receiver_lacks(tr
     assert f"blobs/sha256/{known.digest[7:]}" not in files
 
 
-@pytest.mark.parametrize("image", images.OURS, ids=lambda image: image.directory)
+@pytest.mark.parametrize("image", [*images.OURS, images.SERVING], ids=lambda image: image.directory)
 def test_our_containerfiles_are_readable_and_end_as_a_numeric_user_that_is_not_root(image: images.Image) -> None:
     stages = image.stages()
     layers = ["deps"] if image is images.ROUTER else ["deps", "app"]  # no code of ours runs in the router

@@ -53,6 +53,7 @@ class Metrics:
         self._now = now
         self._last_event: dict[str, float] = {}
         self._run_facts: dict[RunKey, Mapping[str, Any]] = {}
+        self._policy_facts: dict[RunKey, Mapping[str, Any]] = {}
 
         self.build_info = Gauge(
             "ratchet_build_info", "Constant 1, labelled with the versions.", ["version", "python"], registry=registry
@@ -139,6 +140,15 @@ class Metrics:
         """Drop every series of a run that no longer exists."""
         self._run_facts.pop((namespace, name), None)
 
+    def policy_seen(self, obj: Mapping[str, Any]) -> None:
+        """Take a policy's newest state from the watch."""
+        metadata = obj["metadata"]
+        self._policy_facts[metadata["namespace"], metadata["name"]] = policy_facts(obj)
+
+    def policy_gone(self, namespace: str, name: str) -> None:
+        """Drop every series of a policy that no longer exists."""
+        self._policy_facts.pop((namespace, name), None)
+
     def runs_known(self) -> Iterable[RunKey]:
         """The runs that have series."""
         return tuple(self._run_facts)
@@ -170,6 +180,36 @@ class Metrics:
         for state, count in sorted(Tally(facts["state"] for facts in self._run_facts.values()).items()):
             states.add_metric([state], count)
         yield from (states, condition, info)
+        yield from _rollouts(self._policy_facts)
+
+
+def _rollouts(policies: Mapping[RunKey, Mapping[str, Any]]) -> Iterator[GaugeMetricFamily]:
+    """Where each policy stands; the numbers of a trial only while there is one."""
+    names = ["namespace", "policy"]
+    info = GaugeMetricFamily(
+        "ratchet_policy_info",
+        "Constant 1 per policy, labelled with its state, its champion, the version on trial and the verdict on it.",
+        labels=[*names, "state", "champion", "candidate", "verdict"],
+    )
+    numbers = {
+        "percent": GaugeMetricFamily(
+            "ratchet_rollout_percent", "Share of the subjects that get the version on trial.", labels=names
+        ),
+        "samples": GaugeMetricFamily(
+            "ratchet_rollout_samples", "Subjects of both arms whose feedback counts.", labels=names
+        ),
+        "needed": GaugeMetricFamily(
+            "ratchet_rollout_needed_samples",
+            "How many more a decision takes; absent when nobody can say.",
+            labels=names,
+        ),
+    }
+    for key, facts in sorted(policies.items()):
+        info.add_metric([*key, facts["state"], facts["champion"], facts["candidate"], facts["verdict"]], 1)
+        for name, family in numbers.items():
+            if facts["candidate"] and facts[name] is not None:
+                family.add_metric(list(key), facts[name])
+    yield from (info, *numbers.values())
 
 
 class _Live(Collector):
@@ -214,6 +254,25 @@ def run_facts(obj: Mapping[str, Any]) -> Mapping[str, Any]:
             if isinstance(item, dict)
         },
     }
+
+
+def policy_facts(obj: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the metrics need of a policy, tolerating any status an older version may have written."""
+    status = _dict(obj.get("status"))
+    rollout = _dict(status.get("rollout"))
+    verdict = _dict(rollout.get("verdict"))
+    counts = {"percent": rollout.get("percent"), "samples": verdict.get("samples"), "needed": verdict.get("needed")}
+    return {
+        "state": str(status.get("state") or "Pending")[:32],
+        "champion": _number(status.get("champion")),
+        "candidate": _number(rollout.get("candidate")),
+        "verdict": str(verdict.get("outcome") or "")[:16] if rollout.get("candidate") else "",
+        **{name: count if isinstance(count, int | float) else None for name, count in counts.items()},
+    }
+
+
+def _number(value: object) -> str:
+    return str(value) if isinstance(value, int) else ""
 
 
 def _stage_facts(item: Mapping[str, Any]) -> Mapping[str, Any]:

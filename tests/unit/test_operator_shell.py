@@ -483,6 +483,27 @@ def test_a_runs_state_and_conditions_are_series_that_go_with_it() -> None:
     assert sample(found, "ratchet_run_condition", namespace="ns", run="a", condition="Failed") is None
 
 
+def test_a_policys_share_and_verdict_are_series_while_a_version_is_on_trial() -> None:
+    found, named = metrics(), {"namespace": "ns", "policy": "p"}
+    trial = {"candidate": 2, "percent": 5, "verdict": {"outcome": "Inconclusive", "samples": 80, "needed": 400}}
+    policy = {
+        "metadata": {"namespace": "ns", "name": "p"},
+        "status": {"state": "Ramping", "champion": 1, "rollout": trial},
+    }
+    found.policy_seen(policy)
+    labels = {"state": "Ramping", "champion": "1", "candidate": "2", "verdict": "Inconclusive"}
+    assert sample(found, "ratchet_policy_info", **named, **labels) == 1
+    assert sample(found, "ratchet_rollout_percent", **named) == 5
+    assert sample(found, "ratchet_rollout_samples", **named) == 80
+    assert sample(found, "ratchet_rollout_needed_samples", **named) == 400
+    found.policy_seen({**policy, "status": {"state": "Ready", "champion": 2, "rollout": {"percent": "?"}}})
+    assert sample(found, "ratchet_rollout_percent", **named) is None
+    labels = {"state": "Ready", "champion": "2", "candidate": "", "verdict": ""}
+    assert sample(found, "ratchet_policy_info", **named, **labels) == 1
+    found.policy_gone("ns", "p")
+    assert sample(found, "ratchet_policy_info", **named, **labels) is None
+
+
 def stage(attempt: int, *, reason: str = "", finished: str = "", state: str = "Running") -> dict[str, Any]:
     tried: dict[str, Any] = {"number": attempt, "started": "2026-01-01T00:00:10Z", "activeSeconds": 5}
     if reason:

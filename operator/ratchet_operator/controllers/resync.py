@@ -96,6 +96,8 @@ class Resync:
                         self._mark_namers(key)
                     if resource == "rltrainingruns":
                         self._metrics.run_seen(obj)
+                    if resource == "rlpolicies":
+                        self._metrics.policy_seen(obj)
                     self._queue.mark(key, after=timedelta(seconds=self._rng.uniform(0, spread_seconds)))
         self._sweep(before, seen)
         self._metrics.resync_total.labels(result="ok").inc()
@@ -109,6 +111,8 @@ class Resync:
             _log.info("swept", plural=key.plural, namespace=key.namespace, name=key.name)
             if key.plural == "rltrainingruns":
                 self._metrics.run_gone(key.namespace, key.name)
+            if key.plural == "rlpolicies":
+                self._metrics.policy_gone(key.namespace, key.name)
             self._queue.forget(key)
             self._mark_namers(key)
 

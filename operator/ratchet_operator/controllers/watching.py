@@ -94,11 +94,15 @@ class Watching:
             concerns_others = self._index.remove(key, str(obj["metadata"].get("uid", "")))
             if concerns_others and resource == "rltrainingruns":
                 self._metrics.run_gone(key.namespace, key.name)
+            if concerns_others and resource == "rlpolicies":
+                self._metrics.policy_gone(key.namespace, key.name)
         else:
             self._sightings.saw(key, obj)
             concerns_others = self._index.update(key, obj)
             if resource == "rltrainingruns":
                 self._metrics.run_seen(obj)
+            if resource == "rlpolicies":
+                self._metrics.policy_seen(obj)
         # The key itself even when it is gone: its pass sees that and drops what it had planned for later.
         woken = {key, *keys_to_wake(resource, obj), *(self._index.namers(key) if concerns_others else ())}
         if type != "DELETED" and self._is_echo(resource, obj):

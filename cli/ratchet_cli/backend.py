@@ -44,6 +44,9 @@ class Backend(Protocol):
     def pods(self, kind: Kind[Any, Any], name: str, stage: str | None) -> Sequence[Body]:
         """Return the pods that worked for the object, oldest first."""
 
+    def config_maps(self, labels: Mapping[str, str], *, owner_uid: str) -> Sequence[Body]:
+        """Return the ConfigMaps with these labels that the object with this uid owns."""
+
     def logs(self, pod: Body, *, follow: bool) -> Iterator[str]:
         """Yield the pod's output line by line; follow = until the pod ends."""
 
@@ -81,3 +84,8 @@ def must_get(backend: Backend, kind: Kind[Any, Any], name: str) -> Body:
 def choose_local(flag: bool | None, environ: Mapping[str, str] = os.environ) -> bool:
     """Tell whether a verb means this machine: the flag decides, else RATCHET_HOME being set."""
     return bool(environ.get("RATCHET_HOME")) if flag is None else flag
+
+
+def owned_by(body: Body, uid: str) -> bool:
+    """Tell whether an object belongs to the one with this uid."""
+    return any(each["uid"] == uid for each in body["metadata"].get("ownerReferences", ()))

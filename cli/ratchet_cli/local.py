@@ -16,7 +16,7 @@ from typing import Any
 
 from ratchet_api.kinds import RL_TRAINING_RUN, Kind
 from ratchet_api.names import LABEL_OWNER_KIND, LABEL_OWNER_NAME, LABEL_STAGE, label_value
-from ratchet_cli.backend import Body
+from ratchet_cli.backend import Body, owned_by
 from ratchet_cli.embedded import local_settings
 from ratchet_cli.errors import CliError, NotFound
 from ratchet_cli.home import Home
@@ -95,6 +95,15 @@ class LocalBackend:
     def delete(self, kind: Kind[Any, Any], name: str) -> None:
         """Delete the object; its processes are asked to leave."""
         self._edit({"op": "delete", "resource": kind.plural, "namespace": self.namespace, "name": name})
+
+    def config_maps(self, labels: Mapping[str, str], *, owner_uid: str) -> Sequence[Body]:
+        """Return the ConfigMaps with these labels that the object with this uid owns."""
+        found = read_objects(self._home.path, "configmaps", self.namespace)
+        return [
+            each
+            for each in found
+            if labels.items() <= each["metadata"].get("labels", {}).items() and owned_by(each, owner_uid)
+        ]
 
     def pods(self, kind: Kind[Any, Any], name: str, stage: str | None) -> Sequence[Body]:
         """Return the pods that worked for the object, oldest first."""

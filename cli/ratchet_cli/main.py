@@ -27,6 +27,7 @@ from ratchet_cli import (
     objects,
     predict_verb,
     report_verb,
+    rollout_verbs,
     samples_verb,
     serve_verb,
 )
@@ -72,10 +73,17 @@ _PANELS: dict[str, dict[str, Callable[..., Any]]] = {
         "status": objects.status,
         "watch": objects.watch,
         "logs": objects.logs,
-        "promote": objects.promote,
         "suspend": objects.suspend,
-        "resume": objects.resume,
+        "resume": rollout_verbs.resume,
         "delete": objects.delete,
+    },
+    "What people get": {
+        "promote": rollout_verbs.promote,
+        "pause": rollout_verbs.pause,
+        "abort": rollout_verbs.abort,
+        "undo": rollout_verbs.undo,
+        "why": rollout_verbs.why,
+        "history": rollout_verbs.history,
     },
     "Trained versions": {
         "predict": predict_verb.predict,

@@ -1,10 +1,10 @@
-"""Verbs that look at objects or change one: get, status, watch, logs, promote, suspend, resume, delete, submit."""
+"""Verbs that look at objects or change one: get, status, watch, logs, suspend, delete, submit."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -12,13 +12,12 @@ from rich.live import Live
 from rich.markup import escape
 
 from ratchet_api.kinds import FEEDBACK_DATASET, KINDS, RL_POLICY, RL_TRAINING_RUN, Kind
-from ratchet_api.names import ANNOTATION_PROMOTE
-from ratchet_api.policy import RLPolicyStatus
 from ratchet_api.stage import Stage
 from ratchet_cli.backend import Backend, Body, find_kind, must_get
 from ratchet_cli.errors import CliError, NotFound, UsageProblem
 from ratchet_cli.manifests import load
 from ratchet_cli.options import Context, Files, HomeDir, Local, Namespace, open_backend
+from ratchet_cli.rollout_watch import watch_trial
 from ratchet_cli.screen import objects_table, out, print_whole, say, state_text, utc_now
 from ratchet_cli.views import view
 
@@ -75,11 +74,18 @@ def status(
 
 
 def watch(
-    run: Annotated[str, typer.Argument(help="Name of the run.")],
+    name: Annotated[str, typer.Argument(help="Name of a run, or policy/NAME with a version on trial.")],
     namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
 ) -> None:  # fmt: skip
-    """Follow a run until it ends. Exit 0 if it is Complete, 1 if not; Ctrl-C stops watching, not the run."""
+    """Follow a run or a trial to its end: 0 if it is Complete, or promoted, else 1. Ctrl-C ends only the watching."""
+    kind, run = _kind_and_name(name)
+    if kind is FEEDBACK_DATASET:
+        raise UsageProblem(f"{name!r} is neither a run nor policy/NAME; see `ratchet status {name}`")
     backend = open_backend(local=local, context=context, namespace=namespace, home=home)
+    if kind is RL_POLICY:
+        if not watch_trial(backend, run, poll_seconds=POLL_SECONDS):
+            raise typer.Exit(1)
+        return
     body = must_get(backend, RL_TRAINING_RUN, run)
     if out.is_terminal:
         with Live(console=out, auto_refresh=False) as screen:
@@ -132,73 +138,21 @@ def logs(
         sys.stdout.write(line + "\n")
 
 
-def promote(
-    policy: Annotated[str, typer.Argument(help="Name of the policy.")],
-    version: Annotated[str, typer.Argument(help="Version that shall become champion, as in 2 or v2.")],
-    namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
-) -> None:  # fmt: skip
-    """Make a version the policy's champion."""
-    digits = version.removeprefix("v")
-    if not digits.isdecimal() or int(digits) < 1:
-        raise UsageProblem(f"version {version!r} must be a number from 1 on, as in `ratchet promote {policy} 2`")
-    _promote(open_backend(local=local, context=context, namespace=namespace, home=home), policy, int(digits))
-
-
-def _promote(backend: Backend, policy: str, version: int) -> None:
-    seen = RLPolicyStatus.model_validate(must_get(backend, RL_POLICY, policy).get("status", {}))
-    known = [each.version for each in seen.versions]
-    if version not in known:
-        there = f"it has {', '.join(map(str, known))}" if known else "it has none yet; publish a run to it first"
-        raise NotFound(f"RLPolicy {policy!r} has no version {version}; {there}")
-    if seen.champion == version:
-        say(f"version {version} is champion of {policy} already")
-        return
-    late = f"the operator has not answered yet, see `ratchet status policy/{policy}`"
-    if seen.observed_promote == str(version):
-        # it was asked for before it existed; each value is acted upon once, so the old wish goes first
-        _ask(backend, policy, None)
-        if _answer(backend, policy, lambda now: now.observed_promote != str(version)) is None:
-            say(f"took the earlier wish for version {version} away; {late}, then ask again")
-            return
-    _ask(backend, policy, str(version))
-    if _answer(backend, policy, lambda now: now.champion == version) is None:
-        say(f"asked for version {version}; {late}")
-        return
-    before = f" (before: {seen.champion})" if seen.champion else ""
-    out.print(f"[good]version {version} is champion[/] of [name]{escape(policy)}[/]{before}")
-
-
-def _ask(backend: Backend, policy: str, value: str | None) -> None:
-    backend.patch(RL_POLICY, policy, {"metadata": {"annotations": {ANNOTATION_PROMOTE: value}}})
-
-
-def _answer(backend: Backend, policy: str, wanted: Callable[[RLPolicyStatus], bool]) -> RLPolicyStatus | None:
-    """Wait some seconds for the operator to do what was asked; None = not yet."""
-    for _ in range(15):
-        now = RLPolicyStatus.model_validate(must_get(backend, RL_POLICY, policy).get("status", {}))
-        if wanted(now):
-            return now
-        time.sleep(POLL_SECONDS / 4)
-    return None
-
-
 def suspend(
     run: Annotated[str, typer.Argument(help="Name of the run.")],
     namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
 ) -> None:  # fmt: skip
     """Checkpoint a run and stop its pods; `resume` goes on from there."""
-    _set_suspend(open_backend(local=local, context=context, namespace=namespace, home=home), run, True)
+    set_suspend(open_backend(local=local, context=context, namespace=namespace, home=home), run, True)
 
 
-def resume(
-    run: Annotated[str, typer.Argument(help="Name of the run.")],
-    namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
-) -> None:  # fmt: skip
-    """Let a suspended run go on."""
-    _set_suspend(open_backend(local=local, context=context, namespace=namespace, home=home), run, False)
+def set_suspend(backend: Backend, run: str, value: bool) -> None:
+    """Suspend a run, or let it go on.
 
-
-def _set_suspend(backend: Backend, run: str, value: bool) -> None:
+    Raises:
+        NotFound: there is no such run.
+        CliError: it has ended.
+    """
     body = must_get(backend, RL_TRAINING_RUN, run)
     if _state(body) in FINISHED:
         raise CliError(

@@ -18,7 +18,7 @@ from kubernetes.config.config_exception import ConfigException
 from ratchet_api.base import GROUP, VERSION
 from ratchet_api.kinds import Kind
 from ratchet_api.names import LABEL_OWNER_KIND, LABEL_OWNER_NAME, LABEL_STAGE, label_value
-from ratchet_cli.backend import Body
+from ratchet_cli.backend import Body, owned_by
 from ratchet_cli.errors import CliError, NotFound
 
 FIELD_MANAGER = "ratchet-cli"
@@ -108,6 +108,12 @@ class RemoteBackend:
             return self._call("GET", f"/api/v1/namespaces/{self.namespace}/{plural}/{name}")
         except NotFound:
             return None
+
+    def config_maps(self, labels: Mapping[str, str], *, owner_uid: str) -> Sequence[Body]:
+        """Return the ConfigMaps with these labels that the object with this uid owns."""
+        query = {"labelSelector": ",".join(f"{key}={value}" for key, value in labels.items())}
+        items = self._call("GET", f"/api/v1/namespaces/{self.namespace}/configmaps", query=query).get("items", [])
+        return [each for each in items if owned_by(each, owner_uid)]
 
     def pods(self, kind: Kind[Any, Any], name: str, stage: str | None) -> Sequence[Body]:
         """Return the pods that worked for the object, oldest first."""

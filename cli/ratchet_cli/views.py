@@ -19,8 +19,10 @@ from ratchet_api.conditions import Condition, ConditionType, find_condition
 from ratchet_api.feedback_dataset import FeedbackDatasetStatus
 from ratchet_api.gates import metric_key
 from ratchet_api.policy import RLPolicyStatus
+from ratchet_api.rollout import Rollout
 from ratchet_api.training_run import RLTrainingRunStatus, StageStatus
 from ratchet_cli.comparison import comparison_table, is_compared
+from ratchet_cli.rollout_views import rollout_parts
 from ratchet_cli.screen import age, duration, metric, state_text
 
 BAR_WIDTH = 40
@@ -272,5 +274,9 @@ def policy_view(body: Body, live: Live, now: datetime) -> RenderableType:
         parts.append(
             Text(f"  version {last.version} is champion since {age(last.since, now)}: {last.why}", style="faint")
         )
+    if status.rollout is not None:
+        asked = body["spec"].get("rollout")
+        spec = None if asked is None else Rollout.model_validate(asked)
+        parts += rollout_parts(status.rollout, spec, now)
     parts += problems(status.conditions)
     return Group(*parts)

@@ -62,7 +62,8 @@ def ratchet(
     monkeypatch.delenv("RATCHET_HOME", raising=False)
     monkeypatch.setattr("ratchet_cli.screen.out.width", 300)
     monkeypatch.setattr("ratchet_cli.screen.err.width", 300)
-    monkeypatch.setattr("ratchet_cli.objects.POLL_SECONDS", 0.01)
+    for module in ("objects", "rollout_verbs"):
+        monkeypatch.setattr(f"ratchet_cli.{module}.POLL_SECONDS", 0.01)
     return Terminal(control_plane, namespace, capsys)
 
 

@@ -1,0 +1,124 @@
+"""How a rollout looks: where a trial stands, who got what share since when, and which arm a subject is dealt.
+
+Pure functions from a policy's status, as the API server serves it, to sentences and renderables. The router deals;
+`ratchet_api.assign` computes the same, so that what is said here is what the router does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ratchet_api.assign import WHOLE, canary_split, is_subject, place, salt_of
+from ratchet_api.rollout import Rollout, RolloutStatus, ShareRow
+from ratchet_cli.screen import age, duration
+
+_OUTCOMES = {"Successful": "good", "Failed": "bad", "Error": "bad", "Inconclusive": "idle"}
+
+
+def trial_line(rollout: RolloutStatus) -> str:
+    """Say who gets what, in one line."""
+    if rollout.serving is None:
+        return "nobody gets a version yet"
+    if rollout.candidate is None:
+        return f"everybody gets version {rollout.serving}"
+    share = f"{rollout.percent:g} % get version {rollout.candidate}" if rollout.percent else "nobody gets it yet"
+    return f"version {rollout.candidate} is on trial against version {rollout.serving}: {share}"
+
+
+def rollout_parts(rollout: RolloutStatus, spec: Rollout | None, now: datetime) -> list[RenderableType]:
+    """Return the lines of a policy's view that speak of what people get."""
+    line = Text(f"  {trial_line(rollout)}")
+    if rollout.candidate is not None:
+        if spec is not None and rollout.step >= 0:
+            line.append(f", step {rollout.step + 1} of {len(spec.canary.steps)}")
+        if rollout.step_since is not None:
+            line.append(f" for {age(rollout.step_since, now)}")
+        elif rollout.percent:
+            line.append(", which not every router has applied yet")
+        if rollout.paused:
+            line.append("  paused", style="idle")
+    parts: list[RenderableType] = [line]
+    if rollout.candidate is not None and rollout.unready_since is not None:
+        parts.append(Text(f"  it has not answered for {age(rollout.unready_since, now)}", style="bad"))
+    if said := verdict_text(rollout):
+        parts.append(said)
+    return parts
+
+
+def verdict_text(rollout: RolloutStatus) -> Text | None:
+    """Return what is thought of the candidate, or was thought of the last one; None = nothing yet."""
+    verdict = rollout.verdict
+    if not verdict.outcome:
+        return None
+    text = Text("  " if rollout.candidate is not None else "  last trial: ")
+    text.append(verdict.outcome, style=_OUTCOMES.get(verdict.outcome, ""))
+    text.append(f" ({verdict.reason}): {verdict.message}")
+    if rollout.candidate is not None:
+        needed = "" if verdict.needed is None else f", about {verdict.needed:,} more are needed"
+        text.append(f"  [{verdict.samples:,} subjects{needed}]", style="faint")
+    return text
+
+
+def history_table(rows: Sequence[ShareRow], now: datetime) -> Table:
+    """Return what served what share, oldest first; a row lasts until the next."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    for column in ("SINCE", "FOR", "EVERYBODY", "ON TRIAL", "BY"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("WHY", overflow="fold")
+    ends = [row.since for row in rows[1:]] + [now]
+    for row, end in zip(rows, ends, strict=True):
+        trial = "-" if row.candidate is None else f"version {row.candidate} at {row.percent:g} %"
+        lasted = duration(max(0.0, (end - row.since).total_seconds()))
+        since = row.since.strftime("%Y-%m-%d %H:%M:%SZ")
+        table.add_row(since, lasted, Text(f"version {row.version}", style="name"), trial, row.by, Text(row.why))
+    return table
+
+
+def why_sentence(subject: str, *, policy_uid: str, rollout: RolloutStatus, spec: Rollout | None) -> str:
+    """Say which version a subject gets, and why.
+
+    Args:
+        subject: as the router is told it, by header or cookie.
+        policy_uid: uid of the policy, of which the salt is made.
+        rollout: where its rollout stands.
+        spec: what was asked of it, for what later steps will do; None = nothing goes on trial.
+    """
+    everybody = rollout.serving
+    if everybody is None:
+        return f"{subject} gets no version: none serves yet"
+    gets = f"{subject} gets version {everybody}"
+    if rollout.candidate is None:
+        return f"{gets}, as everybody does: no version is on trial"
+    if not is_subject(subject):
+        return f"{gets}, outside the comparison: the router deals subjects of printable ASCII without blank and comma"
+    trial = f"version {rollout.candidate} is on trial in experiment {rollout.experiment}"
+    salt = salt_of(policy_uid, rollout.experiment)
+    at = place(subject, salt)
+    if not rollout.share:
+        return f"{gets}, as everybody does: {trial}, but nobody gets it yet{_later(at, rollout, spec)}"
+    slot = canary_split(salt, champion=everybody, candidate=rollout.candidate, share=rollout.share).slot(subject)
+    last = WHOLE - rollout.share
+    why = {
+        "canary": f"its place {at} of 0 to {WHOLE - 1} is below {rollout.share}, the {rollout.percent:g} % that try it",
+        "control": f"its place {at} of 0 to {WHOLE - 1} is not below {last}, the {rollout.percent:g} % that canary is "
+        "held against",
+        "champion": f"its place {at} of 0 to {WHOLE - 1} is neither below {rollout.share} (canary) nor from {last} on "
+        f"(control), so that it is in no comparison{_later(at, rollout, spec)}",
+    }[slot.arm]
+    unsure = "" if rollout.step_since is not None else "; not every router has applied this share yet"
+    return f"{subject} gets version {slot.version}, arm {slot.arm}: {trial}, and {why}{unsure}"
+
+
+def _later(at: int, rollout: RolloutStatus, spec: Rollout | None) -> str:
+    """Say at which later step a place is taken into an arm."""
+    steps = () if spec is None else spec.canary.steps[rollout.step + 1 :]
+    for percent in steps:
+        share = round(percent * WHOLE / 100)
+        if at < share or at >= WHOLE - share:
+            return f"; at {percent:g} % it is taken into {'canary' if at < share else 'control'}"
+    return ""

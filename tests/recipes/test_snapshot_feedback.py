@@ -315,7 +315,8 @@ def test_a_damaged_segment_ends_the_stage_instead_of_thinning_the_data(process: 
 def test_what_the_database_hashes_is_what_python_hashes(process: StageProcess, log: LogBuilder) -> None:
     """Plain texts never leave the database, others pass through Python: both must fall into splits alike."""
     for number in range(200):
-        plain, other = f"Plain  question\t{number % 90}", f"Straße und\u00a0Platz {number}"
+        # up to 165 bytes long: from 128 on the length in front of a text is no text any more
+        plain, other = f"Plain  question\t{number % 90}" + "x" * (3 * number // 4), f"Straße und\u00a0Platz {number}"
         text = (plain, other, f"call +49 30 9018{number:03}")[number % 3]
         log.feedback("rating", rating=3, prompt=text, response="a")
     log.flush()
@@ -395,3 +396,19 @@ def test_nobody_quarrels_with_itself_and_who_was_set_aside_is_not_heard(process:
     summary = process.summary(type="ratings", source=source(**rules), filters={"maxSamples": 100}, split=EVEN)
     assert removed(summary)["Quarantined"] == 40
     assert summary["disputed"] == {"found": 0, "kept": 0}
+
+
+def test_what_people_want_instead_is_heard_among_ratings_though_it_rates_nothing(
+    process: StageProcess, log: LogBuilder
+) -> None:
+    for number in range(60):
+        log.feedback("rating", rating=4, prompt=f"question {number}", response="billing", subject="a")
+    for number in range(10):
+        for person, wanted in (("b", "login"), ("c", "shipping")):
+            words = {"prompt": f"question {number}", "response": "billing", "subject": person}
+            log.feedback("correction", correction=wanted, **words)
+    log.flush()
+    rules = {"sampling": {"disagreement": {"sharePercent": 100}}}
+    summary = process.summary(type="ratings", source=source(**rules), filters={"maxSamples": 50}, split=EVEN)
+    assert summary["disputed"] == {"found": 10, "kept": 10}
+    assert removed(summary) == {"MaxSamples": 10, "NoVerdict": 20}

@@ -20,7 +20,8 @@ Votes = list[tuple[str, float]]
 def votes(store: DirectoryStore, folder: Path) -> Votes:
     """Event and score of each vote, in reading order."""
     database = open_tables(folder, threads=2)
-    load_events(database, store, list_segments(store, "ns")[0], policy="router", erased=[], folder=folder)
+    segments = list_segments(store, "ns")[0]
+    load_events(database, store, segments, policy="router", erased=[], needs=["correction"], folder=folder)
     found: Votes = database.execute("SELECT event, score FROM vote ORDER BY o").fetchall()
     database.close()
     return found

@@ -9,7 +9,7 @@ threads: whatever has an order is sorted by one. Called by the snapshot recipe o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -53,49 +53,81 @@ _COLUMNS = {
     "tags": "JSON",
 }
 
+_FEEDBACK = "kind = 'feedback'"
+_EVENT: Mapping[str, tuple[str, str]] = {
+    "id": ("VARCHAR", "id"),
+    "source": ("VARCHAR", "source"),
+    "received": ("TIMESTAMP", "received"),
+    "feedback": ("BOOLEAN", _FEEDBACK),
+    "type": ("VARCHAR", "type"),
+    "mine": ("BOOLEAN", "policy IS NOT DISTINCT FROM $policy"),
+    "version": ("BIGINT", "version"),
+    "subject": ("VARCHAR", "subject"),
+    "interaction": ("VARCHAR", "interaction"),
+    "supersedes": ("VARCHAR", "supersedes"),
+    "asked": ("VARCHAR", f"CASE WHEN {_FEEDBACK} THEN prompt ELSE input END"),
+    "answer": ("VARCHAR", f"CASE WHEN {_FEEDBACK} THEN response ELSE coalesce(label, response) END"),
+    "is_class": ("BOOLEAN", "label IS NOT NULL"),
+    "score": (
+        "DOUBLE",
+        "coalesce(score, (rating - 1) / 4, CASE type WHEN 'thumbs_up' THEN 1.0 WHEN 'thumbs_down' THEN 0.0 END)",
+    ),
+    "propensity": ("DOUBLE", "actionPropensity"),
+    "correction": ("VARCHAR", "correction"),
+    "chosen": ("VARCHAR", "chosen"),
+    "rejected": ("VARCHAR", "rejected"),
+    "tags": ("JSON", "tags"),
+}
+"""An event as it is kept: what its kind makes of the columns of the log. Each column costs time and room per event."""
+NOT_ALWAYS = ("propensity", "correction", "chosen", "rejected", "tags")
+"""Columns that not every data set looks at."""
+
 # A row's number is its place in reading order: rows go in by one statement after the other, each in the order of its
 # file. Of two lines with one id the first counts; there are few others, so they are looked up and taken out, which
-# spares copying the log.
+# spares copying the log. Hashes of ids are found to be equal in half the time of ids; the few that are decide by id.
 _ONCE = """
-DELETE FROM event USING (SELECT id, min(rowid) AS first FROM event GROUP BY id HAVING count(*) > 1) AS twice
+DELETE FROM event USING (
+    SELECT id, min(rowid) AS first FROM event
+    WHERE hash(id) IN (SELECT hash(id) AS h FROM event GROUP BY h HAVING count(*) > 1) GROUP BY id HAVING count(*) > 1
+) AS twice
 WHERE event.id = twice.id AND event.rowid > twice.first
 """
-_OTHERS = "DELETE FROM event WHERE policy IS DISTINCT FROM $policy"
+_OTHERS = "DELETE FROM event WHERE NOT mine"
 
 # What was superseded goes, whoever's turn it was; an undo itself is no row.
 _GONE = """
 CREATE TABLE gone AS SELECT DISTINCT old.id
 FROM event AS old JOIN event AS new ON new.supersedes = old.id AND new.source = old.source
+WHERE new.supersedes IS NOT NULL
 """
 
 _ERASED = """
 DELETE FROM event WHERE subject IN (SELECT unnest($subjects)) OR interaction IN (
-    SELECT interaction FROM event WHERE kind <> 'feedback' AND subject IN (SELECT unnest($subjects))
+    SELECT interaction FROM event WHERE NOT feedback AND subject IN (SELECT unnest($subjects))
 )
 """
 
 # The recorded answer is the truth about what was asked and answered; what the feedback repeats fills the gaps.
 _VOTES = """
 CREATE VIEW vote AS
-WITH said AS NOT MATERIALIZED (SELECT *, rowid AS o, id IN (SELECT id FROM gone) AS superseded FROM event)
+WITH said AS NOT MATERIALIZED (
+    SELECT *, {absent}rowid AS o, id IN (SELECT id FROM gone) AS superseded FROM event
+)
 SELECT f.o, f.id AS event, f.type, f.received, coalesce(f.subject, i.subject) AS subject, i.subject AS about, f.tags,
     coalesce(f.version, i.version) AS version,
-    coalesce(i.input, f.prompt) AS prompt,
-    coalesce(i.label, i.response, f.response) AS answer,
-    i.label IS NOT NULL AS is_class,
-    i.actionPropensity AS propensity,
-    coalesce(f.score, (f.rating - 1) / 4,
-        CASE f.type WHEN 'thumbs_up' THEN 1.0 WHEN 'thumbs_down' THEN 0.0 END) AS score,
-    f.correction, f.chosen, f.rejected, f.superseded
-FROM said AS f LEFT JOIN (SELECT * FROM said WHERE kind <> 'feedback' AND NOT superseded) AS i USING (interaction)
-WHERE f.kind = 'feedback' AND f.type <> 'undo'
+    coalesce(i.asked, f.asked) AS prompt,
+    coalesce(i.answer, f.answer) AS answer,
+    coalesce(i.is_class, false) AS is_class,
+    i.propensity, f.score, f.correction, f.chosen, f.rejected, f.superseded
+FROM said AS f LEFT JOIN (SELECT * FROM said WHERE NOT feedback AND NOT superseded) AS i USING (interaction)
+WHERE f.feedback AND f.type <> 'undo'
 """
 
 
 def open_tables(folder: Path, *, threads: int) -> duckdb.DuckDBPyConnection:
     """Open an empty database that lives in memory, and in a folder of its own as far as it does not fit."""
     folder.mkdir(parents=True, exist_ok=True)
-    database = duckdb.connect(
+    return duckdb.connect(
         config={
             "memory_limit": MEMORY,
             "temp_directory": str(folder / "spill"),
@@ -104,9 +136,6 @@ def open_tables(folder: Path, *, threads: int) -> duckdb.DuckDBPyConnection:
             "autoload_known_extensions": False,
         },
     )
-    columns = ", ".join(f'"{name}" {kind}' for name, kind in _COLUMNS.items())
-    database.execute(f"CREATE TABLE event ({columns})")
-    return database
 
 
 def load_events(
@@ -116,6 +145,7 @@ def load_events(
     *,
     policy: str,
     erased: Sequence[str],
+    needs: Collection[str],
     folder: Path,
 ) -> None:
     """Fill the table `event` from segments in reading order, and lay the view `vote` over it.
@@ -126,27 +156,31 @@ def load_events(
         segments: sorted.
         policy: whose events are wanted.
         erased: pseudonyms of people of whom nothing may be read.
+        needs: which of NOT_ALWAYS the data set looks at; the others are NULL in every vote.
         folder: for two chunks of the log at a time.
 
     Raises:
         StoreCorrupt: names the segment that cannot be trusted.
     """
+    absent = [name for name in NOT_ALWAYS if name not in needs]
+    kept = {name: each for name, each in _EVENT.items() if name not in absent}
+    database.execute(f"CREATE TABLE event ({', '.join(f'{name} {kind}' for name, (kind, _) in kept.items())})")
     insert = (
-        "INSERT INTO event SELECT * FROM read_json(?, format = 'newline_delimited', "
-        f"maximum_object_size = {_LONGEST_LINE}, columns = {_COLUMNS!r})"
+        f"INSERT INTO event SELECT {', '.join(value for _, value in kept.values())} FROM "
+        f"read_json($path, format = 'newline_delimited', maximum_object_size = {_LONGEST_LINE}, columns = {_COLUMNS!r})"
     )
     try:
         for path in _chunks(store, segments, folder):
-            database.execute(insert, [str(path)])
+            database.execute(insert, {"path": str(path), "policy": policy})
     except duckdb.Error as error:
         raise StoreCorrupt(f"feedback log: a line is no event of ours: {str(error).splitlines()[0][:300]}") from error
     _check_count(database, segments)
     database.execute(_ONCE)
-    database.execute(_OTHERS, {"policy": policy})
+    database.execute(_OTHERS)
     database.execute(_GONE)
     if erased:
         database.execute(_ERASED, {"subjects": list(erased)})
-    database.execute(_VOTES)
+    database.execute(_VOTES.format(absent="".join(f"NULL::{_EVENT[name][0]} AS {name}, " for name in absent)))
 
 
 def _check_count(database: duckdb.DuckDBPyConnection, segments: Sequence[Segment]) -> None:

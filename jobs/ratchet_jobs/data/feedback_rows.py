@@ -44,22 +44,30 @@ _NEEDS = {
     "ratings": "WHEN {less} THEN 'BelowMinRating' WHEN is_class AND propensity IS NULL THEN 'MissingPropensity'",
     "preferences": "WHEN first = second THEN 'SameAnswer' WHEN second IS NULL THEN 'MissingAnswer'",
 }
-_CANDIDATES = """
-CREATE TABLE candidate AS
-WITH made AS NOT MATERIALIZED (SELECT *, {first} AS first, {second} AS second FROM vote)
-SELECT * EXCLUDE (type, tags, {unused}chosen, rejected), 0.0::DOUBLE AS dispute, {odd} AS odd, CASE
-    WHEN superseded THEN 'Superseded'
-    WHEN $types IS NOT NULL AND NOT list_contains($types, type) THEN 'OtherType'
-    WHEN $versions IS NOT NULL AND NOT coalesce(list_contains($versions, version), false) THEN 'OtherVersion'
-    WHEN NOT ({tags}) THEN 'OtherTags'
-    WHEN first IS NULL THEN 'NoVerdict'
-    WHEN prompt IS NULL THEN 'MissingText'
-    {needs}
-END AS why
-FROM made
+# Texts without anything to find are cleaned and hashed here at once; the odd ones are told apart for Python. What
+# people said, as they said it, stays beside that only where somebody asks who agreed with whom.
+_ROWS = """
+CREATE TABLE row AS
+WITH made AS NOT MATERIALIZED (SELECT *, {first} AS first, {second} AS second FROM vote),
+ruled AS NOT MATERIALIZED (
+    SELECT *, {odd} AS odd, CASE
+        WHEN superseded THEN 'Superseded'
+        WHEN $types IS NOT NULL AND NOT list_contains($types, type) THEN 'OtherType'
+        WHEN $versions IS NOT NULL AND NOT coalesce(list_contains($versions, version), false) THEN 'OtherVersion'
+        WHEN NOT ({tags}) THEN 'OtherTags'
+        WHEN first IS NULL THEN 'NoVerdict'
+        WHEN prompt IS NULL THEN 'MissingText'
+        {needs}
+    END AS why FROM made
+),
+plain AS NOT MATERIALIZED (SELECT *, CASE WHEN why IS NULL AND NOT odd THEN {plain} END AS normalised FROM ruled)
+SELECT event, o, {texts}, {hash} AS text_hash, is_class, score, propensity, version, subject, about, received,
+    {kept}odd, why, NULL::VARCHAR AS split
+FROM plain
 """
+_SAID = "prompt, answer, correction, superseded, 0.0::DOUBLE AS dispute, "
 _AGREEMENT = """
-WITH item AS (SELECT sha256(prompt) || sha256(answer) AS item, subject, avg(score) AS score FROM candidate
+WITH item AS (SELECT sha256(prompt) || sha256(answer) AS item, subject, avg(score) AS score FROM row
               WHERE NOT superseded AND score IS NOT NULL AND subject IS NOT NULL AND prompt IS NOT NULL
                     AND answer IS NOT NULL GROUP BY ALL),
      whole AS (SELECT item, sum(score) AS total, count(*) AS raters FROM item GROUP BY item HAVING count(*) >= 2)
@@ -67,12 +75,24 @@ SELECT subject, count(*) AS comparisons,
        round(1 - avg(abs(score - (total - score) / (raters - 1))), 6) AS agreement
 FROM item JOIN whole USING (item) GROUP BY subject HAVING count(*) >= $least ORDER BY subject
 """
+_TEXTS = {"prompt": "text", "first": "first", "second": "second"}
+"""What a row holds of people's words, by the name that it has before it is cleaned."""
 
-_KEPT = "event, o, score, propensity, version, subject, about, received, dispute"
+
+def needs(type: DatasetType, source: FeedbackSource) -> tuple[str, ...]:
+    """Return which of `feedback_events.NOT_ALWAYS` a data set looks at."""
+    looks = {
+        "propensity": type == "ratings",
+        "correction": type != "ratings" or source.sampling is not None,
+        "chosen": type == "preferences",
+        "rejected": type == "preferences",
+        "tags": bool(source.tags),
+    }
+    return tuple(name for name, wanted in looks.items() if wanted)
 
 
 class FeedbackRows:
-    """The rows of one data set while its rules are applied, in tables of the database.
+    """The rows of one data set while its rules are applied, in the table `row` of the database.
 
     Args:
         database: with the view `vote` over the table `event`; both are gone afterwards.
@@ -96,13 +116,17 @@ class FeedbackRows:
         paths = ((f"$.{_text(tag.name, chr(34))}", tag.value) for tag in source.tags)
         tags = " AND ".join(f"tags ->> {_text(path)} = {_text(value)}" for path, value in paths)
         less = f"$least IS NOT NULL AND NOT {_GOOD}"
-        query = _CANDIDATES.format(
+        texts = (f"CASE WHEN odd THEN {raw} ELSE {_trimmed(raw)} END AS {name}" for raw, name in _TEXTS.items())
+        query = _ROWS.format(
             first=_FIRST[type],
             second=_SECOND if type == "preferences" else "NULL::VARCHAR",
             tags=f"coalesce({tags}, false)" if tags else "true",
             needs=_NEEDS.get(type, "").format(less=less),
             odd=_ODD,
-            unused="correction, " if source.sampling is None else "",
+            plain=_PLAIN,
+            texts=", ".join(texts),
+            hash=hash_sql(_text("text"), "normalised"),
+            kept=_SAID if source.quarantine or source.sampling else "",
         )
         given = {
             "types": source.types,
@@ -115,11 +139,11 @@ class FeedbackRows:
         database.execute("DROP VIEW vote")
         database.execute("DROP TABLE event")
         newest = "date_trunc('second', max(received)) + INTERVAL 1 SECOND"
-        counted = database.execute(f"SELECT count(*), {newest} FROM candidate").fetchall()[0]
+        counted = database.execute(f"SELECT count(*), {newest} FROM row").fetchall()[0]
         self.read: int = counted[0]
         self.newest: datetime | None = counted[1]
         """The whole second after the arrival of the newest event, whatever became of it."""
-        self._count_removed("candidate")
+        self._count_removed()
 
     def outliers(self, rules: Quarantine) -> list[dict[str, str | int | float]]:
         """Set people aside who disagree with everybody, and return them, those released included."""
@@ -135,40 +159,28 @@ class FeedbackRows:
             if agreement < rules.min_agreement
         ]
         aside = [each["subject"] for each in people if not each["released"]]
-        query = "UPDATE candidate SET why = 'Quarantined' WHERE why IS NULL AND list_contains($aside, subject)"
+        query = "UPDATE row SET why = 'Quarantined' WHERE why IS NULL AND list_contains($aside, subject)"
         self._db.execute(query, {"aside": aside})
-        self._count_removed("candidate", rule="Quarantined")
+        self._count_removed(rule="Quarantined")
         return people
 
     def dispute(self) -> None:
         """Measure how much people or versions disagree about each prompt; people set aside are not heard."""
         self._db.execute(DISPUTES)
-        self._db.execute(
-            "UPDATE candidate SET dispute = d.dispute FROM disputed AS d WHERE candidate.prompt = d.prompt"
-        )
+        self._db.execute("UPDATE row SET dispute = d.dispute FROM disputed AS d WHERE row.prompt = d.prompt")
         self._db.execute("DROP TABLE disputed")
 
     def clean(self, filters: Filters) -> None:
-        """Redact and measure what is left, into the table `row`.
+        """Redact and measure what is left.
 
         Most texts are plain ASCII without anything that a pattern could find: those never leave the database.
         """
-        self._db.execute(
-            "CREATE TABLE row (event VARCHAR, o BIGINT, text VARCHAR, first VARCHAR, second VARCHAR, score DOUBLE, "
-            "propensity DOUBLE, version BIGINT, subject VARCHAR, about VARCHAR, received TIMESTAMP, dispute DOUBLE, "
-            "text_hash UBIGINT, why VARCHAR)"
-        )
-        self._db.execute(
-            f"INSERT INTO row BY NAME SELECT {_trimmed('prompt')} AS text, {_trimmed('first')} AS first, "
-            f"{_trimmed('second')} AS second, {hash_sql(_text('text'), _PLAIN)} AS text_hash, {_KEPT} "
-            "FROM candidate WHERE why IS NULL AND NOT odd"
-        )
-        odd = f"SELECT prompt, first, second, is_class, {_KEPT} FROM candidate WHERE why IS NULL AND odd ORDER BY o"
-        for batch in self.batches(odd):
+        self._db.execute("DELETE FROM row WHERE why IS NOT NULL")
+        for batch in self.batches("SELECT * FROM row WHERE odd"):
             self._db.register("cleaned", self._cleaned(batch))
-            self._db.execute("INSERT INTO row BY NAME SELECT * FROM cleaned")
+            self._db.execute("INSERT INTO row BY NAME SELECT * REPLACE (false AS odd) FROM cleaned")
             self._db.unregister("cleaned")
-        self._db.execute("DROP TABLE candidate")
+        self._db.execute("DELETE FROM row WHERE odd")
         self._mark("TextTooShort", "length(text) < $least", least=filters.min_text_chars)
         self._mark("TextTooLong", "length(text) > $most", most=filters.max_text_chars)
         most = _LONGEST_LABEL if self._type == "classification" else 1 << 30
@@ -177,21 +189,21 @@ class FeedbackRows:
             self._mark("UnknownLabel", "first NOT IN (SELECT unnest($labels))", labels=list(self._labels))
 
     def _cleaned(self, batch: pa.Table) -> pa.Table:
-        columns = {name: batch.column(name).to_pylist() for name in ("prompt", "first", "second", "is_class")}
+        columns = {name: batch.column(name).to_pylist() for name in ("text", "first", "second", "is_class")}
         made: dict[str, list[object]] = {"text": [], "first": [], "second": [], "text_hash": []}
         labels = frozenset(self._labels or ())
-        for prompt, first, second, is_class in zip(*columns.values(), strict=True):
-            text = redact(prompt, self.redacted).strip()
+        for raw, first, second, is_class in zip(*columns.values(), strict=True):
+            text = redact(raw, self.redacted).strip()
             # a class is one of a list and says nothing of a person; what somebody typed as one may
             known = is_class and first in labels
             made["text"].append(text)
             made["first"].append(first.strip() if known else redact(first, self.redacted).strip())
             made["second"].append(None if second is None else redact(second, self.redacted).strip())
             made["text_hash"].append(hash64("text", normalised(text)))
-        table = batch.drop_columns(["prompt", "first", "second", "is_class"])
-        for name in ("text", "first", "second"):
-            table = table.append_column(name, pa.array(made[name], pa.string()))
-        return table.append_column("text_hash", pa.array(made["text_hash"], pa.uint64()))
+        for name, values in made.items():
+            field = pa.field(name, pa.uint64() if name == "text_hash" else pa.string())
+            batch = batch.set_column(batch.schema.get_field_index(name), field, pa.array(values, field.type))
+        return batch
 
     def dedupe(self) -> None:
         """Keep the first of equal rows. Ratings are votes, of which each one counts."""
@@ -214,14 +226,15 @@ class FeedbackRows:
         """Keep so many rows: of disputed prompts up to their share, the most disputed first; the others by hash."""
         # ids that follow from a key could be chosen by the sender: hashed again, they cannot be steered cheaply
         by_hash = "sha256('sample' || event), event"
+        self._db.execute("CREATE TABLE sample (event VARCHAR)")
         sampling, first = self._source.sampling, 0
         if sampling is not None:
             self._disputed = self._number("SELECT count(*) FROM row WHERE dispute > 0")
             first = min(int(most * sampling.disagreement.share_percent / 100), self._disputed)
-        self._db.execute(
-            "CREATE TABLE sample AS SELECT event FROM row WHERE dispute > 0 "
-            f"ORDER BY dispute DESC, {by_hash} LIMIT {first}"
-        )
+            self._db.execute(
+                "INSERT INTO sample SELECT event FROM row WHERE dispute > 0 "
+                f"ORDER BY dispute DESC, {by_hash} LIMIT {first}"
+            )
         self._db.execute(
             "INSERT INTO sample SELECT event FROM row WHERE event NOT IN (SELECT event FROM sample) "
             f"ORDER BY {by_hash} LIMIT {most - first}"
@@ -252,7 +265,14 @@ class FeedbackRows:
         )
 
     def split(self, split: Split) -> None:
-        """Put each row into a split, into the table `placed`: equal prompts together, and a person's rows if wanted."""
+        """Put each row into a split, seen in `placed`: equal prompts together, and a person's rows if wanted."""
+        # the same point as splitting.split_of
+        point = f"{hash_sql(_text(split.salt), 'component::VARCHAR')}::DOUBLE / 18446744073709551616.0 * 100"
+        until = split.train_percent + split.validation_percent
+        where = (
+            f"CASE WHEN {point} < {split.train_percent} THEN 'train' "
+            f"WHEN {point} < {until} THEN 'validation' ELSE 'test' END"
+        )
         if self._source.group_by == "subject":  # whoever shares a prompt with somebody shares the split
             person = hash_sql(_text("group"), "subject")
             query = f"SELECT DISTINCT text_hash, {person} AS person FROM row ORDER BY text_hash, person"
@@ -265,19 +285,13 @@ class FeedbackRows:
                 }
             )
             self._db.register("members", members)
-            self._db.execute("CREATE TABLE part AS SELECT * FROM members")
+            self._db.execute(f"CREATE TABLE part AS SELECT *, {where} AS split FROM members")
             self._db.unregister("members")
-            whole = "row JOIN part USING (text_hash)"
+            whole = "SELECT row.* EXCLUDE split, component, part.split FROM row JOIN part USING (text_hash)"
         else:
-            whole = "(SELECT *, text_hash AS component FROM row)"
-        # the same point as splitting.split_of
-        point = f"{hash_sql(_text(split.salt), 'component::VARCHAR')}::DOUBLE / 18446744073709551616.0 * 100"
-        until = split.train_percent + split.validation_percent
-        self._db.execute(
-            f"CREATE TABLE placed AS SELECT *, CASE WHEN {point} < {split.train_percent} THEN 'train' "
-            f"WHEN {point} < {until} THEN 'validation' ELSE 'test' END AS split FROM {whole}"
-        )
-        self._db.execute("DROP TABLE row")
+            self._db.execute(f"UPDATE row SET split = {where.replace('component', 'text_hash')}")
+            whole = "SELECT *, text_hash AS component FROM row"
+        self._db.execute(f"CREATE VIEW placed AS {whole}")
 
     def batches(self, query: str) -> Iterator[pa.Table]:
         """Yield the answer to a query in tables of exactly BATCH rows and a rest, whatever pieces the engine makes."""
@@ -298,15 +312,12 @@ class FeedbackRows:
 
     def _mark(self, rule: str, condition: str, **given: object) -> None:
         self._db.execute(f"UPDATE row SET why = '{rule}' WHERE {condition}", given)
-        self._take_out("row")
+        self._count_removed()
+        self._db.execute("DELETE FROM row WHERE why IS NOT NULL")
 
-    def _take_out(self, table: str) -> None:
-        self._count_removed(table)
-        self._db.execute(f"DELETE FROM {table} WHERE why IS NOT NULL")
-
-    def _count_removed(self, table: str, *, rule: str | None = None) -> None:
+    def _count_removed(self, *, rule: str | None = None) -> None:
         only = f"AND why = '{rule}'" if rule else ""
-        query = f"SELECT why, count(*), arg_min(event, o) FROM {table} WHERE why IS NOT NULL {only} GROUP BY why"
+        query = f"SELECT why, count(*), arg_min(event, o) FROM row WHERE why IS NOT NULL {only} GROUP BY why"
         for why, count, first in self._db.execute(query).fetchall():
             before, earlier = self.removed.get(why, (0, first))
             self.removed[why] = (before + count, earlier)
@@ -317,15 +328,15 @@ class FeedbackRows:
 
 
 def hash_sql(*parts: str) -> str:
-    """Return SQL for `splitting.hash64` of SQL expressions."""
-    blob = " || ".join(f"{_length(part)} || encode({part})" for part in parts)
-    return f"('0x' || left(sha256({blob}), 16))::UBIGINT"
+    """Return SQL for `splitting.hash64` of SQL expressions.
 
-
-def _length(part: str) -> str:
-    """Return SQL for a text's number of bytes in eight bytes, cheaply for a short one."""
-    short = f"unhex('00000000000000') || encode(chr(strlen({part})::INTEGER))"
-    return f"CASE WHEN strlen({part}) < 128 THEN {short} ELSE unhex(printf('%016x', strlen({part}))) END"
+    Each part follows its number of bytes, in eight bytes. Of a part below 128 bytes those are text, too, so that short
+    parts need no blobs, which would be copies of them.
+    """
+    short = " || ".join(f"repeat(chr(0), 7) || chr(strlen({part})::INTEGER) || {part}" for part in parts)
+    long = " || ".join(f"unhex(printf('%016x', strlen({part}))) || encode({part})" for part in parts)
+    fits = " AND ".join(f"strlen({part}) < 128" for part in parts)
+    return f"('0x' || left(CASE WHEN {fits} THEN sha256({short}) ELSE sha256({long}) END, 16))::UBIGINT"
 
 
 def _list(value: object) -> object:

@@ -15,7 +15,8 @@ The log never passes through memory as a whole: DuckDB keeps on the scratch disk
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import duckdb
@@ -28,7 +29,7 @@ from ratchet_api.names import snapshot_prefix
 from ratchet_api.snapshot_summary import LabelCount, SnapshotCounts, SnapshotSummary
 from ratchet_api.stage import DatasetRef, SnapshotConfig, StageResult
 from ratchet_jobs.data.feedback_events import load_events, open_tables
-from ratchet_jobs.data.feedback_rows import FeedbackRows
+from ratchet_jobs.data.feedback_rows import FeedbackRows, needs
 from ratchet_jobs.data.snapshots import (
     SPLITS,
     Manifest,
@@ -97,7 +98,8 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
     folder = ctx.folder("feedback")
     database = open_tables(folder, threads=ctx.threads)
     erased = erased_subjects(ctx.store, ctx.namespace)
-    load_events(database, ctx.store, segments, policy=policy, erased=erased, folder=folder)
+    wanted = needs(config.type, source)
+    load_events(database, ctx.store, segments, policy=policy, erased=erased, needs=wanted, folder=folder)
     ctx.progress.report(2, steps)
 
     # 3 take
@@ -134,7 +136,7 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
         )
         path = ctx.folder("snapshot") / f"{name}.parquet"
         with pq.ParquetWriter(path, layout.schema, compression="zstd", version="2.6", use_dictionary=["label"]) as out:
-            for batch in rows.batches(query):
+            for batch in _ahead(rows.batches(query)):
                 out.write_table(batch.cast(layout.schema))
         files[name] = SnapshotFile(path=path.name, sha256=sha256_file(path), rows=parts[name])
     counts = SnapshotCounts(read=rows.read, kept=sum(parts.values()), **{name: parts[name] for name in SPLITS})
@@ -204,6 +206,15 @@ def _segments(ctx: StageContext, source: FeedbackSource) -> list[Segment]:
             f"the feedback log of namespace {ctx.namespace!r} is empty; send feedback to the gateway first"
         )
     return segments
+
+
+def _ahead(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yield batches; while one is written, the next one is sorted out."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
 
 
 def _check_splits(parts: Mapping[SplitName, int], rows: FeedbackRows, policy: str) -> None:

@@ -22,6 +22,7 @@ from ratchet_cli.options import Context, HomeDir, Local, Namespace
 from ratchet_cli.results import REPORT_FILE
 from ratchet_cli.screen import say
 from ratchet_cli.versions import VERSION_HELP, Place, Version, find_version
+from ratchet_jobs.data.erase_artifacts import BLOT
 
 _BATCH = 50
 _OTHERS = ("supervised", "start", "rl", "base")
@@ -90,11 +91,12 @@ def pairs_of(data: bytes, version: Version) -> list[Pair]:
 
 
 def _pair(entry: Mapping[str, str]) -> Pair | None:
-    """Return the pair of one prompt; an empty answer says nothing that could be shown."""
-    answer = entry["answer"]
-    others = ((entry.get(whose, ""), whose) for whose in _OTHERS)
-    other = next(((text, whose) for text, whose in others if text.strip() and text != answer), None)
-    return Pair(entry["prompt"], answer, *other) if answer.strip() and other is not None else None
+    """Return the pair of one prompt; neither an empty answer nor what an erasure took away can be judged."""
+    prompt, answer = entry["prompt"], entry["answer"]
+    others = ((entry.get(whose, BLOT), whose) for whose in _OTHERS)
+    other = next(((text, whose) for text, whose in others if text.strip() not in ("", BLOT, answer.strip())), None)
+    shown = prompt != BLOT and answer.strip() not in ("", BLOT)
+    return Pair(prompt, answer, *other) if shown and other is not None else None
 
 
 def events_of(pairs: Sequence[Pair], *, policy: str, version: int | None, digest: str) -> list[dict[str, Any]]:

@@ -320,5 +320,7 @@ def test_an_evaluation_without_answers_to_compare_is_refused() -> None:
         pairs_of(b"{", version)
     same = {"prompt": "q", "answer": "a", "base": "a"}
     assert pairs_of(json.dumps({"answers": [same, same | {"answer": " "}]}).encode(), version) == []
+    erased = [same | {"base": "[ERASED]"}, same | {"prompt": "[ERASED]", "base": "b"}]
+    assert pairs_of(json.dumps({"answers": erased}).encode(), version) == []
     (kept,) = pairs_of(json.dumps({"answers": [same | {"rl": "r", "supervised": "a"}]}).encode(), version)
     assert (kept.other, kept.whose) == ("r", "rl"), "what was not kept, rather than the base"

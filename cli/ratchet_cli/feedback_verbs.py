@@ -28,11 +28,11 @@ verbs = typer.Typer(help="Send feedback to a gateway, and see what it holds.", n
 
 Policy = Annotated[str, typer.Argument(help="Name of the RLPolicy.", metavar="POLICY")]
 Gateway = Annotated[
-    str | None, typer.Option("--gateway", help=f"Its address. [env RATCHET_GATEWAY, default {DEFAULT_GATEWAY}]")
+    str | None, typer.Option("--gateway", help=rf"Its address. \[env RATCHET_GATEWAY, default {DEFAULT_GATEWAY}]")
 ]
 TokenFile = Annotated[
     Path | None,
-    typer.Option("--token-file", help="File with the API key or token. [env RATCHET_GATEWAY_TOKEN: itself]"),
+    typer.Option("--token-file", help=r"File with the API key or token. \[env RATCHET_GATEWAY_TOKEN: itself]"),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, store nothing.")]
 

@@ -22,6 +22,8 @@ from ratchet_web.errors import Malformed
 
 _NEVER_STORED = {"subject", "idempotency_key", "interaction_id", "policy", "version"}
 _BODIES = {"input", "response", "label", "probabilities", "tags"}
+ANSWERS = frozenset({"interaction", "exposure"})
+"""Types of records of answers, with their texts and without."""
 _VERDICTS = {"thumbs_up": "thumb", "thumbs_down": "thumb"}
 
 

@@ -22,7 +22,7 @@ from ratchet_gateway.log.writer import LogWriter, NotAccepted
 from ratchet_gateway.metrics import GatewayMetrics
 from ratchet_gateway.policies import Policies, PolicyView
 from ratchet_gateway.ratelimit import RateLimit
-from ratchet_gateway.records import Record, Recorder
+from ratchet_gateway.records import ANSWERS, Record, Recorder
 from ratchet_gateway.review import ReviewIndex
 from ratchet_gateway.tally import Tally
 from ratchet_gateway.training import Training
@@ -71,7 +71,9 @@ class Services:
             await self.policy(name)
         if wait := self.key_limit.take({caller.name: len(records)}):
             raise TooMany(f"token {caller.name!r} sends too many events; send fewer, or later", retry_after=wait)
-        subjects = Counter(record.subject for record in records if record.subject is not None)
+        # what a person was answered is the server's word, and one refusal would hold up everybody's records behind it
+        said = (record for record in records if record.type not in ANSWERS)
+        subjects = Counter(record.subject for record in said if record.subject is not None)
         if wait := self.subject_limit.take(subjects):
             raise TooMany("one subject sends too many events; send fewer, or later", retry_after=wait)
 

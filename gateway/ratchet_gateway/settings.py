@@ -36,7 +36,7 @@ class Settings:
         interaction_lifetime: how long an answer may be rated.
         require_interaction: refuse feedback that cites no signed interaction id.
         key_events_per_minute: events that one API key may send.
-        subject_events_per_minute: events that one subject may send.
+        subject_events_per_minute: events of feedback that one subject may send; its recorded answers do not count.
         max_body_bytes: larger requests are refused unread.
         follow_seconds: how often segments of the other replicas are looked for; 0 = never.
         ask_seconds: how often a run is looked at for somebody who waits for it.

@@ -358,6 +358,14 @@ def test_ten_thousand_events_of_one_subject_are_stopped_and_others_pass(gateway:
     assert gateway.post("/v1/feedback", {"events": [loud] * 50}, token="app").status_code == 200
 
 
+def test_answers_to_a_busy_person_are_recorded_however_many_there_are(gateway: Gateway) -> None:
+    """P35: a server's batch that is refused for ever would hold up everybody's records behind it."""
+    answer = {"policy": "router", "input": "q", "label": "card", "subject": "loud"}
+    assert gateway.post("/v1/interactions", {"events": [answer] * 200}, token="app").status_code == 200
+    assert len(gateway.log()) == 200
+    assert gateway.post("/v1/feedback", THUMB | {"subject": "loud"}, token="app").status_code == 200
+
+
 def test_a_caller_has_a_limit_too(tmp_path: Path) -> None:
     with running(tmp_path, key_events_per_minute=100) as gateway:
         assert gateway.post("/v1/feedback", {"events": [THUMB] * 100}, token="app").status_code == 200

@@ -68,10 +68,10 @@ class TrialLog:
         self.lines.append(record.line)
         return record.id
 
-    def undo(self, event: str, at: float) -> None:
+    def undo(self, event: str, at: float, *, source: str = "app") -> None:
         """Take an event back."""
         undo = _FEEDBACK.validate_python({"type": "undo", "policy": "router", "supersedes": event})
-        self.lines.append(self.recorder.feedback(undo, source="app", now=START + timedelta(seconds=at)).line)
+        self.lines.append(self.recorder.feedback(undo, source=source, now=START + timedelta(seconds=at)).line)
 
     def tick(self, at: float) -> None:
         """Something else happens in the namespace, by which time is known to have passed."""

@@ -113,7 +113,7 @@ class ExperimentEvidence(StatusModel):
         float, Field(default=0.0, ge=0, le=1e12, description="subjectsPerDay: of both arms, in the last day.")
     ]
     digest: Annotated[
-        Sha256 | None, Field(default=None, description="digest: of all this but ageSeconds; equal logs, equal digests.")
+        Sha256 | None, Field(default=None, description="digest: of the counts; equal logs, equal digests.")
     ]
 
     def evidence(self, rules: Rules) -> Evidence:

@@ -11,7 +11,9 @@ from botocore.exceptions import ClientError
 
 from ratchet_api.stage import StoreConfig
 from ratchet_gateway.probing import log_protection
+from ratchet_jobs.runtime.errors import StoreAccessDenied
 from ratchet_jobs.runtime.store import Store, open_store
+from tests.analyst_log import TrialLog, analyst
 from tests.contract.seaweed import ADDER_KEY, ADDER_SECRET, BUCKET, SeaweedServer
 
 pytestmark = pytest.mark.slow
@@ -76,3 +78,22 @@ def test_under_the_documented_policy_nothing_acknowledged_can_be_deleted_in_eith
     assert store.create("ns/log/another", b"acknowledged, too") is True
     assert store.read("ns/log/kept") == b"acknowledged"
     under(seaweed)
+
+
+def test_an_analyst_counts_with_credentials_that_may_write_and_delete_nothing(
+    seaweed: SeaweedServer, store: Store
+) -> None:
+    """P23: whoever takes it over changes no verdict."""
+    log = TrialLog(store, namespace="team")
+    log.answer("ann", "canary", 0)
+    log.seal()
+    everything = {"Resource": f"arn:aws:s3:::{BUCKET}/lab/team/*"}
+    under(seaweed, NO_DELETING | everything, NO_WRITING | everything)
+    with pytest.raises(StoreAccessDenied):
+        store.write("team/log/planted", b"")
+    watched = analyst(store, namespace="team")
+    assert watched.see().split.counts == (1, 0)
+    under(seaweed)
+    log.answer("bob", "control", 9_990)
+    log.seal(9_990)
+    assert watched.see().split.counts == (1, 1)

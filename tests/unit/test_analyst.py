@@ -55,17 +55,17 @@ def test_a_subject_is_one_observation_however_often_it_asked_and_spoke(log: Tria
 
 
 def test_a_subject_enters_once_when_its_time_has_passed_by_the_events_own_clock(log: TrialLog) -> None:
-    """P36: what the analyst's own clock says changes nothing."""
+    """P36: what the analyst's own clock says changes nothing. Those of the same 15 seconds enter together."""
     signed = log.answer("ann", "canary", 0)
     log.vote(signed, "thumbs_up", 50)
-    log.tick(99)
+    log.tick(114)
     log.seal()
     for seconds in (0, 500, 10_000):
         seen = analyst(log.store, seconds=seconds).see()
         assert (seen.split.counts, feedback(seen)) == ((1, 0), (0, 0.0, 0, 0.0))
     watched = analyst(log.store)
     watched.see()
-    log.tick(100)
+    log.tick(115)
     log.seal(10_000)
     assert feedback(watched.see()) == (1, 1.0, 0, 0.0)
 
@@ -75,6 +75,7 @@ def test_late_feedback_is_counted_apart_and_changes_nothing(log: TrialLog) -> No
     first = log.vote(signed, "thumbs_up", 99.9)
     log.vote(signed, "rating", 100, rating=1)
     log.undo(first, 101)
+    log.tick(115)
     log.seal()
     seen = analyst(log.store).see()
     assert (feedback(seen), seen.late) == ((1, 1.0, 0, 0.0), 1)
@@ -90,6 +91,14 @@ def test_what_its_sender_took_back_in_time_was_never_said(log: TrialLog) -> None
     assert seen.means["feedbackRate"].candidate.total == 0
 
 
+def test_nobody_takes_back_what_another_said(log: TrialLog) -> None:
+    signed = log.answer("ann", "canary", 0)
+    log.undo(log.vote(signed, "thumbs_down", 10), 20, source="stranger")
+    log.tick(200)
+    log.seal()
+    assert feedback(analyst(log.store).see()) == (1, 0.0, 0, 0.0)
+
+
 def test_failures_and_abstentions_count_for_the_first_minute(log: TrialLog) -> None:
     """Whoever got no answer stays in the comparison."""
     log.answer("ann", "canary", 0, failed=True, abstained=None)
@@ -97,7 +106,7 @@ def test_failures_and_abstentions_count_for_the_first_minute(log: TrialLog) -> N
     log.answer("ann", "canary", 60, abstained=False)
     log.answer("bob", "control", 0)
     log.answer("bob", "control", 61, failed=True, abstained=None)
-    log.tick(62)
+    log.tick(75)
     log.seal()
     seen = analyst(log.store).see()
     errors, abstentions = seen.rare["errors"], seen.means["abstentions"]

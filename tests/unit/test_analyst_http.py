@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,16 +15,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
 from bench.feedback.processes import free_port
+from ratchet_api.client import GatewayClient
 from ratchet_api.evidence import ExperimentEvidence
 from ratchet_gateway.analyst.app import create_app
 from ratchet_jobs.runtime.errors import StoreUnavailable
 from ratchet_jobs.runtime.store_directory import DirectoryStore
+from ratchet_serving.app import Parts as ServingParts
+from ratchet_serving.app import create_app as create_server
+from ratchet_serving.settings import Settings as ServingSettings
 from tests.analyst_log import EXPERIMENT, Analyst, TrialLog, analyst
-from tests.gateway_app import Clock, running
+from tests.gateway_app import RING, Clock, key_of, listening, running
+from tests.unit.test_serving import CARD, Lengths
 
 URL = f"/v1/policies/router/experiments/{EXPERIMENT}"
 
@@ -69,6 +76,33 @@ def test_what_people_say_through_the_gateway_is_counted(tmp_path: Path) -> None:
     assert (seen.means["feedback"].candidate.total, seen.means["feedback"].champion.total) == (10.0, 0.0)
     assert 'ratchet_analyst_answers_total{code="200"} 1.0' in metrics
     assert "ratchet_analyst_events_total 41.0" in metrics
+
+
+async def test_what_the_router_says_reaches_the_evidence_through_server_gateway_and_log(tmp_path: Path) -> None:
+    """P34: every request of the candidate fails, and the champion's are answered and liked."""
+    clock = Clock()
+    with listening(tmp_path, clock=clock) as url, GatewayClient(url, token=key_of("all")) as gateway:
+        for version, arm in ((1, "control"), (2, "canary")):
+            settings = ServingSettings(policy="router", version=version, behind_router=True)
+            app = create_server(settings, ServingParts(Lengths(), CARD, ring=RING, gateway=gateway, now=clock.now))
+            async with app.router.lifespan_context(app):
+                transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+                async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+                    for number in range(8):
+                        headers = {"x-ratchet-subject": f"{arm}-{number}", "x-ratchet-arm": arm}
+                        headers |= {"x-ratchet-propensity": "0.5", "x-ratchet-experiment": EXPERIMENT}
+                        body = {"text": "nan" if version == 2 else "12345678"}
+                        answer = await client.post("/v1/classify", json=body, headers=headers)
+                        if version == 1:
+                            about = answer.headers["x-ratchet-interaction"]
+                            await asyncio.to_thread(gateway.send, {"type": "thumbs_up", "interactionId": about})
+        clock.pass_(seconds=200)
+        await asyncio.to_thread(gateway.record, {"policy": "router", "input": "later", "label": "card"})
+        seen = analyst(DirectoryStore(tmp_path / "store"), seconds=200).see()
+    errors = seen.rare["errors"]
+    assert (seen.split.counts, seen.candidate, seen.champion, seen.problem) == ((8, 8), 2, 1, "")
+    assert (errors.candidate_events, errors.candidate_subjects, errors.champion_events) == (8, 8, 0)
+    assert (seen.means["feedback"].candidate.subjects, seen.means["feedback"].champion.total) == (0, 8.0)
 
 
 def test_an_experiment_that_nobody_met_has_zeros_and_no_age(tmp_path: Path) -> None:

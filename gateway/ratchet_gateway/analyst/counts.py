@@ -15,27 +15,27 @@ from ratchet_api.base import digest_of
 from ratchet_api.evidence import SHARES, ArmSums, EventCounts, ExperimentEvidence, MetricSums, SplitCounts
 from ratchet_api.rollout import ABSTENTIONS, ERRORS, FEEDBACK, FEEDBACK_RATE
 from ratchet_api.stats.ratio import SampleRatio
-from ratchet_gateway.analyst.tables import SCALE, Tables, experiment_key
+from ratchet_gateway.analyst.tables import SCALE, SLOT, Tables, experiment_key
 
 CROSSED_SHARE = 0.001
 """More subjects than this in both arms, and the arms are no fair comparison."""
 _MINUTE, _DAY = 60_000, 86_400_000
 
-# met: a subject's first answer. Values are counted when the time in which they may change has passed.
+# Subjects count when the time in which their values may change has passed, and with them all of their slot.
 _ARMS = """
-SELECT canary, count(*) AS met, min(version) AS first, max(version) AS last, sum(crossed) AS crossed, sum(late) AS late,
-    sum(met <= :votes) AS heard, sum(met <= :votes AND spoke) AS spoke,
-    sum(met <= :votes AND scored) AS scored,
-    sum(CASE WHEN met <= :votes AND scored THEN score ELSE 0 END) AS score,
-    sum(CASE WHEN met <= :votes AND scored THEN score * score ELSE 0 END) AS score2,
-    sum(met <= :answers) AS seen, sum(met <= :answers AND failed) AS failed,
-    sum(met <= :answers AND answered) AS answered,
-    sum(CASE WHEN met <= :answers AND answered THEN abstained ELSE 0 END) AS abstained,
-    sum(CASE WHEN met <= :answers AND answered THEN abstained * abstained ELSE 0 END) AS abstained2
-FROM unit WHERE experiment = :experiment GROUP BY canary
+SELECT canary, sum(met) AS met, min(first) AS first, max(last) AS last, sum(crossed) AS crossed, sum(late) AS late,
+    sum(met) FILTER (WHERE place < :votes) AS heard, sum(spoke) FILTER (WHERE place < :votes) AS spoke,
+    sum(scored) FILTER (WHERE place < :votes) AS scored, sum(score) FILTER (WHERE place < :votes) AS score,
+    sum(score2) FILTER (WHERE place < :votes) AS score2,
+    sum(met) FILTER (WHERE place < :answers) AS seen, sum(failed) FILTER (WHERE place < :answers) AS failed,
+    sum(answered) FILTER (WHERE place < :answers) AS answered,
+    sum(abstained) FILTER (WHERE place < :answers) AS abstained,
+    sum(abstained2) FILTER (WHERE place < :answers) AS abstained2
+FROM slot WHERE experiment = :experiment GROUP BY canary
 """
 _MINUTES = """
-SELECT met / 60000, sum(canary), sum(1 - canary) FROM unit WHERE experiment = :experiment GROUP BY 1 ORDER BY 1
+SELECT place * :slot / 60000, sum(met * canary), sum(met * (1 - canary)) FROM slot WHERE experiment = :experiment
+GROUP BY 1 ORDER BY 1
 """
 _NOBODY: Mapping[str, int | None] = {}
 
@@ -52,12 +52,12 @@ def count(tables: Tables, policy: str, experiment: str, *, settle_seconds: float
     """
     end = None if tables.newest is None else tables.newest - round(1000 * settle_seconds)
     known = {"experiment": experiment_key(policy, experiment)}
-    passed = {"votes": (end or 0) - tables.attribution, "answers": (end or 0) - tables.answers}
+    passed = {"votes": ((end or 0) - tables.attribution) // SLOT, "answers": ((end or 0) - tables.answers) // SLOT}
     cursor = tables.database.execute(_ARMS, known | passed)
     names = [column[0] for column in cursor.description]
     arms = {bool(row[0]): dict(zip(names, row, strict=True)) for row in cursor.fetchall()}
     candidate, champion = arms.get(True, _NOBODY), arms.get(False, _NOBODY)
-    minutes = tables.database.execute(_MINUTES, known).fetchall()
+    minutes = tables.database.execute(_MINUTES, known | {"slot": SLOT}).fetchall()
     dropped = tables.database.execute(
         "SELECT total(dropped) FROM loss WHERE experiment = :experiment", known
     ).fetchone()

@@ -22,6 +22,8 @@ from ratchet_api.feedback import score_of
 
 SCALE = 100_000
 """Values are kept as whole numbers of this part of 1: sums of them are exact in whatever order they are taken."""
+SLOT = 15_000
+"""Milliseconds; subjects that were first answered in the same slot enter together."""
 CACHE_KIB = 65_536
 _SILENT = ("undo", "metric")
 """Feedback that says nothing about an answer."""
@@ -41,10 +43,15 @@ CREATE TABLE loss (experiment INTEGER, recorder INTEGER, dropped INTEGER, PRIMAR
 CREATE TABLE unit (experiment INTEGER, subject INTEGER, met INTEGER, canary INTEGER, version INTEGER, crossed INTEGER,
     answered INTEGER, abstained INTEGER, failed INTEGER, scored INTEGER, score INTEGER, spoke INTEGER, late INTEGER,
     PRIMARY KEY (experiment, subject)) WITHOUT ROWID;
+CREATE INDEX unit_at ON unit (experiment, met);
+CREATE TABLE slot (experiment INTEGER, place INTEGER, canary INTEGER, met INTEGER, first INTEGER, last INTEGER,
+    crossed INTEGER, late INTEGER, spoke INTEGER, scored INTEGER, score INTEGER, score2 INTEGER, failed INTEGER,
+    answered INTEGER, abstained INTEGER, abstained2 INTEGER, PRIMARY KEY (experiment, place, canary)) WITHOUT ROWID;
 CREATE TEMP TABLE new_answer AS SELECT * FROM answer;
 CREATE TEMP TABLE new_vote AS SELECT * FROM vote;
 CREATE TEMP TABLE new_undone AS SELECT * FROM undone;
 CREATE TEMP TABLE touched (experiment INTEGER, subject INTEGER, PRIMARY KEY (experiment, subject)) WITHOUT ROWID;
+CREATE TEMP TABLE stale (experiment INTEGER, place INTEGER, PRIMARY KEY (experiment, place)) WITHOUT ROWID;
 """
 
 # Whose row may change: who had a row under one of the names before, and who has one now.
@@ -98,6 +105,22 @@ SELECT f.experiment, f.subject, f.met, f.canary, d.version, f.crossed,
     coalesce(s.scored, 0) > 0, CASE WHEN s.scored > 0 THEN CAST(round(s.score / s.scored) AS INTEGER) END,
     coalesce(s.spoke, 0), coalesce(s.late, 0)
 FROM first AS f JOIN did AS d USING (experiment, subject) LEFT JOIN said AS s USING (experiment, subject)
+"""
+
+# Sums over the subjects whose first answers fell into the same few seconds, so that an answer adds up thousands of
+# rows where there are millions of subjects.
+_STALE = """
+INSERT OR IGNORE INTO stale SELECT experiment, met / :slot FROM unit
+WHERE (experiment, subject) IN (SELECT * FROM touched)
+"""
+_SLOTS = """
+INSERT INTO slot
+SELECT u.experiment, s.place, u.canary, count(*), min(u.version), max(u.version), sum(u.crossed), sum(u.late),
+    sum(u.spoke), sum(u.scored), coalesce(sum(u.score), 0), coalesce(sum(u.score * u.score), 0), sum(u.failed),
+    sum(u.answered), coalesce(sum(u.abstained), 0), coalesce(sum(u.abstained * u.abstained), 0)
+FROM stale AS s CROSS JOIN unit AS u
+    ON u.experiment = s.experiment AND u.met >= s.place * :slot AND u.met < (s.place + 1) * :slot
+GROUP BY u.experiment, s.place, u.canary
 """
 
 
@@ -185,10 +208,15 @@ class Tables:
         self.generation += 1
 
     def _renew(self) -> None:
-        """Make the rows of the touched subjects anew."""
+        """Make the rows of the touched subjects anew, and the sums that they are part of."""
+        slot = {"slot": SLOT}
+        self.database.execute(_STALE, slot)
         self.database.execute("DELETE FROM unit WHERE (experiment, subject) IN (SELECT * FROM touched)")
         self.database.execute(_UNITS, {"answers": self.answers, "votes": self.attribution, "scale": SCALE})
-        for table in ("touched", "new_answer", "new_vote", "new_undone"):
+        self.database.execute(_STALE, slot)
+        self.database.execute("DELETE FROM slot WHERE (experiment, place) IN (SELECT * FROM stale)")
+        self.database.execute(_SLOTS, slot)
+        for table in ("touched", "stale", "new_answer", "new_vote", "new_undone"):
             self.database.execute(f"DELETE FROM {table}")
 
     def _script(self, text: str) -> None:

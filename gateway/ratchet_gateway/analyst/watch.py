@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 LIST_ALL_SECONDS = 600.0
 """Segments of a writer that was cut off come late, under the minute in which they were sealed."""
 _RECENT = CLOCK_SKEW + timedelta(minutes=2)
-_AT_ONCE = 16
+_AT_ONCE = 8
 _FETCHERS = 8
 _MOST_KEPT = 100
 """Answers that are kept until the log changes."""

@@ -105,6 +105,21 @@ def test_service_and_probes_meet_the_port_that_it_listens_on(full: Rendered) -> 
     assert not gateway.items() <= labels.items(), "nobody sends it feedback"
 
 
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [(ON, ""), ((*ON, *ASKED), "http://ratchet-analyst.{namespace}:8090"), ((*ASKED, "crds.enabled=false"), "")],
+    ids=["no analyst", "an analyst", "no gateway"],
+)
+def test_the_operator_asks_it_where_there_is_one(values: tuple[str, ...], want: str) -> None:
+    rendered = render(*values)
+    (container,) = rendered.one("Deployment", "ratchet-operator")["spec"]["template"]["spec"]["containers"]
+    told = {each["name"]: each.get("value") for each in container["env"]}["RATCHET_OPERATOR_ANALYST_URL"]
+    assert told == want
+    if told:
+        service = rendered.one("Service", "ratchet-analyst")
+        assert told == f"http://{service['metadata']['name']}.{{namespace}}:{service['spec']['ports'][0]['port']}"
+
+
 @pytest.mark.parametrize(("values", "want"), [((), "gateway-store"), (("gateway.storeSecretName=",), None)])
 def test_without_credentials_of_its_own_it_uses_the_gateways(values: tuple[str, ...], want: str | None) -> None:
     rendered = render(*ON, "gateway.storeSecretName=gateway-store", *ASKED, *values)

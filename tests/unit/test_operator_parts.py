@@ -22,7 +22,7 @@ from ratchet_operator.plan.pending import refusal_reason
 from ratchet_operator.plan.runs import RULES
 from ratchet_operator.plan.runs.state import short_time
 from ratchet_operator.plan.sights import dataset_sight, job_sight, meta_of, pod_sight, policy_sight, publishable_run
-from ratchet_operator.settings import Settings
+from ratchet_operator.settings import Platform, Settings
 from ratchet_operator.wakes import Key, dependents, keys_to_wake, references
 from tests.world import builders as b
 
@@ -54,6 +54,12 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "RATCHET_STAGE_UID": "1000",
         "RATCHET_GATEWAY_URL": "http://gw.{namespace}:8000/",
         "RATCHET_GATEWAY_TOKEN_FILE": "/var/run/token",
+        "RATCHET_OPERATOR_ANALYST_URL": "http://analyst.{namespace}:8090",
+        "RATCHET_SERVING": "on",
+        "RATCHET_SERVING_IMAGE": "r/serving:1",
+        "RATCHET_ROUTER_IMAGE": "r/router:1",
+        "RATCHET_SERVING_SERVICE_ACCOUNT": "server",
+        "RATCHET_SIGNING_SECRET": "keys",
     }
     read, default = Settings.from_env(environ), Settings()
     assert all(getattr(read, name) != getattr(default, name) for name in Settings.__dataclass_fields__)
@@ -65,6 +71,10 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "key",
     )
     assert read.allowed_images == ("a:1", "b:*")
+    gateway = "http://gw.{namespace}:8000"
+    assert read.serving == Platform(
+        "r/serving:1", "r/router:1", "server", 1000, "Never", ("pull",), "keys", gateway, "debug"
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,6 +87,8 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("RATCHET_IMAGE_PULL_POLICY", "Sometimes"),
         ("RATCHET_STAGE_UID", "0"),
         ("RATCHET_GATEWAY_URL", "gateway:8000"),
+        ("RATCHET_OPERATOR_ANALYST_URL", "analyst"),
+        ("RATCHET_SERVING", "yes"),
     ],
 )
 def test_an_unusable_setting_is_named_with_its_value_and_what_is_wanted(name: str, value: str) -> None:

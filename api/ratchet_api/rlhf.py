@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from ratchet_api.base import ApiModel, ObjectRef
 from ratchet_api.placement import Resources
 
-AnswerRewardType = Literal["rewardModel", "expression"]
+AnswerRewardType = Literal["rewardModel", "expression", "words"]
 REWARD_MODEL: AnswerRewardType = "rewardModel"
 
 OnlineAlgorithm = Literal["ppo", "grpo", "rloo"]
@@ -105,13 +105,17 @@ class RewardModelStage(ApiModel):
     ]
 
 
+RewardWord = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\s!-/:-@\[-^`{-~]+$")]
+"""Without blanks and punctuation, which no word that is looked for has."""
+
+
 class AnswerReward(ApiModel):
     """One component of an answer's reward; the reward is the weighted sum of all components."""
 
     type: Annotated[
         AnswerRewardType,
         Field(
-            description="type: rewardModel (what the reward-model stage's model says, 0 to 1) or expression (arithmetic over the answer)."
+            description="type: rewardModel (what the reward-model stage's model says, 0 to 1), expression (arithmetic over the answer) or words (which share of the listed words it says)."
         ),
     ]
     weight: Annotated[float, Field(default=1.0, ge=-1000, le=1000, description="weight: factor in the sum; not 0.")]
@@ -121,7 +125,17 @@ class AnswerReward(ApiModel):
             default=None,
             min_length=1,
             max_length=500,
-            description="expression: for type expression; arithmetic over tokens, max_tokens, ended (1 = the answer was not cut), characters, words and distinct (share of different words).",
+            description="expression: for type expression; arithmetic over tokens, max_tokens, ended (1 = the answer was not cut), characters, words, distinct and distinct2 (share of different words and pairs of words), repetition (share of three-word runs that it has said already), bleu1 and bleu2 (likeness to the row's own answer).",
+        ),
+    ]
+    words: Annotated[
+        tuple[RewardWord, ...] | None,
+        Field(
+            default=None,
+            strict=False,
+            min_length=1,
+            max_length=200,
+            description="words: for type words; what an answer should say, or with a negative weight should not. Case and punctuation do not matter.",
         ),
     ]
 
@@ -131,6 +145,10 @@ class AnswerReward(ApiModel):
             raise ValueError(
                 f"expression is needed for type expression and only there, type is {self.type}; add it, remove it or "
                 "change type"
+            )
+        if (self.type == "words") != (self.words is not None):
+            raise ValueError(
+                f"words is needed for type words and only there, type is {self.type}; add it, remove it or change type"
             )
         if self.weight == 0:
             raise ValueError("weight must not be 0, or the component says nothing; remove the component instead")

@@ -147,6 +147,11 @@ RLHF_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             field_path=".type",
         ),
         Rule(
+            "(self.type == 'words') == has(self.words)",
+            "words is needed for type words and only there; add it, remove it or change type",
+            field_path=".type",
+        ),
+        Rule(
             "self.weight != 0.0",
             "weight must not be 0, or the component says nothing; remove the component instead",
             field_path=".weight",

@@ -32,6 +32,18 @@ def bleu(answers: Sequence[str], references: Sequence[str], *, order: int) -> fl
     return min(1.0, score / 100)  # rounding may make it a hair more
 
 
+def answer_bleu(answer: str, references: Sequence[str], *, order: int) -> float:
+    """BLEU of one answer against all that are right for its prompt, in [0, 1]; n-grams longer than it do not count.
+
+    Args:
+        answer: a text.
+        references: at least one.
+        order: 1 or 2.
+    """
+    scorer = BLEU(max_ngram_order=order, effective_order=True)
+    return min(1.0, float(scorer.sentence_score(answer, list(references)).score) / 100)
+
+
 def distinct(answers: Sequence[str], *, order: int) -> float:
     """Share of different n-grams among all n-grams of all answers (Li et al. 2016, arXiv:1510.03055), in [0, 1].
 

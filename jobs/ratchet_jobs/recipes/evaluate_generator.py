@@ -272,7 +272,11 @@ def _rewards(
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )
     longest = (config.hyper.answers or Answers()).max_new_tokens
-    rewards, size = make_answer_rewards(trunk, config.rlhf, judge, max_new_tokens=longest), config.hyper.batch_size
+    references: dict[tuple[int, ...], list[str]] = {}
+    for pair, row in zip(found[0].examples.pairs, found[0].examples.rows, strict=True):
+        references.setdefault(tuple(pair.prompt), []).append(row.response)
+    rewards = make_answer_rewards(trunk, config.rlhf, judge, references=references, max_new_tokens=longest)
+    size = config.hyper.batch_size
     worth = []
     for each in found:
         pairs = list(zip((pair.prompt for pair in each.examples.pairs), each.answers, strict=False))

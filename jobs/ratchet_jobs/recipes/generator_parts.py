@@ -5,7 +5,7 @@ Called by `reward_model`, `rl_generator` and `evaluate_generator`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,12 @@ def fetch_start(ctx: StageContext, stage: StageRef | None, artifact: Artifact | 
 
 
 def make_answer_rewards(
-    trunk: Trunk, hyper: RlhfStage, reward_model: Path | None, *, max_new_tokens: int
+    trunk: Trunk,
+    hyper: RlhfStage,
+    reward_model: Path | None,
+    *,
+    references: Mapping[tuple[int, ...], Sequence[str]],
+    max_new_tokens: int,
 ) -> AnswerRewards:
     """The reward of answers as the settings name it.
 
@@ -51,6 +56,7 @@ def make_answer_rewards(
         trunk: that answers stand on, with the reward model's rank.
         hyper: of the rl stage.
         reward_model: folder of the reward model; None = no component asks it.
+        references: right answers by the tokens of their prompt.
         max_new_tokens: that an answer may have.
 
     Raises:
@@ -63,6 +69,7 @@ def make_answer_rewards(
         texts=lambda episodes: answer_texts(trunk.wording, episodes),
         max_new_tokens=max_new_tokens,
         model=model,
+        references=references,
     )
 
 
@@ -72,20 +79,28 @@ def answer_texts(wording: Wording, episodes: Episodes) -> list[str]:
     return [wording.text([token for token in ids[:length] if token != wording.eos_id]) for ids, length in rows]
 
 
-def prompts_of(rows: Sequence[Demonstration], wording: Wording, *, max_tokens: int) -> tuple[list[list[int]], int]:
-    """Different prompts as tokens, and how many rows were left out because their prompt alone takes max_tokens.
+def prompts_of(
+    rows: Sequence[Demonstration], wording: Wording, *, max_tokens: int
+) -> tuple[dict[tuple[int, ...], list[str]], int]:
+    """Different prompts as tokens with their answers, and how many rows' prompts alone take max_tokens.
 
     Raises:
         BadDataError: none is left, or the chat template refuses a row's turns.
     """
-    asked = [tuple(wording.prompt(row.turns)) for row in rows]
-    kept = [prompt for prompt in asked if len(prompt) < max_tokens]
-    if not kept:
+    found: dict[tuple[int, ...], list[str]] = {}
+    skipped = 0
+    for row in rows:
+        prompt = tuple(wording.prompt(row.turns))
+        if len(prompt) < max_tokens:
+            found.setdefault(prompt, []).append(row.response)
+        else:
+            skipped += 1
+    if not found:
         raise BadDataError(
             f"train split: the prompts of all {len(rows)} rows have {max_tokens} tokens or more; raise "
             "stages.supervised.maxTokens, or lower spec.filters.maxTextChars of the dataset"
         )
-    return [list(prompt) for prompt in dict.fromkeys(kept)], len(asked) - len(kept)
+    return found, skipped
 
 
 def held_out_pairs(ctx: StageContext, config: EvaluateConfig, *, wording: Wording, max_tokens: int) -> list[Liked]:

@@ -99,13 +99,14 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         seed=config.seed,
         device=device,
     )
-    prompts, skipped = prompts_of(rows, trunk.wording, max_tokens=card.max_tokens)
+    references, skipped = prompts_of(rows, trunk.wording, max_tokens=card.max_tokens)
+    prompts = list(references)
     longest = max(len(prompt) for prompt in prompts)
     field = f"stages.rlhf.maxNewTokens {hyper.max_new_tokens} after the longest prompt of {longest} tokens"
     check_context(trunk.base, max_tokens=longest + hyper.max_new_tokens, field=field)
 
     # 3. rewards and algorithm
-    rewards = make_answer_rewards(trunk, hyper, judge, max_new_tokens=hyper.max_new_tokens)
+    rewards = make_answer_rewards(trunk, hyper, judge, references=references, max_new_tokens=hyper.max_new_tokens)
     ppo = LanguagePPO(
         settings_of(hyper), trunk=trunk, prompts=prompts, score=rewards, steps=hyper.rollouts, seed=config.seed
     )

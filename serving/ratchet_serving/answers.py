@@ -177,13 +177,17 @@ class Answerer:
         if self.signer is None or who.experiment is None:
             return None
         signed = self.signer.sign(self.policy, self.version, who)
-        text = ask.texts[0] if isinstance(ask, AskMany) else ask.text
-        record = {
-            "interactionId": signed,
-            "idempotencyKey": signed.rpartition(".")[2],
-            "subject": who.subject,
-            "input": text,
-            "experiment": who.experiment,
-            "failed": True,
-        }
-        return {name: value for name, value in record.items() if value is not None}
+        return failed(signed, who, ask.texts[0] if isinstance(ask, AskMany) else ask.text)
+
+
+def failed(signed: str, who: Assignment, asked: str) -> dict[str, Any]:
+    """Return the record of a request of a trial that got no answer."""
+    record = {
+        "interactionId": signed,
+        "idempotencyKey": signed.rpartition(".")[2],
+        "subject": who.subject,
+        "input": asked,
+        "experiment": who.experiment,
+        "failed": True,
+    }
+    return {name: value for name, value in record.items() if value is not None}

@@ -162,6 +162,7 @@ def _server(
         version=settings.version,
         digest=parts.digest,
         signer=signer,
+        tell=lambda record: None if recorder is None else recorder.put(record),
         now=parts.now,
         began=int(parts.now().timestamp()),
     )

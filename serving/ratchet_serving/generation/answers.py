@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from ratchet_api.feedback import MAX_TEXT
 from ratchet_jobs.data.turns import as_text
 from ratchet_jobs.runtime.errors import BadDataError
-from ratchet_serving.answers import Assignment, Signer
+from ratchet_serving.answers import Assignment, Signer, failed
 from ratchet_serving.errors import TooLong, Unknown
 from ratchet_serving.generation.drawing import Manner
 from ratchet_serving.generation.messages import ChatAsk, TextAsk, Usage
 from ratchet_serving.generation.streams import Piece, Stream, Streams
 from ratchet_serving.generation.writing import Writer
-from ratchet_web.errors import Malformed
+from ratchet_web.errors import Malformed, Refused
 
 if TYPE_CHECKING:
     from ratchet_jobs.generators.templates import Wording
@@ -46,6 +46,7 @@ class Answer:
         seed: of its draws.
         temperature: of its draws.
         interaction: signed id; None = it is not recorded.
+        tell: takes its record for the gateway.
     """
 
     stream: Stream
@@ -56,8 +57,11 @@ class Answer:
     seed: int
     temperature: float
     interaction: str | None
+    tell: Callable[[dict[str, Any]], None]
     said: list[str] = field(default_factory=list)
     last: Piece | None = None
+    broken: bool = False
+    """Whether the model could not go on."""
 
     async def grow(self) -> AsyncIterator[Piece]:
         """Hand out the pieces as they come, the last with a finish.
@@ -68,14 +72,11 @@ class Answer:
         while self.last is None or self.last.finish is None:
             piece = await self.stream.pieces.get()
             if isinstance(piece, Exception):
+                self.broken = True
                 raise piece
             self.said.append(piece.text)
             self.last = piece
             yield piece
-
-    def close(self) -> None:
-        """Make no more of it; one that is finished stays so."""
-        self.streams.leave(self.stream)
 
     @property
     def text(self) -> str:
@@ -88,12 +89,26 @@ class Answer:
         prompt, answer = len(self.stream.prompt), 0 if self.last is None else self.last.tokens
         return Usage(prompt_tokens=prompt, completion_tokens=answer, total_tokens=prompt + answer)
 
-    def record(self) -> dict[str, Any] | None:
-        """What the gateway is told; None without a signed id, or where nothing was said."""
-        if self.interaction is None or self.last is None:
+    def close(self, *, read: bool) -> None:
+        """Make no more of it, and have the gateway told; called once, whatever happened.
+
+        Args:
+            read: whether somebody was sent what was said.
+        """
+        self.streams.leave(self.stream)
+        if (record := self._record(read=read)) is not None:
+            self.tell(record)
+
+    def _record(self, *, read: bool) -> dict[str, Any] | None:
+        """What the gateway is told; None without a signed id, or where nobody was told anything and nobody compares."""
+        if self.interaction is None:
+            return None
+        if self.broken and self.who.experiment is not None:
+            return failed(self.interaction, self.who, self.asked[-MAX_TEXT:])
+        if self.last is None or not read:
             return None
         tags = {
-            "finish": self.last.finish or "cancelled",
+            "finish": self.last.finish or ("failed" if self.broken else "cancelled"),
             "tokens": str(self.last.tokens),
             "temperature": f"{self.temperature:g}",
             "seed": str(self.seed),
@@ -128,6 +143,7 @@ class Generating:
         version: of it.
         digest: of its files; empty for a plain folder.
         signer: None = answers carry no interaction id and are not recorded.
+        tell: takes records for the gateway.
         now: the clock.
         began: when the server started, in seconds since 1970.
     """
@@ -140,6 +156,7 @@ class Generating:
     version: int | None
     digest: str
     signer: Signer | None
+    tell: Callable[[dict[str, Any]], None]
     now: Callable[[], datetime]
     began: int
 
@@ -213,7 +230,13 @@ class Generating:
             seed=seed,
             writer=Writer(self.wording.tokenizer.backend_tokenizer, stops=ask.stop, trimmed=trimmed),
         )
-        self.streams.ask(stream)
         signed = None if self.signer is None else self.signer.sign(self.policy, self.version, who)
+        try:
+            self.streams.ask(stream)
+        except Refused:
+            # whoever got no answer stays in the comparison: leaving them out would make a version that fails look good
+            if signed is not None and who.experiment is not None:
+                self.tell(failed(signed, who, asked[-MAX_TEXT:]))
+            raise
         name = prefix + secrets.token_hex(16)
-        return Answer(stream, self.streams, name, asked, who, seed, ask.temperature, signed)
+        return Answer(stream, self.streams, name, asked, who, seed, ask.temperature, signed, self.tell)

@@ -168,14 +168,18 @@ async def _respond(request: Request, server: Server, answer: Answer, ask: ChatAs
     headers = server.headers(answer.interaction)
     if ask.stream:
         told = ask.stream_options is not None and ask.stream_options.include_usage
-        return Events(_events(server, answer, common, shape, with_usage=told), end=answer.close, headers=headers)
+        return Events(
+            _events(server, answer, common, shape, with_usage=told),
+            end=lambda: answer.close(read=True),
+            headers=headers,
+        )
+    finish = None
     try:
         finish = await unless_left(request.receive, _whole(answer))
     finally:
-        answer.close()
+        answer.close(read=finish is not None)
     if finish is None:
         return Response(status_code=CLIENT_LEFT)
-    _record(server, answer)
     choice = shape.choice(answer.text, finish)
     body = common | {"object": shape.whole, "choices": [choice], "usage": answer.usage.model_dump()}
     return Response(to_json(body), media_type="application/json", headers=headers)
@@ -193,7 +197,7 @@ async def _whole(answer: Answer) -> str:
 async def _events(
     server: Server, answer: Answer, common: dict[str, Any], shape: Shape, *, with_usage: bool
 ) -> AsyncGenerator[bytes]:
-    """The events of a streamed answer; what was said of it is recorded, even if its reader leaves."""
+    """The events of a streamed answer."""
     head = common | {"object": shape.part}
 
     def event(text: str | None, finish: str | None = None) -> bytes:
@@ -213,17 +217,10 @@ async def _events(
     except Refused as error:  # the status has been sent: all that is left is to say so and to end
         server.metrics.refused.labels(error.why).inc()
         yield _event(problem(error)[1])
-    finally:
-        _record(server, answer)
 
 
 def _event(body: dict[str, Any]) -> bytes:
     return b"data: " + to_json(body) + b"\n\n"
-
-
-def _record(server: Server, answer: Answer) -> None:
-    if (record := answer.record()) is not None:
-        server.record(record)
 
 
 class Events(StreamingResponse):

@@ -76,7 +76,7 @@ type: ## mypy
 ##@ Measure
 
 .PHONY: bench
-bench: bench-supervised bench-classifier-rl bench-classifier-race bench-no-regression bench-operator bench-rl-control bench-feedback bench-snapshot ## every performance figure of the README, each beside its peer in one run
+bench: bench-supervised bench-classifier-rl bench-classifier-race bench-no-regression bench-operator bench-rl-control bench-feedback bench-snapshot bench-generators ## every performance figure of the README, each beside its peer in one run
 
 .PHONY: bench-supervised
 bench-supervised: ## training speed, memory and accuracy beside transformers.Trainer; ARGS="--rounds 1"
@@ -117,6 +117,11 @@ bench-operator: ## time from create to first child beside Kubeflow Trainer; ARGS
 bench-feedback: ## acknowledged feedback events per second beside one object per event, on one SeaweedFS; ARGS="--seconds 5"
 	$(SETUP)
 	@$(PY) -m bench.feedback $(ARGS)
+
+.PHONY: bench-generators
+bench-generators: ## tokens per second at 8 concurrent streams beside model.generate per request; ARGS="--rounds 1"
+	$(SETUP)
+	@$(PY) -m bench.generators $(ARGS)
 
 .PHONY: bench-rollout-stats
 bench-rollout-stats: ## how often the verdict on a rollout is wrong, and how many subjects it takes; ARGS="--rollouts 1000"

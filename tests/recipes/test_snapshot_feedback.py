@@ -104,7 +104,8 @@ def test_ratings_thumbs_and_scores_become_rated_rows_with_the_logged_propensity(
 
 def test_a_correction_is_a_preference_pair_and_a_demonstration(process: StageProcess, log: LogBuilder) -> None:
     for number in range(60):
-        log.feedback("correction", prompt=f"q{number}", response="bad answer", correction=f"good answer {number}")
+        words = {"prompt": f"q{number}", "response": "bad answer", "correction": f"good answer {number}"}
+        log.feedback("correction", tags={"price": "$least"}, **words)
     for number in range(60, 80):
         log.feedback("preference", prompt=f"q{number}", chosen="this", rejected="that")
     log.feedback("correction", prompt="same", response="as it was", correction="as it was")
@@ -115,6 +116,8 @@ def test_a_correction_is_a_preference_pair_and_a_demonstration(process: StagePro
     assert len(pairs) == 80
     assert (pairs["q1"]["chosen"], pairs["q1"]["rejected"]) == ("good answer 1", "bad answer")
     assert (pairs["q61"]["chosen"], pairs["q61"]["rejected"]) == ("this", "that")
+    tagged = source(tags=[{"name": "price", "value": "$least"}])  # a name of ours in a user's words
+    assert process.summary(type="preferences", source=tagged, target="t")["counts"]["kept"] == 60
     shown = process.summary(type="demonstrations", source=source(), target="d")
     assert {r["text"] for r in rows_of(process, shown)} == {*(f"q{n}" for n in range(60)), "same"}
     more = process.summary(type="demonstrations", source=source(minRating=4), target="m")

@@ -60,10 +60,11 @@ ruled AS NOT MATERIALIZED (
         {needs}
     END AS why FROM made
 ),
-plain AS NOT MATERIALIZED (SELECT *, CASE WHEN why IS NULL AND NOT odd THEN {plain} END AS normalised FROM ruled)
-SELECT event, o, {texts}, {hash} AS text_hash, is_class, score, propensity, version, subject, about, received,
-    {kept}odd, why, NULL::VARCHAR AS split
-FROM plain
+plain AS NOT MATERIALIZED (SELECT *, CASE WHEN why IS NULL AND NOT odd THEN {plain} END AS normalised FROM ruled),
+hashed AS NOT MATERIALIZED (SELECT *, {hash} AS text_hash FROM plain)
+SELECT event, o, {texts}, text_hash, is_class, score, propensity, version, subject, about, received, {kept}odd, why,
+    CASE WHEN text_hash IS NOT NULL THEN {split} END AS split
+FROM hashed
 """
 _SAID = "prompt, answer, correction, superseded, 0.0::DOUBLE AS dispute, "
 _AGREEMENT = """
@@ -98,6 +99,8 @@ class FeedbackRows:
         database: with the view `vote` over the table `event`; both are gone afterwards.
         type: of the data set.
         source: its rules about events.
+        split: how large the splits are. Where only equal prompts must stay together, a row's text decides its split
+            as soon as it is known.
         labels: the classes, where the data set names them.
     """
 
@@ -106,13 +109,16 @@ class FeedbackRows:
         database: duckdb.DuckDBPyConnection,
         type: DatasetType,
         source: FeedbackSource,
+        split: Split,
         labels: tuple[str, ...] | None = None,
     ) -> None:
         self.removed: dict[str, tuple[int, str]] = {}
         """Per rule how many, and the first event."""
         self.redacted: Counter[str] = Counter()
         self._db, self._type, self._source, self._labels = database, type, source, labels
-        self._disputed = 0
+        self._disputed, self._sizes = 0, split
+        by_text = source.group_by == "prompt"
+        self._split = _split_sql(split, "text_hash") if by_text else "NULL::VARCHAR"
         paths = ((f"$.{_text(tag.name, chr(34))}", tag.value) for tag in source.tags)
         tags = " AND ".join(f"tags ->> {_text(path)} = {_text(value)}" for path, value in paths)
         less = f"$least IS NOT NULL AND NOT {_GOOD}"
@@ -127,15 +133,16 @@ class FeedbackRows:
             texts=", ".join(texts),
             hash=hash_sql(_text("text"), "normalised"),
             kept=_SAID if source.quarantine or source.sampling else "",
+            split=self._split,
         )
-        given = {
-            "types": source.types,
-            "versions": source.versions,
-            "least": source.min_rating,
-            "labels": labels or (),
+        given: dict[str, object] = {
+            "types": source.types and list(source.types),
+            "versions": source.versions and list(source.versions),
+            "labels": list(labels or ()),
         }
-        used = {name: _list(value) for name, value in given.items() if f"${name}" in query}
-        database.execute(query, used)
+        if type != "preferences":  # of which no rule asks for a rating
+            given["least"] = source.min_rating
+        database.execute(query, given)
         database.execute("DROP VIEW vote")
         database.execute("DROP TABLE event")
         newest = "date_trunc('second', max(received)) + INTERVAL 1 SECOND"
@@ -178,7 +185,9 @@ class FeedbackRows:
         self._db.execute("DELETE FROM row WHERE why IS NOT NULL")
         for batch in self.batches("SELECT * FROM row WHERE odd"):
             self._db.register("cleaned", self._cleaned(batch))
-            self._db.execute("INSERT INTO row BY NAME SELECT * REPLACE (false AS odd) FROM cleaned")
+            self._db.execute(
+                f"INSERT INTO row BY NAME SELECT * REPLACE (false AS odd, {self._split} AS split) FROM cleaned"
+            )
             self._db.unregister("cleaned")
         self._db.execute("DELETE FROM row WHERE odd")
         self._mark("TextTooShort", "length(text) < $least", least=filters.min_text_chars)
@@ -264,15 +273,9 @@ class FeedbackRows:
             f"ORDER BY text_hash, event) AS place FROM row) WHERE place > {cap})",
         )
 
-    def split(self, split: Split) -> None:
-        """Put each row into a split, seen in `placed`: equal prompts together, and a person's rows if wanted."""
-        # the same point as splitting.split_of
-        point = f"{hash_sql(_text(split.salt), 'component::VARCHAR')}::DOUBLE / 18446744073709551616.0 * 100"
-        until = split.train_percent + split.validation_percent
-        where = (
-            f"CASE WHEN {point} < {split.train_percent} THEN 'train' "
-            f"WHEN {point} < {until} THEN 'validation' ELSE 'test' END"
-        )
+    def split(self) -> None:
+        """Show the rows as `placed` in their splits: equal prompts together, and all of a person's rows if wanted."""
+        whole = "SELECT *, text_hash AS component FROM row"
         if self._source.group_by == "subject":  # whoever shares a prompt with somebody shares the split
             person = hash_sql(_text("group"), "subject")
             query = f"SELECT DISTINCT text_hash, {person} AS person FROM row ORDER BY text_hash, person"
@@ -285,12 +288,10 @@ class FeedbackRows:
                 }
             )
             self._db.register("members", members)
-            self._db.execute(f"CREATE TABLE part AS SELECT *, {where} AS split FROM members")
+            split = _split_sql(self._sizes, "component")
+            self._db.execute(f"CREATE TABLE part AS SELECT *, {split} AS split FROM members")
             self._db.unregister("members")
             whole = "SELECT row.* EXCLUDE split, component, part.split FROM row JOIN part USING (text_hash)"
-        else:
-            self._db.execute(f"UPDATE row SET split = {where.replace('component', 'text_hash')}")
-            whole = "SELECT *, text_hash AS component FROM row"
         self._db.execute(f"CREATE VIEW placed AS {whole}")
 
     def batches(self, query: str) -> Iterator[pa.Table]:
@@ -339,8 +340,14 @@ def hash_sql(*parts: str) -> str:
     return f"('0x' || left(CASE WHEN {fits} THEN sha256({short}) ELSE sha256({long}) END, 16))::UBIGINT"
 
 
-def _list(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
+def _split_sql(split: Split, component: str) -> str:
+    """Return SQL for `splitting.split_of` of a component."""
+    point = f"{hash_sql(_text(split.salt), f'{component}::VARCHAR')}::DOUBLE / 18446744073709551616.0 * 100"
+    until = split.train_percent + split.validation_percent
+    return (
+        f"CASE WHEN {point} < {split.train_percent} THEN 'train' "
+        f"WHEN {point} < {until} THEN 'validation' ELSE 'test' END"
+    )
 
 
 def _text(value: str, quote: str = "'") -> str:

@@ -103,7 +103,7 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
     ctx.progress.report(2, steps)
 
     # 3 take
-    rows = FeedbackRows(database, config.type, source, config.labels)
+    rows = FeedbackRows(database, config.type, source, config.split, config.labels)
     outliers = rows.outliers(source.quarantine) if source.quarantine is not None else []
 
     if source.sampling is not None:
@@ -118,7 +118,7 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
     rows.filter(config.filters)
 
     # 6 split
-    rows.split(config.split)
+    rows.split()
     ctx.progress.report(4, steps)
 
     # 7 check

@@ -133,6 +133,11 @@ bench-router: ## requests per second through the router beside Envoy with one pl
 	$(SETUP)
 	@$(PY) -m bench.router $(ARGS)
 
+.PHONY: bench-serving
+bench-serving: ## requests per second of the policy server beside transformers.pipeline per request; ARGS="--seconds 5 --rounds 1"
+	$(SETUP)
+	@$(PY) -m bench.serving $(ARGS)
+
 ##@ Generate and build
 
 .PHONY: generate

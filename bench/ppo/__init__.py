@@ -1,0 +1,1 @@
+"""Ratchet's PPO for language models against trl's PPOTrainer."""

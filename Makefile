@@ -76,12 +76,17 @@ type: ## mypy
 ##@ Measure
 
 .PHONY: bench
-bench: bench-supervised bench-classifier-rl bench-classifier-race bench-no-regression bench-operator bench-rl-control bench-feedback bench-snapshot bench-generators ## every performance figure of the README, each beside its peer in one run
+bench: bench-supervised bench-ppo bench-classifier-rl bench-classifier-race bench-no-regression bench-operator bench-rl-control bench-feedback bench-snapshot bench-generators ## every performance figure of the README, each beside its peer in one run
 
 .PHONY: bench-supervised
 bench-supervised: ## training speed, memory and accuracy beside transformers.Trainer; ARGS="--rounds 1"
 	$(SETUP)
 	@$(PY) -m bench.supervised $(ARGS)
+
+.PHONY: bench-ppo
+bench-ppo: ## PPO for language models beside trl's PPOTrainer: speed, memory, reward; ARGS="--rounds 1 --threads 1"
+	$(SETUP)
+	@$(PY) -m bench.ppo $(ARGS)
 
 .PHONY: bench-classifier-rl
 bench-classifier-rl: ## what right or wrong teaches after a few labels, over seeds; ARGS="--seeds 1 --flipped"

@@ -1,4 +1,4 @@
-"""Log-probabilities of taken actions over a vocabulary: those of the plain formula, gradient included."""
+"""Over a vocabulary: log-probabilities and draws are those of the plain formula, gradients included."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ratchet_jobs.rl import picked
 from ratchet_jobs.rl.categorical import log_prob_of
-from ratchet_jobs.rl.picked import picked_log_probs
+from ratchet_jobs.rl.picked import draw, picked_log_probs
 
 ROWS, WORDS = 7, 11
 
@@ -62,3 +62,22 @@ def test_no_rows_have_no_log_probabilities() -> None:
 def test_several_actions_of_a_row_are_refused() -> None:
     with pytest.raises(ValueError, match=r"logits \(2, 3\), actions \(2, 1\); give \(N, V\) and \(N,\)"):
         picked_log_probs(torch.zeros(2, 3), torch.zeros(2, 1, dtype=torch.int64))
+
+
+def test_draws_have_the_probabilities_and_never_what_does_not_exist() -> None:
+    gone, rows = float("-inf"), 40_000
+    logits = torch.tensor([gone, 0.1, gone, 0.2, 0.7, gone]).clamp_min(0).log().expand(rows, -1)
+    drawn = draw(logits, generator=torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=6) / rows
+    # standard errors are below 0.0025
+    torch.testing.assert_close(shares, torch.tensor([0.0, 0.1, 0.0, 0.2, 0.7, 0.0]), rtol=0, atol=0.01)
+    assert shares[[0, 2, 5]].sum() == 0
+
+
+@pytest.mark.parametrize(("uniform", "want"), [(0.0, 1), (0.499, 1), (0.5, 3), (1.0, 3)])
+def test_a_draw_is_where_the_cumulated_probabilities_pass_the_number(
+    monkeypatch: pytest.MonkeyPatch, uniform: float, want: int
+) -> None:
+    monkeypatch.setattr(torch, "rand", lambda shape, **kwargs: torch.full(shape, uniform, dtype=torch.float64))
+    logits = torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]]).log()
+    assert draw(logits, generator=torch.Generator()).tolist() == [want]

@@ -1,5 +1,6 @@
-"""Log-probabilities of the actions taken where actions are a vocabulary: without a second table of its size.
+"""Draws, and log-probabilities of the actions taken, where actions are a vocabulary.
 
+`categorical.sample` takes a random number for every action there is; here it is one for every row.
 `categorical.log_prob_of` keeps the log-softmax of every action for the gradient, as large as the logits themselves, and
 its backward pass makes two more. Here a few rows at a time are normalised, in the pass forward and again in the one
 backward: the only other table is the logits' own gradient. Pure. Called by `rlhf/generate.py`.
@@ -67,6 +68,24 @@ def picked_log_probs(logits: Tensor, actions: Tensor, *, temperature: float = 1.
         )
     picked: Tensor = _Picked.apply(logits, actions, temperature)
     return picked
+
+
+def draw(logits: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Draw one action per row from softmax(logits), where the cumulated probabilities pass a uniform number.
+
+    Args:
+        logits: (B, V); -inf = the action does not exist and is never drawn.
+        generator: of the draws, on the logits' device.
+
+    Returns:
+        (B,) int64.
+    """
+    passed = torch.softmax(logits.float(), -1).cumsum(-1, dtype=torch.float64)  # (B, V)
+    total = passed[:, -1:]
+    uniform = torch.rand(total.shape, generator=generator, device=logits.device, dtype=torch.float64)
+    # below the total even where the product rounds up to it: an action of probability 0 has passed nothing
+    wanted = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(passed, wanted, right=True).squeeze(1)
 
 
 def _parts(logits: Tensor) -> Iterator[slice]:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from ratchet_jobs.rl.categorical import entropy, log_prob_of, sample
-from ratchet_jobs.rl.picked import picked_log_probs
+from ratchet_jobs.rl.categorical import entropy, log_prob_of
+from ratchet_jobs.rl.picked import draw, picked_log_probs
 from ratchet_jobs.rlhf.trunk import Trunk
 from ratchet_jobs.runtime.errors import BadConfigError, BadDataError
 
@@ -157,7 +157,7 @@ def generate(
         seen = trunk.policy(prompts.ids, mask, keep=1, cache=cache)
         while True:
             logits = seen.logits[:, -1].float() / sampling.temperature  # (B, V)
-            drawn = sample(nucleus(logits, sampling.top_p), generator=generator)
+            drawn = draw(nucleus(logits, sampling.top_p), generator=generator)
             token = torch.where(alive, drawn, trunk.wording.pad_id)
             noted = (log_prob_of(logits, token), trunk.values(seen.hidden)[:, -1], entropy(logits))
             columns.append((token, alive, *(torch.where(alive, number, 0.0) for number in noted)))

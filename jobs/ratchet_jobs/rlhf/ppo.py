@@ -221,11 +221,7 @@ class LanguagePPO:
     def _step(self) -> dict[str, float]:
         settings = self.settings
         # 1. answers
-        prompts = pad_prompts(self._next_prompts(), pad_id=self.trunk.wording.pad_id, device=self.trunk.device)
-        draws = generator_for(self._seed, "answers", self.done, device=self.trunk.device)
-        lean = settings.gradient_checkpointing
-        drawn = generate(self.trunk, prompts, settings.sampling, generator=draws, lean=lean)
-        episodes = self._settled(drawn)
+        episodes = self._settled(self._drawn())
         # 2. scores
         scores = self._scores(self.score, episodes)
         penalised = penalise_unstopped(scores, episodes.stopped, penalty=settings.missing_eos_penalty)
@@ -276,6 +272,12 @@ class LanguagePPO:
         stops = set(self.settings.sampling.stop_ids)
         rows = zip(episodes.response_ids.tolist(), episodes.lengths.tolist(), strict=True)
         return [self.trunk.wording.text([t for t in ids[:length] if t not in stops]) for ids, length in rows]
+
+    def _drawn(self) -> Episodes:
+        prompts = pad_prompts(self._next_prompts(), pad_id=self.trunk.wording.pad_id, device=self.trunk.device)
+        draws = generator_for(self._seed, "answers", self.done, device=self.trunk.device)
+        lean = self.settings.gradient_checkpointing
+        return generate(self.trunk, prompts, self.settings.sampling, generator=draws, lean=lean)
 
     def _next_prompts(self) -> list[Sequence[int]]:
         """Every prompt comes once before any comes again, in a new order each time; its group lies side by side."""

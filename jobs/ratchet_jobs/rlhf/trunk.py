@@ -99,7 +99,7 @@ class Trunk:
         self._seen: list[Tensor] = []
         self._drawing = False
         for each in {id(m): m for m in (self.base, self._policy)}.values():
-            each.get_output_embeddings().register_forward_pre_hook(lambda _, args: self._seen.append(args[0]))
+            each.get_output_embeddings().register_forward_pre_hook(self._see)
         self.value_head = nn.Linear(int(model.config.hidden_size), 1).to(self.device, torch.float32)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -226,6 +226,12 @@ class Trunk:
             use_cache=cache is not None,
         )
         return Pass(output.logits, self._seen.pop())
+
+    def _see(self, head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        # places cut out of longer rows lie apart in memory, and torch would multiply each row by the vocabulary alone
+        hidden = args[0].contiguous()
+        self._seen.append(hidden)
+        return (hidden, *args[1:])
 
     def _switch(self, adapter: Adapter | None) -> None:
         if adapter == self._active:

@@ -89,7 +89,8 @@ def main() -> None:
     policy = transformers.AutoModelForCausalLM.from_pretrained(wanted.base, dtype=torch.float32)
     value = scored_model(wanted.base, seed=wanted.seed)
     if wanted.contender == "trl-lean":
-        value = get_peft_model(value, lora(hyper, task_type="SEQ_CLS"))
+        # the adapted model itself: PPOTrainer asks backbone and head of it, and knows no wrapper
+        value = get_peft_model(value, lora(hyper, task_type="SEQ_CLS")).base_model.model
     reward = TableReward(task.reward) if wanted.reward == "table" else scored_model(wanted.base, seed=wanted.seed + 1)
     torch.manual_seed(wanted.seed)
     with tempfile.TemporaryDirectory() as output:

@@ -227,9 +227,7 @@ class LanguagePPO:
         penalised = penalise_unstopped(scores, episodes.stopped, penalty=settings.missing_eos_penalty)
         # 3. and 4. shaped scores and advantages
         moments = self._moments.with_(penalised)
-        shaped = moments.whiten(penalised) if settings.score_whitening else penalised
-        if settings.score_clip is not None:
-            shaped = shaped.clamp(-settings.score_clip, settings.score_clip)
+        shaped = self._shaped(penalised, moments)
         logits, _ = answer_pass(self.trunk, episodes, reference=True)
         ref_logprobs = token_logprobs(logits, episodes, temperature=settings.sampling.temperature)
         del logits  # as large as the vocabulary, and of no further use
@@ -323,6 +321,11 @@ class LanguagePPO:
                 f"step {self.done + 1}: a score is {scores[~torch.isfinite(scores)][0]:g}; look for NaN in the reward"
             )
         return scores
+
+    def _shaped(self, scores: Tensor, moments: Moments) -> Tensor:
+        most = self.settings.score_clip
+        shaped = moments.whiten(scores) if self.settings.score_whitening else scores
+        return shaped if most is None else shaped.clamp(-most, most)
 
     def _experience(self, episodes: Episodes, scores: Tensor, ref_logprobs: Tensor) -> Experience:
         return self._objective.experience(episodes, scores, ref_logprobs, kl_coef=self._kl.coef)

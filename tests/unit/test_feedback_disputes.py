@@ -56,10 +56,10 @@ def test_the_dispute_about_a_prompt_is_between_none_and_each_saying_something_el
 ) -> None:
     database = duckdb.connect()
     database.execute(
-        "CREATE TABLE candidate (prompt VARCHAR, answer VARCHAR, version BIGINT, subject VARCHAR, score DOUBLE, "
+        "CREATE TABLE row (prompt VARCHAR, answer VARCHAR, version BIGINT, subject VARCHAR, score DOUBLE, "
         "correction VARCHAR, superseded BOOLEAN, why VARCHAR)"
     )
-    database.executemany("INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?)", votes)
+    database.executemany("INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, ?)", votes)
     database.execute(DISPUTES)
     found = database.execute("SELECT dispute FROM disputed").fetchone()
     assert (found and found[0]) == (None if want is None else pytest.approx(want, abs=1e-6))

@@ -171,7 +171,7 @@ async def test_a_right_that_serving_misses_is_a_condition_and_the_rollout_goes_o
     fault.lacking = None
     await world.run_until(lambda: world.status("RLPolicy", "support")["champion"] == 2)
     await world.run_until(lambda: not complaints(world))
-    assert world.children("deployments") == ["support-router", "support-v2"]
+    await world.run_until(lambda: world.children("deployments") == ["support-router", "support-v2"])
 
 
 async def test_routers_that_cannot_be_ended_say_so_and_end_when_the_right_is_back() -> None:

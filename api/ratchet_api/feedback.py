@@ -60,6 +60,7 @@ VersionNumber = Annotated[int, Field(ge=1, le=2**31), BeforeValidator(_integral)
 ExperimentId = Annotated[str, StringConstraints(min_length=16, max_length=16, pattern=r"^[0-9a-f]{16}$")]
 EventId = Annotated[str, StringConstraints(min_length=32, max_length=32, pattern=r"^[0-9a-f]{32}$")]
 Steps = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_integral)]
+Losses = Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_integral)]
 
 SCORE_BANDS = "0.8-1.0 excellent, 0.6-0.8 good, 0.4-0.6 fair, 0.2-0.4 poor, 0.0-0.2 unusable"
 
@@ -300,11 +301,9 @@ class Interaction(_Event):
         Field(default=None, description="recorder: 16 hex digits that name the process which answered."),
     ]
     dropped: Annotated[
-        int | None,
+        Losses | None,
         Field(
             default=None,
-            ge=0,
-            le=2**53,
             description="dropped: how many interactions of this experiment that process had lost by then. A loss makes the verdict on a rollout hold.",
         ),
     ]

@@ -66,6 +66,7 @@ def door(platform: Platform) -> Iterator[Door]:
     """A policy, an application that may send feedback, and one that may only read."""
     policy = {"apiVersion": "ratchet.dev/v1alpha1", "kind": "RLPolicy", "metadata": {"name": POLICY}}
     objects = [{**policy, "spec": {"type": "classifier"}}, *role("app", ("rlpolicies/feedback", "create"))]
+    objects += role("officer", ("rlpolicies/feedback", "delete"))
     platform.apply(*objects, *role("reader", ("rlpolicies", "get")))
     yield Door(platform)
     platform.kubectl("delete", "rlp", POLICY, "--wait=false")
@@ -124,3 +125,29 @@ def test_the_gateways_credentials_end_at_its_log(door: Door) -> None:
         for key in ("other-team/log/x", f"{TEAM}/runs/x", f"{TEAM}/index/x"):
             with pytest.raises(client.exceptions.ClientError, match="AccessDenied"):
                 client.put_object(Bucket=lab.s3_bucket, Key=key, Body=b"x")
+
+
+def test_whoever_asks_to_be_erased_is_gone_once_the_cronjobs_pod_has_run(door: Door) -> None:
+    """P30: the chart's pod, with the account, the rights and the credentials that the chart gives it."""
+    platform, words = door.platform, "carla alone would say this"
+    for who in ("carla", "bert"):
+        door.send(door.token("app"), prompt=words if who == "carla" else "anybody", response="login", subject=who)
+    before = len(door.log())
+    with platform.lab.inside(), GatewayClient(door.url, token=door.token("officer")) as client:
+        asked = client.erase("carla")
+    platform.kubectl("create", "job", "erase-now", "--from=cronjob/ratchet-eraser")
+
+    def ended() -> bool:
+        conditions = platform.get("job", "erase-now").get("status", {}).get("conditions", [])
+        return any(each["type"] in ("Complete", "Failed") and each["status"] == "True" for each in conditions)
+
+    platform.wait("the eraser's pod", ended, 120)
+    assert platform.get("job", "erase-now")["status"].get("succeeded") == 1, platform.kubectl("logs", "job/erase-now")
+    left = door.log()
+    assert len(left) == before - 1
+    assert words not in json.dumps(left)
+    with platform.lab.inside(), GatewayClient(door.url, token=door.token("officer")) as client:
+        told = client.erase("carla")
+    assert (asked.status, told.status, told.id) == ("recorded", "done", asked.id)
+    assert told.report is not None
+    assert (told.report.events, told.report.left) == (1, 0)

@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 # Like hypothesis' own profile of CI machines in this alone: how fast the machine is fails no test.
@@ -63,15 +64,18 @@ def time_scale() -> float:
 
 
 @pytest.fixture(autouse=True)
-def _root_logger_as_found() -> Iterator[None]:
-    """Take away what a test put on the root logger.
+def _logs_as_found() -> Iterator[None]:
+    """Take away what a test put on the root logger and into structlog.
 
     Programs set up their logs on the standard output of the moment, which in a test is closed when the test ends; a
     later test's log line, from any thread, would then print a traceback into that test's output.
     """
     root = logging.getLogger()
     before, level = set(root.handlers), root.level
+    configured = structlog.get_config() if structlog.is_configured() else None
     yield
+    structlog.configure(**configured) if configured else structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
     for handler in [each for each in root.handlers if type(each) is logging.StreamHandler and each not in before]:
         root.removeHandler(handler)
     root.setLevel(level)

@@ -1,8 +1,12 @@
-"""The runner behind `make test` and `make verify`: phases in order, a time table, one closing line.
+"""The runner behind `make test` and `make verify`: two lanes of phases, a time table, one closing line.
 
     python -m tests.tools.suite              every check, then every tier
     python -m tests.tools.suite verify       the checks alone
     TIERS="unit world" ...                   these tiers alone (with the checks; TIERS=unit CHECKS=0: without)
+
+The tiers that need a control plane or a cluster wait most of the time (for pods, for faults to pass), the checks and
+the other tiers compute. So they run beside each other, each lane in its own order: the waiting lane prints as it goes,
+the computing one has a lower priority and prints a phase when it ended.
 
 Every phase runs even when an earlier one failed, so that one CI run shows everything. It decides nothing about
 single tests; skips and their meaning in CI are in tests/conftest.py.
@@ -17,8 +21,10 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -32,6 +38,8 @@ BUILT_TIERS = frozenset({"contract", "cluster", "e2e"})
 # Tiers that share nothing but the processor: their files are spread over all of its cores, one thread of torch each.
 SPREAD_TIERS = frozenset({"unit", "world", "recipes"})
 BIN = Path(sys.executable).parent
+GIVE_WAY = ("nice", "-n", "5")
+"""Before what computes beside the other lane: a test that measures a pause must not wait for a training step."""
 
 CHECKS: Mapping[str, tuple[str, ...]] = {
     "generated files": (sys.executable, "-m", "tests.tools.generate", "--check"),
@@ -54,11 +62,24 @@ class Result:
     skipped: int = 0
 
 
-def run_check(name: str, command: Sequence[str]) -> Result:
+def run(title: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None, behind: bool) -> int:
+    """Run one phase's command; `behind` = give way to the other lane and print only at the end. Returns its code."""
+    if not behind:
+        print(f"\n=== {title}", flush=True)
+        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        code = subprocess.run(
+            [*GIVE_WAY, *command], cwd=ROOT, env=environment, check=False, stdout=log, stderr=subprocess.STDOUT
+        ).returncode
+        log.seek(0)
+        print(f"\n\n=== {title}\n{log.read()}", end="", flush=True)
+    return code
+
+
+def run_check(name: str, command: Sequence[str], *, behind: bool = False) -> Result:
     """Run one check; it counts as one passed or one failed."""
-    print(f"\n=== {name}: {shlex.join([Path(command[0]).name, *command[1:]])}", flush=True)
     start = time.monotonic()
-    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    code = run(f"{name}: {shlex.join([Path(command[0]).name, *command[1:]])}", command, behind=behind)
     return Result(name, time.monotonic() - start, passed=int(code == 0), failed=int(code != 0))
 
 
@@ -80,9 +101,8 @@ def read_junit(report: Path) -> tuple[int, int, int]:
     return passed, failed, skipped
 
 
-def run_tier(tier: str, scratch: Path) -> Result:
+def run_tier(tier: str, scratch: Path, *, behind: bool = False) -> Result:
     """Run pytest on one tier. A crash, or a tier without a single test, is one more failure."""
-    print(f"\n=== tests/{tier}", flush=True)
     report = scratch / f"{tier}.xml"
     start = time.monotonic()
     command = [sys.executable, "-m", "pytest", f"tests/{tier}", f"--junitxml={report}", "-q"]
@@ -90,7 +110,7 @@ def run_tier(tier: str, scratch: Path) -> Result:
     if tier in SPREAD_TIERS:
         command += ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
         environment.setdefault("OMP_NUM_THREADS", "1")
-    code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    code = run(f"tests/{tier}", command, environment=environment, behind=behind)
     seconds = time.monotonic() - start
     passed, failed, skipped = read_junit(report) if report.exists() else (0, 0, 0)
     if code != 0 and failed == 0:
@@ -111,8 +131,31 @@ def selected_tiers(wanted: str | None) -> tuple[str, ...]:
     return tuple(tier for tier in TIERS if not names or tier in names)
 
 
-def print_summary(results: Sequence[Result]) -> None:
-    """Print the time table and the closing line."""
+Phase = Callable[[], Result]
+
+
+def lanes(tiers: Sequence[str], scratch: Path, *, checks: bool) -> tuple[list[Phase], list[Phase]]:
+    """The phases that wait and those that compute, each in order; where one lane is empty, nothing runs behind."""
+    waiting: list[Phase] = []
+    if built := [tier for tier in tiers if tier in BUILT_TIERS]:
+        waiting.append(partial(run_check, "set-up: binaries and images", (sys.executable, "-m", "tests.tools.prepare")))
+        waiting += [partial(run_tier, tier, scratch) for tier in built]
+    behind = bool(waiting)
+    computing: list[Phase] = []
+    if checks:
+        computing += [partial(run_check, name, command, behind=behind) for name, command in CHECKS.items()]
+    computing += [partial(run_tier, tier, scratch, behind=behind) for tier in tiers if tier not in BUILT_TIERS]
+    return waiting, computing
+
+
+def run_lanes(*phases: Sequence[Phase]) -> list[Result]:
+    """Run the lanes beside each other; results come lane after lane."""
+    with ThreadPoolExecutor(max_workers=len(phases)) as pool:
+        return [result for lane in pool.map(lambda lane: [phase() for phase in lane], phases) for result in lane]
+
+
+def print_summary(results: Sequence[Result], *, seconds: float) -> None:
+    """Print the time table and the closing line; `seconds` from the first start to the last end."""
     table = Table(title="What ran")
     table.add_column("phase")
     for column in ("minutes", "passed", "failed", "skipped"):
@@ -121,10 +164,9 @@ def print_summary(results: Sequence[Result]) -> None:
         counts = (result.passed, result.failed, result.skipped)
         style = "red" if result.failed else None
         table.add_row(result.name, f"{result.seconds / 60:.1f}", *(str(count or "") for count in counts), style=style)
-    minutes = sum(result.seconds for result in results) / 60
     totals = [sum(getattr(result, kind) for result in results) for kind in ("passed", "failed", "skipped")]
     table.add_section()
-    table.add_row("all", f"{minutes:.1f}", *map(str, totals))
+    table.add_row("all, two lanes at once", f"{seconds / 60:.1f}", *map(str, totals))
     Console(width=90).print(table)
     print("{} passed, {} failed, {} skipped".format(*totals), flush=True)
 
@@ -139,14 +181,12 @@ def main(arguments: Sequence[str]) -> int:
     results: list[Result] = []
     if setup := float(os.environ.get("RATCHET_SETUP_SECONDS", "0")):
         results.append(Result("set-up: virtual environment", setup, passed=1))
-    if os.environ.get("CHECKS", "1") != "0":
-        results += [run_check(name, command) for name, command in CHECKS.items()]
-    if list(arguments) != ["verify"]:
-        if BUILT_TIERS & set(tiers):
-            results.append(run_check("set-up: binaries and images", (sys.executable, "-m", "tests.tools.prepare")))
-        with tempfile.TemporaryDirectory(prefix="ratchet-test-") as scratch:
-            results += [run_tier(tier, Path(scratch)) for tier in tiers]
-    print_summary(results)
+    start = time.monotonic()
+    checks = os.environ.get("CHECKS", "1") != "0"
+    with tempfile.TemporaryDirectory(prefix="ratchet-test-") as scratch:
+        wanted = () if list(arguments) == ["verify"] else tiers
+        results += run_lanes(*lanes(wanted, Path(scratch), checks=checks))
+    print_summary(results, seconds=setup + time.monotonic() - start)
     return int(any(result.failed for result in results))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,27 @@ def test_a_check_that_fails_counts_as_one_failure() -> None:
 
 
 def test_the_closing_line_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
-    suite.print_summary([suite.Result("a", 60.0, passed=2), suite.Result("b", 30.0, failed=1, skipped=3)])
+    suite.print_summary([suite.Result("a", 60.0, passed=2), suite.Result("b", 30.0, failed=1, skipped=3)], seconds=90.0)
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == "2 passed, 1 failed, 3 skipped"
     assert "1.5" in out
+
+
+def test_what_waits_runs_beside_what_computes(tmp_path: Path) -> None:
+    waiting, computing = suite.lanes(("unit", "contract", "e2e"), tmp_path, checks=True)
+    assert (len(waiting), len(computing)) == (3, len(suite.CHECKS) + 1), "set-up, contract and e2e; checks and unit"
+    together = threading.Barrier(2, timeout=30)
+
+    def meets(name: str) -> suite.Phase:
+        return lambda: suite.Result(name, float(together.wait() >= 0))
+
+    results = suite.run_lanes([meets("a"), meets("b")], [meets("c"), meets("d")])
+    assert [result.name for result in results] == ["a", "b", "c", "d"]
+
+
+def test_a_phase_behind_prints_all_it_said_once_it_ended(capfd: pytest.CaptureFixture[str]) -> None:
+    assert suite.run_check("both", ("sh", "-c", "echo one; echo two >&2; exit 3"), behind=True).failed == 1
+    assert capfd.readouterr().out == "\n\n=== both: sh -c 'echo one; echo two >&2; exit 3'\none\ntwo\n"
 
 
 def test_every_tier_of_the_runner_has_a_folder() -> None:

@@ -17,6 +17,7 @@ import json
 import time
 import warnings
 from collections import defaultdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,27 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-MAX_TOKENS = 64
-BATCH = 64
-"""Texts per rollout."""
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything the loop is set to; AdamW's other settings are torch's own."""
+
+    max_tokens: int = 64
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    rollout: int = 64
+    """Texts per rollout."""
+    passes: int = 4
+    minibatch: int = 16
+    clip: float = 0.2
+    value_coef: float = 0.25
+    entropy_coef: float = 0.01
+    max_grad_norm: float = 0.5
+    learning_rate: float = 3e-4
+
+
+PLAIN = Settings()
+BATCH = PLAIN.rollout
 
 
 class Plain(nn.Module):
@@ -40,13 +59,15 @@ class Plain(nn.Module):
         super().__init__()
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(str(base))
         encoder = transformers.AutoModel.from_pretrained(str(base), add_pooling_layer=False)
-        lora = LoraConfig(r=16, lora_alpha=32, target_modules=["query", "key", "value", "dense"])
+        lora = LoraConfig(
+            r=PLAIN.lora_rank, lora_alpha=PLAIN.lora_alpha, target_modules=["query", "key", "value", "dense"]
+        )
         self.encoder = get_peft_model(encoder, lora)
         self.policy_head = nn.Linear(encoder.config.hidden_size, classes)
         self.value_head = nn.Linear(encoder.config.hidden_size, 1)
 
     def pool(self, texts: list[str]) -> Tensor:
-        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=PLAIN.max_tokens, return_tensors="pt")
         hidden = self.encoder(**batch).last_hidden_state
         weight = batch["attention_mask"].unsqueeze(-1).float()
         return (hidden * weight).sum(1) / weight.sum(1)
@@ -61,27 +82,27 @@ class Plain(nn.Module):
 
 
 def ppo(model: Plain, texts: list[str], wanted: Tensor, optimizer: torch.optim.Optimizer) -> float:
-    """One rollout and its update: 4 passes, minibatches of 16; returns the mean reward."""
+    """One rollout and its update, `passes` times over it in minibatches; returns the mean reward."""
     distribution = Categorical(logits=model.logits(texts))
     actions = distribution.sample()
     old_logprobs = distribution.log_prob(actions).detach()
     old_values = model.value(texts).detach()
     rewards = (actions == wanted).float()
     advantages, returns = rewards - old_values, rewards
-    for _ in range(4):
-        for rows in torch.randperm(len(texts)).split(16):
+    for _ in range(PLAIN.passes):
+        for rows in torch.randperm(len(texts)).split(PLAIN.minibatch):
             some = [texts[i] for i in rows]
             distribution = Categorical(logits=model.logits(some))
             values = model.value(some)
             ratio = (distribution.log_prob(actions[rows]) - old_logprobs[rows]).exp()
             a = advantages[rows]
             a = (a - a.mean()) / (a.std() + 1e-8)
-            policy_loss = -torch.min(ratio * a, ratio.clamp(0.8, 1.2) * a).mean()
-            value_loss = 0.5 * (values - returns[rows]).pow(2).mean()
-            loss = policy_loss + 0.5 * value_loss - 0.01 * distribution.entropy().mean()
+            policy_loss = -torch.min(ratio * a, ratio.clamp(1 - PLAIN.clip, 1 + PLAIN.clip) * a).mean()
+            value_loss = (values - returns[rows]).pow(2).mean()
+            loss = policy_loss + PLAIN.value_coef * value_loss - PLAIN.entropy_coef * distribution.entropy().mean()
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            nn.utils.clip_grad_norm_(model.parameters(), PLAIN.max_grad_norm)
             optimizer.step()
     return float(rewards.mean())
 
@@ -147,11 +168,12 @@ def main() -> None:
     parser.add_argument("--interactions", type=int, default=10240)
     parser.add_argument("--every", type=int, default=2560)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=PLAIN.learning_rate)
     wanted = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
     transformers.utils.logging.set_verbosity_error()
     torch.manual_seed(wanted.seed)
+    print(json.dumps(asdict(replace(PLAIN, learning_rate=wanted.learning_rate))), flush=True)
     train, test = read_task(wanted.data)
     names = sorted({label for _, label in train})
     numbered = [[(text, names.index(label)) for text, label in rows] for rows in (train, test)]

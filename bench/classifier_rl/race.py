@@ -4,8 +4,9 @@
 
 A round is each contender once, in turns from either end. The plain loop's clock runs over its rollouts and updates
 alone; ours over the whole stage: reading, tokenising and encoding the traffic, learning, writing the policy. Prints
-medians and ranges, by wall clock and by CPU; `--stages` runs both stages once with the default budget of 10,240
-answers, too. Exits 1 when a target is missed: 2 x the plain loop's answers per CPU second, 2 x the supervised stage's.
+every setting of each, then medians and ranges, by wall clock and by CPU; `--stages` runs both stages once with the
+default budget of 10,240 answers, too. Exits 1 when a target is missed: 2 x the plain loop's answers per CPU second,
+2 x the supervised stage's.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ Contender = Callable[[int], tuple[int, Took]]
 def race_plain(base: Path, task: Task) -> Contender:
     """The plain loop, on traffic in the order of arrival."""
     model = plain.Plain(base, len(task.labels)).eval()
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-4)
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=plain.PLAIN.learning_rate)
     numbers = {label: number for number, label in enumerate(task.labels)}
 
     def run(number: int) -> tuple[int, Took]:
@@ -123,11 +125,15 @@ def main() -> int:
             ours.supervise(ours.put("labelled", train=task.labelled), few_labels(1.0))
             traffic = ours.put("traffic", train=task.traffic)
             like_for_like = {"interactions": PLAIN_ANSWERS, "learningRate": 1e-5}
+            heads_alone = {"interactions": wanted.answers}
             contenders = {
                 "plain": race_plain(base, task),
-                "ours": race_ours(ours, traffic, {"interactions": wanted.answers}),
+                "ours": race_ours(ours, traffic, heads_alone),
                 "ours, adapters learn too": race_ours(ours, traffic, like_for_like),
             }
+            print(json.dumps({"settings of": "plain"} | asdict(plain.PLAIN)))
+            for name, hyper in zip(list(contenders)[1:], (heads_alone, like_for_like), strict=True):
+                print(json.dumps({"settings of": name} | RlStage.model_validate(hyper).to_wire()), flush=True)
             rates = race(contenders, wanted.rounds)
             for name in list(contenders)[1:]:
                 print(f"{name}: {rates[name] / rates['plain']:.1f} x the plain loop's answers per CPU second")

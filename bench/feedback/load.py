@@ -1,7 +1,7 @@
 """A load generator that costs little beside what it loads: HTTP/1.1 on plain connections, requests made beforehand.
 
 Two shapes of load: a closed loop (each connection sends its next request when the last was answered) and the clock
-(requests are due at fixed times, whether or not earlier ones were answered, and lateness counts).
+(requests are due at fixed times, whether or not earlier ones were answered).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 from urllib.parse import urlsplit
 
 from bench.feedback.processes import POLICY, TOKEN
@@ -27,12 +28,14 @@ class Measured:
         seconds: it took.
         latencies: of the requests, in seconds.
         refused: requests that were not acknowledged.
+        lags: how long after they were due requests were sent, in seconds; empty without a clock.
     """
 
     events: int
     seconds: float
     latencies: Sequence[float]
     refused: int
+    lags: Sequence[float] = ()
 
     @property
     def rate(self) -> float:
@@ -41,8 +44,16 @@ class Measured:
 
     def percentile(self, share: float) -> float:
         """Latency that this share of the requests stays below, in milliseconds."""
-        ordered = sorted(self.latencies)
-        return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+        return _percentile(self.latencies, share)
+
+    def lag(self, share: float) -> float:
+        """Lateness of the sender that this share of the requests stays below, in milliseconds."""
+        return _percentile(self.lags, share)
+
+
+def _percentile(seconds: Sequence[float], share: float) -> float:
+    ordered = sorted(seconds)
+    return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 _EVENT = (
@@ -50,6 +61,8 @@ _EVENT = (
     'will it be here? It was sent on Monday, they said.","response":"shipping","idempotencyKey":"%s-%d"}'
 )
 _RUN = itertools.count()
+KEPT_OPEN = 256
+"""Connections that the clock begins with; more are opened when they are all in use."""
 
 
 def requests(events: int) -> Iterator[bytes]:
@@ -64,6 +77,33 @@ def requests(events: int) -> Iterator[bytes]:
         yield f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+class _Wire(asyncio.Protocol):
+    """The two ends of one request at a time, without the framework's streams, which cost as much as the request."""
+
+    def __init__(self) -> None:
+        self.lost = False
+        self.transport: asyncio.Transport | None = None
+        self.answer: asyncio.Future[int] | None = None
+        self._seen = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one, but no subclass
+
+    def data_received(self, data: bytes) -> None:
+        self._seen += data
+        head, ended, body = self._seen.partition(b"\r\n\r\n")
+        if not ended or len(body) < int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]):
+            return
+        self._seen = b""
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_result(int(head[9:12]))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(ConnectionResetError("the server closed the connection before it answered"))
+
+
 class Connection:
     """One kept connection, one request at a time.
 
@@ -73,42 +113,47 @@ class Connection:
 
     def __init__(self, url: str) -> None:
         self._address = urlsplit(url)
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._wire: _Wire | None = None
 
     @property
     def closed(self) -> bool:
         """True once the server has closed it."""
-        return self._streams is not None and self._streams[0].at_eof()
+        return self._wire is not None and self._wire.lost
+
+    async def open(self) -> None:
+        """Connect, unless it is connected.
+
+        Raises:
+            ConnectionError: nobody listens.
+        """
+        if self._wire is None or self._wire.lost:
+            loop = asyncio.get_running_loop()
+            _, self._wire = await loop.create_connection(_Wire, self._address.hostname, self._address.port)
 
     async def ask(self, request: bytes) -> int:
         """Send a request; return the status of its answer.
 
         Raises:
-            ConnectionError, IncompleteReadError: a connection made for this request was closed before the answer.
+            ConnectionError: a connection made for this request was closed before the answer.
         """
-        if self._streams is not None and not self.closed:
-            try:
-                return await self._exchange(*self._streams, request)
-            except (ConnectionError, asyncio.IncompleteReadError):
-                pass  # closed meanwhile
-        await self.close()
-        self._streams = await asyncio.open_connection(self._address.hostname, self._address.port)
-        return await self._exchange(*self._streams, request)
+        if self._wire is not None and not self._wire.lost:
+            with contextlib.suppress(ConnectionError):  # closed meanwhile
+                return await self._exchange(self._wire, request)
+        await self.open()
+        assert self._wire is not None
+        return await self._exchange(self._wire, request)
 
     @staticmethod
-    async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> int:
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
-        await reader.readexactly(int(length))
-        return int(head[9:12])
+    async def _exchange(wire: _Wire, request: bytes) -> int:
+        assert wire.transport is not None
+        wire.answer = asyncio.get_running_loop().create_future()
+        wire.transport.write(request)
+        return await wire.answer
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close it."""
-        if self._streams is not None:
-            self._streams[1].close()
-            with contextlib.suppress(ConnectionError):
-                await self._streams[1].wait_closed()
+        if self._wire is not None and self._wire.transport is not None:
+            self._wire.transport.close()
 
 
 async def closed_loop(url: str, *, connections: int, events: int, seconds: float) -> Measured:
@@ -126,36 +171,44 @@ async def closed_loop(url: str, *, connections: int, events: int, seconds: float
                 latencies.append(time.perf_counter() - start)
             else:
                 refused += 1
-        await connection.close()
+        connection.close()
 
     await asyncio.gather(*(sender() for _ in range(connections)))
     return Measured(len(latencies) * events, time.perf_counter() - began, latencies, refused)
 
 
 async def by_the_clock(url: str, *, rate: float, seconds: float) -> Measured:
-    """Send single events when they are due; the time of an answer counts from when its request was due."""
-    latencies: list[float] = []
-    refused = 0
-    source = requests(1)
-    idle: list[Connection] = []
-    began = time.perf_counter()
+    """Send single events when they are due, whatever became of earlier ones.
 
-    async def send(due: float) -> None:
+    The time of an answer counts from when its request left. How long after it was due that was is told apart
+    (`Measured.lags`): it is this process that was late then, and no longer the load that was asked for.
+    """
+    latencies: list[float] = []
+    lags: list[float] = []
+    refused = 0
+    made = list(itertools.islice(requests(1), int(rate * seconds)))
+    idle = [Connection(url) for _ in range(min(KEPT_OPEN, len(made)))]
+    await asyncio.gather(*(connection.open() for connection in idle))
+
+    async def send(request: bytes) -> None:
         nonlocal refused
         connection = idle.pop() if idle else Connection(url)
-        if await connection.ask(next(source)) == 200:
-            latencies.append(time.perf_counter() - due)
+        sent = time.perf_counter()
+        if await connection.ask(request) == 200:
+            latencies.append(time.perf_counter() - sent)
         else:
             refused += 1
         idle.append(connection)
 
+    began = time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        for number in range(int(rate * seconds)):
+        for number, request in enumerate(made):
             due = began + number / rate
             if (left := due - time.perf_counter()) > 0:
                 await asyncio.sleep(left)
-            group.create_task(send(due))
+            lags.append(time.perf_counter() - due)
+            group.create_task(send(request))
     seconds_taken = time.perf_counter() - began
     for connection in idle:
-        await connection.close()
-    return Measured(len(latencies), seconds_taken, latencies, refused)
+        connection.close()
+    return Measured(len(latencies), seconds_taken, latencies, refused, lags)

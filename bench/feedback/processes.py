@@ -6,25 +6,16 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+
+from bench.contenders import free_port, wait_ready
 
 TOKEN = "bench-key-bench-key-bench-key"
 NAMESPACE = "bench"
 POLICY = "router"
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class GatewayProcess:
@@ -82,15 +73,7 @@ class GatewayProcess:
             RuntimeError: it ended, or was not ready in time; with the end of its log.
         """
         assert self._process is not None
-        end = time.monotonic() + seconds
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.url}{path}", timeout=2).close()
-                return
-            except OSError as error:
-                if self._process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"gateway is not ready: {self._log.read_text()[-3000:]}") from error
-            time.sleep(0.05)
+        wait_ready(self.url, self._process, seconds=seconds, log=self._log, path=path)
 
     @property
     def pid(self) -> int:

@@ -15,11 +15,9 @@ import asyncio
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,7 @@ from pathlib import Path
 import httpx2
 import uvloop
 
-from bench.feedback.processes import free_port
+from bench.contenders import cpu_seconds, free_port, serving
 from bench.generators import model
 
 CLIENTS, PROMPT = 8, 32
@@ -90,37 +88,13 @@ async def load(url: str, pid: int, *, requests: int, tokens: int) -> Round:
     return Round(words / seconds, words / spent, first, texts)
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process so far, those of all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def measure(contender: str, folder: Path, *, threads: int, requests: int, tokens: int) -> Round:
     """Start a contender, load it, end it."""
     module, more = CONTENDERS[contender]
     port = free_port()
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen([sys.executable, "-m", module, str(folder), str(port), *more], env=environment)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_ready(url, process)
-        return uvloop.run(load(url, process.pid, requests=requests, tokens=tokens))
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 300
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/readyz", timeout=60).close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > end:
-                raise
-        time.sleep(0.1)
+    command = [sys.executable, "-m", module, str(folder), str(port), *more]
+    with serving(command, port, environment={"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}) as (url, pid):
+        return uvloop.run(load(url, pid, requests=requests, tokens=tokens))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from bench.contenders import cpu_seconds
 from tests.controlplane import ControlPlane
 
 AT_ONCE = 32
@@ -151,12 +152,6 @@ def peak_rss_mb(pid: int) -> float:
     """Highest resident memory of a process so far in MB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def idle_cpu_percent(pid: int, seconds: float) -> float:

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any
 
 import yaml
 
+from bench.contenders import free_port, wait_ready
 from ratchet_api.base import API_VERSION
 from ratchet_api.kinds import FEEDBACK_DATASET
 from ratchet_operator.plan.datasets.state import target_of
-from tests.controlplane import ControlPlane, free_port
+from tests.controlplane import ControlPlane
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GROUP = f"/apis/{API_VERSION}"
@@ -49,7 +49,8 @@ class Ours:
                 [sys.executable, "-c", _AS_IN_THE_IMAGE], stdout=log, stderr=log, env=env, cwd=REPOSITORY
             )
         self.pid = self._process.pid
-        self._wait_ready(directory / "operator.log")
+        log_file = directory / "operator.log"
+        wait_ready(f"http://127.0.0.1:{self.port}", self._process, seconds=120, log=log_file)
 
     def writes(self) -> dict[str, float]:
         """Write requests so far, by verb and resource; Events and the heartbeat aside."""
@@ -79,18 +80,6 @@ class Ours:
     def _get(self, path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
             return str(answer.read().decode())
-
-    def _wait_ready(self, log: Path) -> None:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                self._get("/readyz")
-                return
-            except OSError as error:
-                if time.monotonic() > deadline or self._process.poll() is not None:
-                    said = error.read().decode() if isinstance(error, urllib.error.HTTPError) else str(error)
-                    raise RuntimeError(f"the operator is not ready: {said}\n{log.read_text()[-2000:]}") from None
-                time.sleep(0.1)
 
 
 def install(plane: ControlPlane, namespace: str) -> None:

@@ -11,13 +11,13 @@ import json
 import os
 import subprocess
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.controlplane import ControlPlane, free_port
+from bench.contenders import free_port, wait_ready
+from tests.controlplane import ControlPlane
 from tests.lab import binaries
 
 TITLE = "Kubeflow Trainer 2.0.0"
@@ -44,7 +44,8 @@ class Peer:
         self.pid = self._process.pid
         try:
             self._mount_certificates(plane)
-            self._wait_ready(probe)
+            wait_ready(f"http://127.0.0.1:{probe}", self._process, seconds=120, log=self._log)
+            time.sleep(3)  # its controllers start beside the webhook server that this asks
         except BaseException:
             self.stop()
             raise
@@ -79,18 +80,6 @@ class Peer:
         _CERTIFICATES.mkdir(parents=True, exist_ok=True)
         for name, value in data.items():
             (_CERTIFICATES / name).write_bytes(base64.b64decode(value))
-
-    def _wait_ready(self, port: int) -> None:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-                    time.sleep(3)  # its controllers start beside the webhook server that this asks
-                    return
-            except OSError:
-                if time.monotonic() > deadline or self._process.poll() is not None:
-                    raise RuntimeError(f"the peer does not become ready:\n{self._log.read_text()[-2000:]}") from None
-                time.sleep(0.2)
 
 
 def build() -> Path:

@@ -30,7 +30,8 @@ def ppo_settings(hyper: Hyper) -> PpoSettings:
     return PpoSettings(
         sampling=Sampling(max_new_tokens=hyper.new_tokens, temperature=hyper.temperature),
         batch_size=hyper.batch_size,
-        mini_batch_size=hyper.batch_size,
+        mini_batch_size=hyper.batch_size // hyper.passes,
+        gradient_accumulation_steps=hyper.passes,
         ppo_epochs=hyper.ppo_epochs,
         learning_rate=hyper.learning_rate,
         final_lr_factor=0.0,

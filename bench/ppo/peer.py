@@ -97,7 +97,8 @@ def main() -> None:
         config = PPOConfig(
             output_dir=output,
             total_episodes=wanted.episodes,
-            per_device_train_batch_size=hyper.batch_size,
+            per_device_train_batch_size=hyper.batch_size // hyper.passes,
+            gradient_accumulation_steps=hyper.passes,
             num_ppo_epochs=hyper.ppo_epochs,
             response_length=hyper.new_tokens,
             temperature=hyper.temperature,

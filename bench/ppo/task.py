@@ -25,6 +25,8 @@ class Hyper:
     """Settings, equal for all."""
 
     batch_size: int = 8
+    passes: int = 2
+    """In which the batch is worked on for one optimizer step, gradients added up: less memory, the same step."""
     new_tokens: int = 32
     ppo_epochs: int = 2
     rank: int = 16

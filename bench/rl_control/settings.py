@@ -28,7 +28,7 @@ PPO_CARTPOLE = Setting(
 PPO_ACROBOT = Setting(
     task="Acrobot-v1",
     algorithm="ppo",
-    interactions=150_000,
+    interactions=500_000,
     environments=16,
     rollout_steps=128,
     learning_rate=1e-3,
@@ -37,7 +37,7 @@ PPO_ACROBOT = Setting(
 A2C_CARTPOLE = Setting(
     task="CartPole-v1",
     algorithm="a2c",
-    interactions=300_000,
+    interactions=160_000,
     environments=8,
     rollout_steps=16,
     learning_rate=2e-3,
@@ -46,22 +46,24 @@ A2C_CARTPOLE = Setting(
 DQN_CARTPOLE = Setting(
     task="CartPole-v1",
     algorithm="dqn",
-    interactions=60_000,
-    environments=1,
-    rollout_steps=256,
-    learning_rate=2.3e-3,
+    interactions=250_000,
+    environments=8,
+    rollout_steps=2,
+    learning_rate=1e-3,
     settings={
-        "minibatch_size": 64,
-        "replay_capacity": 60_000,
+        "gamma": 0.98,
+        "minibatch_size": 128,
+        "replay_capacity": 50_000,
         "learning_starts": 1_000,
-        "replay_ratio": 0.5,
-        "target_update_steps": 10,
-        "exploration_fraction": 0.16,
+        "replay_ratio": 0.25,
+        "target_update_steps": 100,
+        "exploration_fraction": 0.2,
         "epsilon_end": 0.04,
         "final_lr_factor": 0.0,
+        "huber_delta": 1e6,  # squared error: a fall is rare, its error large, and all there is to learn from
     },
     hidden=128,
-    max_grad_norm=10.0,
+    max_grad_norm=1000.0,
 )
 
 RUNS: dict[str, tuple[Setting, Published]] = {

@@ -27,8 +27,8 @@ from pathlib import Path
 
 import uvloop
 
+from bench.contenders import cpu_seconds
 from bench.ending import end_as_by_ctrl_c
-from bench.feedback.__main__ import cpu_seconds
 from bench.router import plain
 from bench.router.load import Measured, closed_loop
 from ratchet_api.assign import canary_split, salt_of

@@ -14,18 +14,16 @@ import asyncio
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
 
+from bench.contenders import free_port, serving
 from bench.feedback.load import Connection, Measured
-from bench.feedback.processes import free_port
 from bench.serving import model
 
 CLIENTS = 64
@@ -52,7 +50,7 @@ async def load(url: str, requests: Sequence[bytes], *, seconds: float) -> Measur
                 latencies.append(time.perf_counter() - start)
             else:
                 refused += 1
-        await connection.close()
+        connection.close()
 
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
     return Measured(len(latencies), time.perf_counter() - began, latencies, refused)
@@ -61,37 +59,15 @@ async def load(url: str, requests: Sequence[bytes], *, seconds: float) -> Measur
 def measure(module: str, arguments: Sequence[Path], *, threads: int, seconds: float) -> dict[int, Measured]:
     """Start a contender, load it with texts of each length, end it."""
     port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "true",
-        "HF_HUB_OFFLINE": "1",
-    }
-    process = subprocess.Popen([sys.executable, "-m", module, *map(str, arguments), str(port)], env=environment)
-    try:
-        wait_ready(url, process)
+    environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", module, *map(str, arguments), str(port)]
+    with serving(command, port, environment=environment) as (url, _):
         found = {}
         for tokens in WANTED:
             requests = [request(text) for text in model.texts(512, tokens=tokens)]
             uvloop.run(load(url, requests, seconds=1))  # warm
             found[tokens] = uvloop.run(load(url, requests, seconds=seconds))
         return found
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 300
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/readyz", timeout=10).close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > end:
-                raise
-        time.sleep(0.1)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -76,7 +76,7 @@ type: ## mypy
 ##@ Measure
 
 .PHONY: bench
-bench: bench-supervised bench-ppo bench-classifier-rl bench-classifier-race bench-no-regression bench-operator bench-rl-control bench-feedback bench-snapshot bench-generators ## every performance figure of the README, each beside its peer in one run
+bench: bench-supervised bench-ppo bench-rlhf-quality bench-recommender bench-classifier-rl bench-classifier-race bench-no-regression bench-operator bench-rl-control bench-feedback bench-snapshot bench-generators ## every performance figure of the README, each beside its peer in one run
 
 .PHONY: bench-supervised
 bench-supervised: ## training speed, memory and accuracy beside transformers.Trainer; ARGS="--rounds 1"
@@ -87,6 +87,16 @@ bench-supervised: ## training speed, memory and accuracy beside transformers.Tra
 bench-ppo: ## PPO for language models beside trl's PPOTrainer: speed, memory, reward; ARGS="--rounds 1 --threads 1"
 	$(SETUP)
 	@$(PY) -m bench.ppo $(ARGS)
+
+.PHONY: bench-rlhf-quality
+bench-rlhf-quality: ## does PPO from ratings raise the score over seeds, and does a second judge agree; ARGS="--seeds 1"
+	$(SETUP)
+	@$(PY) -m bench.rlhf_quality $(ARGS)
+
+.PHONY: bench-recommender
+bench-recommender: ## what RL changes in a recommender's likeness, variety, empathy and recommendations; ARGS="--interactions 256"
+	$(SETUP)
+	@$(PY) -m bench.recommender $(ARGS)
 
 .PHONY: bench-classifier-rl
 bench-classifier-rl: ## what right or wrong teaches after a few labels, over seeds; ARGS="--seeds 1 --flipped"

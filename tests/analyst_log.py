@@ -55,7 +55,14 @@ class TrialLog:
             ),
             RING,
         )
-        event = {"interactionId": signed, "subject": subject, "input": "text", "abstained": False} | more
+        event = {
+            "interactionId": signed,
+            "subject": subject,
+            "input": "text",
+            "abstained": False,
+            "milliseconds": 1 + at % 7,
+        }
+        event |= more
         if "failed" not in more:
             event["label"] = "card"
         self.send(Interaction.model_validate(event), now)
@@ -72,6 +79,30 @@ class TrialLog:
         """Take an event back."""
         undo = _FEEDBACK.validate_python({"type": "undo", "policy": "router", "supersedes": event})
         self.lines.append(self.recorder.feedback(undo, source=source, now=START + timedelta(seconds=at)).line)
+
+    def pair(self, request: int, at: float, *said: str | None, milliseconds: tuple[float, float] = (10, 20)) -> None:
+        """Record what champion and shadow answered to a text: a label, empty for an abstention, None for no answer."""
+        for shadow, label in enumerate(said):
+            event: dict[str, Any] = {"failed": True} if label is None else {"label": label or "guess"}
+            event |= {} if label is None else {"abstained": not label}
+            self.send(
+                Interaction.model_validate(
+                    event
+                    | {
+                        "policy": "router",
+                        "version": 1 + shadow,
+                        "input": "-",
+                        "idempotencyKey": secrets.token_hex(8),
+                        "pair": {
+                            "experiment": EXPERIMENT,
+                            "request": f"{request:032x}",
+                            "shadow": bool(shadow),
+                            "milliseconds": milliseconds[shadow],
+                        },
+                    }
+                ),
+                START + timedelta(seconds=at),
+            )
 
     def tick(self, at: float) -> None:
         """Something else happens in the namespace, by which time is known to have passed."""

@@ -63,6 +63,17 @@ def time_scale() -> float:
     return float(os.environ.get("RATCHET_TEST_TIME_SCALE", CI_TIME_SCALE))
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Give torch one thread: with matrices this small others only wait for each other, longest on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def _logs_as_found() -> Iterator[None]:
     """Take away what a test put on the root logger and into structlog.

@@ -21,6 +21,8 @@ from ratchet_api.stage import StoreConfig
 from ratchet_api.training_run import RunTemplate
 from ratchet_gateway.app import Parts, create_app
 from ratchet_gateway.auth import ApiKeys
+from ratchet_gateway.datasets import Datasets, NoDatasets
+from ratchet_gateway.experiments import Analyst, NoAnalyst
 from ratchet_gateway.log.writer import LogSettings
 from ratchet_gateway.policies import FixedPolicies, Policies, PolicyView
 from ratchet_gateway.settings import Settings
@@ -109,12 +111,44 @@ def write_keys(path: Path, keys: Mapping[str, tuple[str, ...]] = KEYS) -> Path:
 POLICIES = FixedPolicies({"router": PolicyView("router", (), TEMPLATE), "bare": PolicyView("bare")})
 
 
+def dataset_of_feedback(
+    name: str, *, policy: str = "router", taken: str | None = "2026-11-21T10:00:00Z", **snapshot: Any
+) -> dict[str, Any]:
+    """A FeedbackDataset of a policy's feedback as the operator leaves it; further arguments are of its snapshot."""
+    whole = {
+        "digest": "d" * 64,
+        "uri": "s3://ratchet/ns/snapshots/d/MANIFEST.json",
+        "counts": {"read": 1540, "kept": 900, "train": 720, "validation": 95, "test": 85},
+        "classes": 3,
+        "smallestLabels": [
+            {"label": "shipping", "train": 80, "validation": 10, "test": 5},
+            {"label": "login", "train": 240, "validation": 30, "test": 30},
+            {"label": "billing", "train": 400, "validation": 55, "test": 50},
+        ],
+        "removed": [
+            {"rule": "NoVerdict", "count": 500, "example": "event a"},
+            {"rule": "Duplicate", "count": 120, "example": "event b"},
+            {"rule": "Quarantined", "count": 20, "example": "event c"},
+        ],
+    }
+    status = {"state": "Ready", "snapshot": whole | snapshot, "snapshotTime": taken} if taken else {}
+    return {
+        "apiVersion": "ratchet.dev/v1alpha1",
+        "kind": "FeedbackDataset",
+        "metadata": {"name": name},
+        "spec": {"type": "classification", "source": {"feedback": {"policyRef": {"name": policy}}}},
+        "status": status,
+    }
+
+
 def make_app(
     folder: Path,
     *,
     store: Store | None = None,
     policies: Policies = POLICIES,
     training: Training | None = None,
+    analyst: Analyst | None = None,
+    datasets: Datasets | None = None,
     clock: Clock | None = None,
     **more: Any,
 ) -> tuple[FastAPI, Parts]:
@@ -135,6 +169,8 @@ def make_app(
         policies=policies,
         ways=(ApiKeys(keys, clock.monotonic),),
         training=training,
+        analyst=analyst or NoAnalyst(),
+        datasets=datasets or NoDatasets(),
         now=clock.now,
         monotonic=clock.monotonic,
     )

@@ -11,7 +11,9 @@ import pyarrow as pa
 from ratchet_api.attempts import Artifact
 from ratchet_api.names import snapshot_prefix
 from ratchet_api.preference import PreferenceStage
-from ratchet_api.rlhf import RewardModelStage, RlhfStage
+from ratchet_api.reward_model import RewardModelStage
+from ratchet_api.rlhf import RlhfStage
+from ratchet_api.scoring import SCORE, scored_column
 from ratchet_api.snapshot_summary import SnapshotCounts
 from ratchet_api.stage import (
     DatasetRef,
@@ -24,7 +26,7 @@ from ratchet_api.stage import (
 )
 from ratchet_api.training_run import Answers, BaseModelRef, EvaluateStage, Evaluation, Lora, SupervisedStage
 from ratchet_jobs.data.base_model import local_digest
-from ratchet_jobs.data.demonstrations import DEMONSTRATIONS_SCHEMA
+from ratchet_jobs.data.demonstrations import DEMONSTRATIONS_SCHEMA, ITEMS_FIELD
 from ratchet_jobs.data.snapshots import SPLITS, Manifest, content_digest, store_snapshot, write_split
 from ratchet_jobs.runtime.progress import ProgressBoard
 from ratchet_jobs.runtime.store_directory import DirectoryStore
@@ -46,16 +48,20 @@ class GeneratorBench(Workbench):
         self.boards: list[ProgressBoard] = []
         self._pods = 0
 
-    def put_demonstrations(self, *, train: Rows, test: Rows, kind: str = "demonstrations") -> DatasetRef:
-        """Store a snapshot as the snapshot stage leaves it."""
+    def put_demonstrations(
+        self, *, train: Rows, test: Rows, kind: str = "demonstrations", items: Sequence[str] | None = None
+    ) -> DatasetRef:
+        """Store a snapshot as the snapshot stage leaves it; its train rows mention the items, if there are any."""
+        schema = DEMONSTRATIONS_SCHEMA if items is None else pa.schema([*DEMONSTRATIONS_SCHEMA, ITEMS_FIELD])
         folder, files = self.root / "shown", {}
         folder.mkdir(exist_ok=True)
         for split, rows in zip(SPLITS, (train, (), test), strict=True):
             records = [
                 {"text": text, "response": response, "messages": None, "component": n, "subject": None, "time": None}
+                | ({} if items is None or split != "train" else {ITEMS_FIELD.name: list(items)})
                 for n, (text, response) in enumerate(rows)
             ]
-            files[split] = write_split(records, folder / f"{split}.parquet", schema=DEMONSTRATIONS_SCHEMA)
+            files[split] = write_split(records, folder / f"{split}.parquet", schema=schema)
         digest = content_digest(kind, (), files)
         counts = SnapshotCounts(train=len(train), test=len(test))
         manifest = Manifest(type=kind, digest=digest, files=files, labels=(), counts=counts)
@@ -84,7 +90,22 @@ class GeneratorBench(Workbench):
         schema = pa.schema([("text", pa.string()), ("label", pa.string()), ("score", pa.float64())])
         return self._put_judged("ratings", schema, rows)
 
-    def _put_judged(self, kind: str, schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> DatasetRef:
+    def put_scored(self, rows: Sequence[tuple[str, str, float | None, float | None]]) -> DatasetRef:
+        """Store a snapshot of (prompt, response, score, empathy) rows that a judge scored; a line ends a turn."""
+        schema = pa.schema(
+            [
+                *(DEMONSTRATIONS_SCHEMA.field(name) for name in ("text", "response", "messages")),
+                *(pa.field(scored_column(name), pa.float64()) for name in (SCORE, "empathy")),
+            ]
+        )
+        turns = [
+            [{"role": "user", "content": turn} for turn in text.splitlines()] if "\n" in text else None
+            for text, *_ in rows
+        ]
+        records = [(text, said, each, *told) for (text, said, *told), each in zip(rows, turns, strict=True)]
+        return self._put_judged("demonstrations", schema, records, scoring={"qualities": ["empathy"]})
+
+    def _put_judged(self, kind: str, schema: pa.Schema, rows: Sequence[tuple[Any, ...]], **settings: Any) -> DatasetRef:
         folder, files = self.root / "judged", {}
         folder.mkdir(exist_ok=True)
         for split in SPLITS:
@@ -92,7 +113,7 @@ class GeneratorBench(Workbench):
             files[split] = write_split(records, folder / f"{split}.parquet", schema=schema)
         digest = content_digest(kind, (), files)
         counts = SnapshotCounts(train=len(rows))
-        manifest = Manifest(type=kind, digest=digest, files=files, labels=(), counts=counts)
+        manifest = Manifest(type=kind, digest=digest, files=files, labels=(), counts=counts, settings=settings)
         store_snapshot(self.store, NAMESPACE, manifest, folder)
         return DatasetRef(digest=digest, prefix=snapshot_prefix(NAMESPACE, digest))
 

@@ -6,6 +6,7 @@ The objects are written as the operator writes them; store, snapshot and policie
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,24 @@ class TrainedHome:
         self.bench = bench
         self.path = bench.root / ".ratchet"
 
-    def put_run(self, name: str, commit: Commit, *, snapshot: str | None = None, **spec: Any) -> None:
-        """Write a complete run whose evaluate stage made that commit, on the bench's snapshot unless told otherwise."""
+    def put_run(
+        self,
+        name: str,
+        commit: Commit,
+        *,
+        snapshot: str | None = None,
+        made: Mapping[str, Commit] | None = None,
+        **spec: Any,
+    ) -> None:
+        """Write a complete run whose evaluate stage made that commit, on the bench's snapshot unless told otherwise.
+
+        Args:
+            name: of the run.
+            commit: of its last stage.
+            snapshot: digest of another one.
+            made: what its earlier stages committed.
+            spec: fields of it.
+        """
         dataset = self.bench.dataset
         resolved = {
             "specDigest": "0" * 64, "image": "local", "codeVersion": "1",
@@ -33,7 +50,15 @@ class TrainedHome:
             "kind": "RLTrainingRun",
             "metadata": {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}"},
             "spec": {"policyType": "classifier", "baseModel": base, "datasetRef": {"name": "d"}} | spec,
-            "status": {"state": "Complete", "resolved": resolved, "artifact": self._artifact(commit)},
+            "status": {
+                "state": "Complete",
+                "resolved": resolved,
+                "artifact": self._artifact(commit),
+                "stages": [
+                    {"name": stage, "state": "Succeeded", "artifact": self._artifact(each)}
+                    for stage, each in (made or {}).items()
+                ],
+            },
         }
         self.put("rltrainingruns", name, body)
 

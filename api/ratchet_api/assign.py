@@ -41,6 +41,8 @@ class Slot(NamedTuple):
     version: int
     share: int
     """In hundredths of a percent."""
+    experiment: str = ""
+    """Id under which it is counted, where that is not the split's: of one version of a test and its control group."""
 
     @property
     def propensity(self) -> float:
@@ -119,25 +121,42 @@ def canary_split(salt: str, *, champion: int, candidate: int, share: int) -> Spl
     return Split(salt, tuple(slot for slot in slots if slot.share))
 
 
-def fixed_split(salt: str, *, champion: int, shares: Sequence[tuple[int, int]]) -> Split:
-    """Return [version | version | … | champion] of a test with fixed shares, the champion's own part as control.
+class Pair(NamedTuple):
+    """One version of a test with fixed shares."""
+
+    version: int
+    share: int
+    """In hundredths of a percent; its control group gets as much."""
+    experiment: str
+    """Id under which the two are counted."""
+    out: bool = False
+    """It was taken out: the champion answers in its place, and nobody else changes sides."""
+
+
+def fixed_split(salt: str, *, champion: int, pairs: Sequence[Pair]) -> Split:
+    """Return [version | its control | version | its control | … | champion] of a test with fixed shares.
 
     Args:
-        salt: of the experiment, which is another one for other shares.
-        champion: version that is control, and that the rest gets.
-        shares: (version, hundredths of a percent), the champion among them.
+        salt: of the test, which is another one for other shares.
+        champion: version that all control groups get, and the rest.
+        pairs: the versions besides.
 
     Raises:
-        BadSplit: less than two versions, one twice, or none of them the champion.
+        BadSplit: no version, one twice, or the champion among them.
     """
-    versions = [version for version, _ in shares]
-    if len(versions) < 2 or len(set(versions)) < len(versions) or champion not in versions:
+    versions = [pair.version for pair in pairs]
+    if not versions or len(set(versions)) < len(versions) or champion in versions:
         raise BadSplit(
             f"the test has the versions {versions} and the champion is {champion}; "
-            "give at least two, each once, the champion among them"
+            "give at least one, each once, and not the champion, against whom they are held"
         )
-    slots = [Slot("control" if version == champion else "canary", version, share) for version, share in shares]
-    rest = WHOLE - sum(share for _, share in shares)
+    slots: list[Slot] = []
+    for version, share, experiment, out in pairs:
+        if out:
+            slots.append(Slot("champion", champion, 2 * share))
+        else:
+            slots += [Slot("canary", version, share, experiment), Slot("control", champion, share, experiment)]
+    rest = WHOLE - sum(slot.share for slot in slots)
     return Split(salt, (*slots, *((Slot("champion", champion, rest),) if rest else ())))
 
 

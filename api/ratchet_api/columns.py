@@ -15,6 +15,10 @@ from ratchet_api.tasks import MAX_TASKS, TaskName
 
 TEXT_COLUMN = "text"
 LABEL_COLUMN = "label"
+OF_DIALOGUES = ("messages", "turns", "items", "emotion")
+"""Columns that a file of dialogues may have, and no inline row."""
+OF_DEMONSTRATIONS = ("response", *OF_DIALOGUES)
+"""Columns of type demonstrations alone."""
 
 
 class InlineRow(ApiModel):
@@ -118,6 +122,27 @@ class Columns(ApiModel):
             description="messages: for type demonstrations, in place of text and response; column of a dialogue as a list of objects with role (system, user or assistant) and content. The last turn is the assistant's and the answer to follow.",
         ),
     ]
+    turns: Annotated[
+        ColumnPath | None,
+        Field(
+            default=None,
+            description="turns: for type demonstrations, in place of text; column of what was said before the response: a list of texts, by two people in turn, of whom the second is the assistant and answers next, or of objects as in messages. Needs group, which names the dialogue.",
+        ),
+    ]
+    items: Annotated[
+        ColumnPath | None,
+        Field(
+            default=None,
+            description="items: for type demonstrations; column of the items that the response mentions: a name or a list of names. Rewards of type recommendation and itemRatio hold answers against them. If omitted, no row says.",
+        ),
+    ]
+    emotion: Annotated[
+        ColumnPath | None,
+        Field(
+            default=None,
+            description="emotion: for type demonstrations; column of what the one who is answered feels: a class of the classifier that a reward of type empathy asks. If omitted, the classifier is asked about the last turn.",
+        ),
+    ]
     group: Annotated[
         ColumnPath | None,
         Field(
@@ -172,6 +197,16 @@ class Columns(ApiModel):
     def _messages_or_text(self) -> Self:
         if self.messages is not None and (self.text != TEXT_COLUMN or self.response is not None):
             raise ValueError("messages stands in place of text and response; remove them or messages")
+        return self
+
+    @model_validator(mode="after")
+    def _turns_of_a_dialogue(self) -> Self:
+        if self.turns is None:
+            return self
+        if self.messages is not None or self.text != TEXT_COLUMN:
+            raise ValueError("turns stands in place of text and messages; remove them or turns")
+        if self.group is None:
+            raise ValueError("turns needs group; name the column of the dialogue, whose rows never part across splits")
         return self
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ class ConditionType(StrEnum):
     GATE_PASSED = "GatePassed"
     PUBLISHED = "Published"
     ROLLED_OUT = "RolledOut"
+    STICKY = "Sticky"
 
 
 CONDITIONS: dict[ConditionType, str] = {
@@ -46,6 +47,7 @@ CONDITIONS: dict[ConditionType, str] = {
     ConditionType.GATE_PASSED: "Every gate holds and RL, where asked for, made nothing worse. False with GateFailed: nothing is published; with RLFailed or CandidateWorse: not what RL made.",
     ConditionType.PUBLISHED: "The policy lists the run's artifact as a version.",
     ConditionType.ROLLED_OUT: "Everybody gets the champion and no version is on trial; False says what is waited for.",
+    ConditionType.STICKY: "A subject keeps its version for as long as a trial lasts; False where Gateways deal (serving.httpRoute), absent where they never did.",
 }
 
 
@@ -84,16 +86,19 @@ class Reason(StrEnum):
     # a rollout
     PREPARING = "Preparing"
     APPLYING = "Applying"
+    SHADOWING = "Shadowing"
     RAMPING = "Ramping"
     HOLDING = "Holding"
     PAUSED = "Paused"
     WAITING_FOR_PROMOTION = "WaitingForPromotion"
     CANDIDATE_CHOSEN = "CandidateChosen"
+    CANDIDATE_SHADOWED = "CandidateShadowed"
     CANDIDATE_EXPOSED = "CandidateExposed"
     SHARE_RAISED = "ShareRaised"
     PROMOTED = "Promoted"
     ROLLED_BACK = "RolledBack"
     ABORTED = "Aborted"
+    TEST_ENDED = "TestEnded"
     UNDONE = "Undone"
     ROLLOUT_PAUSED = "RolloutPaused"
     ROLLOUT_RESUMED = "RolloutResumed"
@@ -101,6 +106,8 @@ class Reason(StrEnum):
     TABLE_APPLIED = "TableApplied"
     COMMAND_NOT_OBEYED = "CommandNotObeyed"
     SERVING_STOPPED = "ServingStopped"
+    DEALT_BY_GATEWAYS = "DealtByGateways"
+    DEALT_BY_ROUTERS = "DealtByRouters"
     # what the user can mend
     INVALID_SPEC = "InvalidSpec"
     SPEC_CHANGED = "SpecChanged"
@@ -113,6 +120,7 @@ class Reason(StrEnum):
     START_NOT_FOUND = "StartNotFound"
     LOG_NOT_COUNTED = "LogNotCounted"
     SERVING_NOT_CONFIGURED = "ServingNotConfigured"
+    GATEWAY_API_MISSING = "GatewayAPIMissing"
     STORE_NOT_CONFIGURED = "StoreNotConfigured"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     PRIORITY_CLASS_NOT_ALLOWED = "PriorityClassNotAllowed"
@@ -137,6 +145,7 @@ class Reason(StrEnum):
     DIVERGED = "Diverged"
     NO_SUPPORT = "NoSupport"
     ACCELERATOR_FAULT = "AcceleratorFault"
+    JUDGE_UNAVAILABLE = "JudgeUnavailable"
     OUT_OF_MEMORY = "OutOfMemory"
     KILLED = "Killed"
     STAGE_CRASHED = "StageCrashed"
@@ -162,6 +171,10 @@ _OF_ROLLOUTS: dict[Reason, ReasonInfo] = {
         "The routers were told who gets which version, and not all have said that they do so.",
         "Wait; if it lasts for minutes, see the routers' pods.",
     ),
+    Reason.SHADOWING: ReasonInfo(
+        "A version on trial is asked what the champion is asked; nobody gets its answers yet.",
+        "Wait for the texts and the time of rollout.shadow; status.rollout.shadow has what was found.",
+    ),
     Reason.RAMPING: ReasonInfo("A version is on trial and gets its share of the people.", "Nothing to do."),
     Reason.HOLDING: ReasonInfo(
         "The share of the version on trial is not raised: what is known of it cannot be trusted, or is nothing.",
@@ -174,6 +187,9 @@ _OF_ROLLOUTS: dict[Reason, ReasonInfo] = {
         "The version on trial passed, and spec.rollout.promotion is manual.", "`ratchet promote` or `ratchet abort`."
     ),
     Reason.CANDIDATE_CHOSEN: ReasonInfo("A new version goes on trial.", "Nothing to do."),
+    Reason.CANDIDATE_SHADOWED: ReasonInfo(
+        "The version on trial is asked what the champion is asked, and what both answer is compared.", "Nothing to do."
+    ),
     Reason.CANDIDATE_EXPOSED: ReasonInfo("The version on trial gets its first share of the people.", "Nothing to do."),
     Reason.SHARE_RAISED: ReasonInfo("The version on trial gets a larger share.", "Nothing to do."),
     Reason.PROMOTED: ReasonInfo("The version on trial is champion.", "Nothing to do."),
@@ -182,6 +198,10 @@ _OF_ROLLOUTS: dict[Reason, ReasonInfo] = {
         "See the message; publish a better version. This one is not tried again by itself.",
     ),
     Reason.ABORTED: ReasonInfo("The trial was ended by somebody's wish.", "Nothing to do."),
+    Reason.TEST_ENDED: ReasonInfo(
+        "A test with fixed shares is over; everybody gets the champion.",
+        "See status.rollout.abTest for what is known of each version; `ratchet promote POLICY VERSION` makes one champion.",
+    ),
     Reason.UNDONE: ReasonInfo("An earlier version is champion again by somebody's wish.", "Nothing to do."),
     Reason.ROLLOUT_PAUSED: ReasonInfo("The share stays as it is by somebody's wish.", "`ratchet resume`."),
     Reason.ROLLOUT_RESUMED: ReasonInfo("The rollout goes on by somebody's wish.", "Nothing to do."),
@@ -194,6 +214,11 @@ _OF_ROLLOUTS: dict[Reason, ReasonInfo] = {
         "See the message, and give the annotation another value.",
     ),
     Reason.SERVING_STOPPED: ReasonInfo("spec.serving was removed: servers and routers are ended.", "Nothing to do."),
+    Reason.DEALT_BY_GATEWAYS: ReasonInfo(
+        "Gateways deal requests by an HTTPRoute, each by itself: a subject does not keep its version.",
+        "Name a subject for one request only, or remove serving.httpRoute: routers deal by subject.",
+    ),
+    Reason.DEALT_BY_ROUTERS: ReasonInfo("No Gateway deals any more; routers deal by subject.", "Nothing to do."),
 }
 
 REASONS: dict[Reason, ReasonInfo] = {
@@ -309,6 +334,10 @@ REASONS: dict[Reason, ReasonInfo] = {
         "spec.serving is set, and the operator that works here serves no policies.",
         "Set serving.enabled in the chart's values, or remove spec.serving; `ratchet serve` serves on one machine.",
     ),
+    Reason.GATEWAY_API_MISSING: ReasonInfo(
+        "spec.serving.httpRoute is set, and the cluster knows no HTTPRoute of gateway.networking.k8s.io/v1.",
+        "Install the Gateway API's CustomResourceDefinitions and a controller for them, or remove spec.serving.httpRoute.",
+    ),
     Reason.STORE_NOT_CONFIGURED: ReasonInfo(
         "Neither the chart nor the namespace names a store.",
         "Set store.uri in the chart's values, or create the ConfigMap ratchet-store in the namespace.",
@@ -347,7 +376,7 @@ REASONS: dict[Reason, ReasonInfo] = {
     ),
     Reason.POD_CONFIG_ERROR: ReasonInfo(
         "The node cannot start the container as configured.",
-        "Most often the store's Secret is missing: create the one the message names.",
+        "Most often the store's Secret or a judge's is missing: create the one the message names.",
     ),
     Reason.BAD_DATA: ReasonInfo("The data cannot be used.", "Mend the rows that the message names."),
     Reason.BAD_CONFIG: ReasonInfo(
@@ -384,6 +413,10 @@ REASONS: dict[Reason, ReasonInfo] = {
     ),
     Reason.ACCELERATOR_FAULT: ReasonInfo(
         "The accelerator failed.", "Nothing at first: the stage is tried on another node."
+    ),
+    Reason.JUDGE_UNAVAILABLE: ReasonInfo(
+        "The judge of a reward did not answer.",
+        "Nothing at first: the stage is tried again and pays for no answer twice. If it stays, see the judge's endpoint, its limits and the network policy.",
     ),
     Reason.OUT_OF_MEMORY: ReasonInfo(
         "The container was killed for memory twice.", "Raise the stage's memory or lower its batchSize or maxTokens."

@@ -1,14 +1,17 @@
 """Settings from environment variables: what is absent means the default, what cannot be used is named with its remedy.
 
-Decides how a variable's text becomes a word, a number or a path, and what a wrong one is answered with. Never which
-variables there are, nor their defaults and bounds: the `settings` of operator, gateway and policy server say that, and
-call this once, when their process starts.
+Decides how a variable's text becomes a word, a number or a path, and what a wrong one is answered with; and how the
+store is named, which is the same for every process that reads or writes one. Never which other variables there are, nor
+their defaults and bounds: the `settings` of operator, gateway and policy server say that, and call this once, when their
+process starts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from ratchet_api.stage import StoreConfig
 
 
 class SettingsError(ValueError):
@@ -77,6 +80,18 @@ class Environment:
             SettingsError: one is none of them.
         """
         return tuple(_among(name, word, allowed) for word in self.words(name) or (default,))
+
+    def store(self) -> StoreConfig:
+        """Return the store that RATCHET_STORE_URI, _ENDPOINT and _REGION name.
+
+        Raises:
+            SettingsError: no store is named.
+        """
+        return StoreConfig(
+            uri=self.needed("RATCHET_STORE_URI", "s3://BUCKET[/PREFIX] or file:///DIR"),
+            endpoint=self.text("RATCHET_STORE_ENDPOINT") or None,
+            region=self.text("RATCHET_STORE_REGION", "us-east-1"),
+        )
 
     def flag(self, name: str) -> bool:
         """Return true or false, which is the default.

@@ -18,8 +18,9 @@ _Name = Annotated[str, Field(max_length=512)]
 ERASURE_ID = r"^[0-9a-f]{32}$"
 
 NOT_COVERED = (
-    "snapshots of files (source.objects) and the files themselves: take the person out of the file, then refresh",
+    "snapshots of files (source.objects), the files themselves and what judges were asked about them: take the person out of the file, then refresh, and delete the folder judge/ of the namespace",
     "weights that learned from the person before: retrain, or roll back to a version that is not listed",
+    "runs that were deleted: of theirs only versions on an affected data set are listed, and what went on from these; retrain what else they taught",
     "texts of under 16 characters that an evaluation quotes, and stages that were under way: evaluate anew",
     "backups and old object versions of the store",
 )
@@ -59,6 +60,12 @@ class ErasureReport(StatusModel):
         tuple[_Name, ...],
         Field(
             default=(), strict=False, description="artifacts: files of runs that quoted the person, blotted out since."
+        ),
+    ]
+    judged: Annotated[
+        _Count,
+        Field(
+            default=0, description="judged: entries of the judges' cache about texts of the person, forgotten since."
         ),
     ]
     left: Annotated[_Count, Field(description="left: what the last look still found; 0, or there is no report.")]

@@ -1,7 +1,7 @@
 """What the analyst answers about an experiment: counts by arm, from which a verdict is drawn.
 
 Decides the form of the answer alone; the analyst counts, `ratchet_api.stats` judges. Nothing in it is about a person.
-Written by `ratchet_gateway.analyst`, read by the operator.
+Written by `ratchet_gateway.analyst`, read by the operator and by the gateway's experiment page.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pydantic import Field
 
 from ratchet_api.base import ObjectName, Sha256, StatusModel
 from ratchet_api.feedback import ExperimentId
+from ratchet_api.rollout import SLOW
+from ratchet_api.shadow import ShadowReport
 from ratchet_api.stats.rare import RareCounts
 from ratchet_api.stats.ratio import SampleRatio
 from ratchet_api.stats.rules import Mean, Rules
@@ -71,6 +73,36 @@ class SplitCounts(StatusModel):
     ] = 0.0
 
 
+class Pace(StatusModel):
+    """Subjects whose slowest answer took as long."""
+
+    milliseconds: Annotated[_Amount, Field(description="milliseconds: at most, and more than 5 % less at least.")]
+    subjects: Annotated[_Count, Field(description="subjects: how many.")]
+
+
+class Paces(StatusModel):
+    """How long subjects waited for the slowest of their answers in the first minute, by arm."""
+
+    candidate: Annotated[
+        tuple[Pace, ...],
+        Field(default=(), strict=False, max_length=1201, description="candidate: of the version on trial, rising."),
+    ]
+    champion: Annotated[
+        tuple[Pace, ...],
+        Field(default=(), strict=False, max_length=1201, description="champion: of the control arm, rising."),
+    ]
+
+    def beyond(self, milliseconds: float) -> RareCounts:
+        """Count the subjects who waited longer than that."""
+        found = []
+        for arm in (self.candidate, self.champion):
+            found += [
+                sum(pace.subjects for pace in arm if pace.milliseconds > milliseconds),
+                sum(pace.subjects for pace in arm),
+            ]
+        return RareCounts(*found)
+
+
 class ExperimentEvidence(StatusModel):
     """Answer to GET /v1/policies/{policy}/experiments/{id}. An experiment that nobody met yet has zeros everywhere."""
 
@@ -89,6 +121,13 @@ class ExperimentEvidence(StatusModel):
     ]
     rare: Annotated[
         dict[str, EventCounts], Field(default_factory=dict, description="rare: what hardly ever happens, likewise.")
+    ]
+    paces: Annotated[Paces, Field(default_factory=Paces, description="paces: how long answers took.")]
+    shadow: Annotated[
+        ShadowReport,
+        Field(
+            default_factory=ShadowReport, description="shadow: what both answered to the same texts, before the split."
+        ),
     ]
     dropped: Annotated[_Count, Field(default=0, description="dropped: records that servers said they had lost.")]
     late: Annotated[_Count, Field(default=0, description="late: feedback after its subject's time; not counted.")]
@@ -116,8 +155,12 @@ class ExperimentEvidence(StatusModel):
         Sha256 | None, Field(default=None, description="digest: of the counts; equal logs, equal digests.")
     ]
 
-    def evidence(self, rules: Rules) -> Evidence:
+    def evidence(self, rules: Rules, *, slow: float | None = None) -> Evidence:
         """Return the counts of the metrics that the rules name, for `judge`; age and readiness are the caller's.
+
+        Args:
+            rules: name the metrics.
+            slow: milliseconds beyond which an answer is slow; None = that is not judged.
 
         Raises:
             BadEvidence: counts that cannot be.
@@ -131,6 +174,8 @@ class ExperimentEvidence(StatusModel):
                 rare[metric.name] = RareCounts(
                     seen.candidate_events, seen.candidate_subjects, seen.champion_events, seen.champion_subjects
                 )
+        if slow is not None:
+            rare[SLOW] = self.paces.beyond(slow)
         return Evidence(
             split=SampleRatio(SHARES, self.split.counts, self.split.worst),
             means=means,
@@ -139,3 +184,21 @@ class ExperimentEvidence(StatusModel):
             dropped=self.dropped,
             subjects_per_day=self.subjects_per_day,
         )
+
+
+class ExperimentPoint(StatusModel):
+    """What was known of an experiment at one moment: of those whose time had passed by then."""
+
+    at: Annotated[str, Field(max_length=32, description="at: the moment, by the events' own times.")]
+    split: Annotated[SplitCounts, Field(description="split: subjects that were dealt by then.")]
+    feedback: Annotated[MetricSums, Field(description="feedback: as in `means`, of subjects who had entered by then.")]
+
+
+class ExperimentSeries(StatusModel):
+    """Answer to GET /v1/policies/{policy}/experiments/{id}/series: what is known now, and how it came about."""
+
+    now: Annotated[ExperimentEvidence, Field(description="now: as without `/series`.")]
+    points: Annotated[
+        tuple[ExperimentPoint, ...],
+        Field(default=(), strict=False, max_length=1000, description="points: oldest first; the last one is of now."),
+    ]

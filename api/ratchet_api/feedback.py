@@ -254,6 +254,17 @@ class PolicyFeedback(ApiModel):
         return Score(type="score", policy=policy, **self.model_dump(exclude_none=True))
 
 
+class Pair(ApiModel):
+    """Names a text that two versions were asked, so that what they answered can be compared."""
+
+    experiment: Annotated[ExperimentId, Field(description="experiment: id of the trial, as the router says.")]
+    request: Annotated[
+        EventId, Field(description="request: 32 hex digits that name the text; the same for both versions.")
+    ]
+    shadow: Annotated[bool, Field(description="shadow: true for the version whose answer nobody got.")]
+    milliseconds: Annotated[float, Field(ge=0, le=1e9, description="milliseconds: that the server took to answer.")]
+
+
 class Interaction(_Event):
     """One answer that a policy gave, so that feedback can be joined to it."""
 
@@ -296,6 +307,22 @@ class Interaction(_Event):
             description="failed: true when the policy gave no answer, such as a status of 500. No texts are kept of it.",
         ),
     ]
+    milliseconds: Annotated[
+        float | None,
+        Field(
+            default=None,
+            ge=0,
+            le=1e9,
+            description="milliseconds: that the answer took in its server; of a text that is generated, its first token.",
+        ),
+    ]
+    pair: Annotated[
+        Pair | None,
+        Field(
+            default=None,
+            description="pair: what was answered beside another version. Kept without texts and subject; it is nobody's interaction, and no feedback may cite it.",
+        ),
+    ]
     recorder: Annotated[
         ExperimentId | None,
         Field(default=None, description="recorder: 16 hex digits that name the process which answered."),
@@ -314,6 +341,10 @@ class Interaction(_Event):
             raise ValueError("interaction: has neither response nor label nor failed; send what the policy answered")
         if (self.dropped is None) != (self.recorder is None):
             raise ValueError("interaction: has one of dropped and recorder; send both, or none")
+        if self.pair is not None and (self.policy is None or self.interaction_id is not None):
+            raise ValueError("interaction: has a pair; name the policy that answered, and no interactionId")
+        if self.pair is not None and self.label is None and self.failed is None:
+            raise ValueError("interaction: has a pair and neither label nor failed; only classes are compared")
         if self.policy is None and self.interaction_id is None:
             raise ValueError("interaction: has neither policy nor interactionId; name the policy that answered")
         return self
@@ -355,7 +386,11 @@ class InteractionStored(Stored):
     """One interaction is in the log."""
 
     interaction_id: Annotated[
-        str, Field(max_length=1024, description="interactionId: signed; hand it to whoever may rate the answer.")
+        str,
+        Field(
+            max_length=1024,
+            description="interactionId: signed; hand it to whoever may rate the answer. Empty for a pair.",
+        ),
     ]
     collected: Annotated[
         bool, Field(description="collected: whether texts were kept too, or the exposure alone (collectionRate).")
@@ -377,9 +412,15 @@ class TrainRequest(ApiModel):
         bool,
         Field(default=False, description="dryRun: true answers what a run would be and starts nothing."),
     ]
-    max_steps: Annotated[Steps | None, Field(default=None, description="maxSteps: no more optimizer steps than this.")]
+    max_steps: Annotated[
+        Steps | None,
+        Field(default=None, description="maxSteps: no more optimizer steps of the supervised stage than this."),
+    ]
     learning_rate: Annotated[
-        float | None, Field(default=None, gt=0, le=1, description="learningRate: instead of the template's.")
+        float | None,
+        Field(
+            default=None, gt=0, le=1, description="learningRate: of the supervised stage, instead of the template's."
+        ),
     ]
 
 
@@ -398,7 +439,7 @@ class TrainEstimate(StatusModel):
 
     status: Annotated[Literal["dry_run"], Field(description="status: nothing was started.")]
     feedback_count: Annotated[int, Field(ge=0, le=2**53, description="feedbackCount: rated events of the policy.")]
-    estimated_steps: Annotated[int, Field(ge=0, le=2**53, description="estimatedSteps: optimizer steps.")]
+    estimated_steps: Annotated[int, Field(ge=0, le=2**53, description="estimatedSteps: optimizer steps of all stages.")]
     estimated_time_minutes: Annotated[
         float, Field(ge=0, le=1e9, description="estimatedTimeMinutes: on two CPU cores; rough.")
     ]

@@ -12,11 +12,12 @@ from pydantic import Field, model_validator
 
 from ratchet_api.attempts import StageAttempt
 from ratchet_api.base import ApiModel, LabelName, Sha256, StatusModel, StoreUri, Timestamp
-from ratchet_api.columns import LABEL_COLUMN, Columns, InlineRow
+from ratchet_api.columns import LABEL_COLUMN, OF_DEMONSTRATIONS, OF_DIALOGUES, Columns, InlineRow
 from ratchet_api.conditions import Condition
 from ratchet_api.feedback_source import FeedbackSource
 from ratchet_api.placement import Placement, Resources
 from ratchet_api.refresh import Refresh, RefreshStatus
+from ratchet_api.scoring import SCORED_TYPES, Scoring
 from ratchet_api.snapshot_summary import SnapshotSummary
 
 SplitName = Literal["train", "validation", "test"]
@@ -207,6 +208,13 @@ class FeedbackDatasetSpec(ApiModel):
     split: Annotated[
         Split, Field(default=Split(), description="split: shares of the train, validation and test splits.")
     ]
+    scoring: Annotated[
+        Scoring | None,
+        Field(
+            default=None,
+            description="scoring: only for types demonstrations and ratings; a language model that gives each response of the snapshot a number, and one for each named quality, kept as columns judged/NAME from 0 to 1. If omitted, none is asked.",
+        ),
+    ]
     refresh: Annotated[
         Refresh | None,
         Field(
@@ -256,6 +264,15 @@ class FeedbackDatasetSpec(ApiModel):
             raise ValueError("columns is not for source.feedback, whose fields are known; remove it")
         if feedback.min_rating is not None and self.type == "preferences":
             raise ValueError("source.feedback.minRating is not for type preferences; remove it or change type")
+        return self
+
+    @model_validator(mode="after")
+    def _scores_responses(self) -> Self:
+        if self.scoring is not None and self.type not in SCORED_TYPES:
+            raise ValueError(
+                f"scoring is only for types {' and '.join(SCORED_TYPES)}, whose rows hold one response, not "
+                f"{self.type}; remove it or change type"
+            )
         return self
 
     @model_validator(mode="after")
@@ -313,15 +330,18 @@ class FeedbackDatasetSpec(ApiModel):
     @model_validator(mode="after")
     def _shows_answers(self) -> Self:
         shown = self.type == DEMONSTRATIONS
-        for name, path in {"response": self.columns.response, "messages": self.columns.messages}.items():
-            if path is not None and not shown:
+        for name in OF_DEMONSTRATIONS:
+            if getattr(self.columns, name) is not None and not shown:
                 raise ValueError(
                     f"columns.{name} is only for type demonstrations; remove it or set type: demonstrations"
                 )
         if shown and self.columns.label != LABEL_COLUMN:
             raise ValueError("columns.label is not for type demonstrations; remove it or change type")
-        if self.columns.messages is not None and self.source.inline is not None:
-            raise ValueError("columns.messages is not for source.inline, whose rows have text and response; remove it")
+        for name in OF_DIALOGUES:
+            if getattr(self.columns, name) is not None and self.source.inline is not None:
+                raise ValueError(
+                    f"columns.{name} is not for source.inline, whose rows have text and response; remove it"
+                )
         for number, row in enumerate(self.source.inline or (), 1):
             if (row.response is not None) != shown:
                 raise ValueError(

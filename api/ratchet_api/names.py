@@ -55,6 +55,8 @@ STAGE_CONTAINER = "stage"
 PROGRESS_PORT = 9402
 SERVER_PORT = 8080
 """Of a policy's servers."""
+ENGINE_PORT = 8081
+"""Of the engine beside a server, on their pod's loopback."""
 ROUTER_PORT = 8080
 """Of a policy's routers, as their pods have it; their Service has 80."""
 
@@ -103,6 +105,11 @@ def router_name(policy: str) -> str:
     return part_name(policy, "router")
 
 
+def route_name(policy: str) -> str:
+    """Name of the HTTPRoute by which Gateways deal a policy's requests."""
+    return part_name(policy, "route")
+
+
 def history_name(policy: str, first: int) -> str:
     """Name of the ConfigMap with the rows of a policy's history from this number on."""
     return part_name(policy, f"history-{first}")
@@ -133,6 +140,11 @@ def stage_prefix(namespace: str, kind_dir: str, name: str, uid: str, stage: str)
 def index_key(namespace: str, input_digest: str) -> str:
     """Store key that maps a stage's input digest to the COMMIT that first produced it."""
     return f"{namespace}/index/{input_digest}.json"
+
+
+def judge_prefix(namespace: str) -> str:
+    """Store prefix of what judges said of answers; entries are found by what was asked."""
+    return f"{namespace}/judge"
 
 
 def snapshot_prefix(namespace: str, digest: str) -> str:

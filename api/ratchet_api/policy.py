@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from ratchet_api.base import ApiModel, MetricValue, StatusModel, Timestamp
 from ratchet_api.conditions import Condition
-from ratchet_api.policy_types import PolicyType, check_type
+from ratchet_api.policy_types import GENERATOR, PolicyType, check_type
 from ratchet_api.rollout import Rollout, RolloutStatus
 from ratchet_api.serving import Serving
 from ratchet_api.training_run import RunTemplate
@@ -61,6 +61,34 @@ class RLPolicySpec(ApiModel):
     def _rollout_is_of_what_is_served(self) -> Self:
         if self.rollout is not None and self.serving is None:
             raise ValueError("rollout needs serving; add it (serving: {} takes the defaults), or remove rollout")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_compared(self) -> Self:
+        if self.type == GENERATOR and self.rollout is not None and self.rollout.shadow is not None:
+            raise ValueError("rollout.shadow compares classes and is not for a generator; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_drawn(self) -> Self:
+        if self.type == GENERATOR and self.serving is not None and self.serving.explore_percent > 0:
+            raise ValueError(
+                f"serving.explorePercent is {self.serving.explore_percent:g}; it is for classifiers, since a generator "
+                "draws by its temperature: remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_are_made(self) -> Self:
+        if self.type != GENERATOR and self.serving is not None and self.serving.engine == "vllm":
+            raise ValueError("serving.engine vllm makes a generator's tokens; a classifier has engine builtin")
+        return self
+
+    @model_validator(mode="after")
+    def _routers_ask_a_shadow(self) -> Self:
+        gateways = self.serving is not None and self.serving.http_route is not None
+        if gateways and self.rollout is not None and self.rollout.shadow is not None:
+            raise ValueError("rollout.shadow is asked by routers; remove it or serving.httpRoute")
         return self
 
     @model_validator(mode="after")

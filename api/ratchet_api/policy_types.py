@@ -29,9 +29,12 @@ GeneratorMetric = Literal[
     "mean_tokens",
     "win_rate",
     "agreement",
+    "judge_win_rate",
 ]
 CLASSIFIER_METRICS: Final[tuple[str, ...]] = get_args(ClassifierMetric)
 GENERATOR_METRICS: Final[tuple[str, ...]] = get_args(GeneratorMetric)
+JUDGED: Final = "judge_win_rate"
+"""Measured where stages.evaluate.judge is asked."""
 AGAINST_START: Final = {"win_rate": "stages.rlhf", "agreement": "stages.preference"}
 """Numbers that compare a generator with what RL started from, and the settings of rl with which they are measured."""
 ABOVE_ONE: Final = ("perplexity", "kl", "mean_tokens")
@@ -66,6 +69,7 @@ def check_mode(template: RunTemplate) -> None:
     of_rl = {
         "stages.rl": stages.rl,
         **_of_generators_rl(stages),
+        "stages.evaluate.judge": stages.evaluate.judge,
         "evaluation.comparison": template.evaluation.comparison,
     }
     for field, given in of_rl.items():
@@ -97,8 +101,7 @@ def check_type(template: RunTemplate, policy_type: PolicyType, *, at: str = "") 
 
 
 def _misfits(template: RunTemplate, policy_type: PolicyType) -> Iterator[str]:
-    evaluation, stages = template.evaluation, template.stages
-    metrics = GENERATOR_METRICS if policy_type == GENERATOR else CLASSIFIER_METRICS
+    stages = template.stages
     yield from _misfits_of_rewards(template, policy_type)
     if policy_type == GENERATOR:
         wire = template.to_wire()
@@ -111,7 +114,14 @@ def _misfits(template: RunTemplate, policy_type: PolicyType) -> Iterator[str]:
                 yield f"{field} is about classes and not for a generator; remove it"
     elif stages.evaluate.answers is not None:
         yield "stages.evaluate.answers is only for a generator; remove it or set the type generator"
-    for number, gate in enumerate(evaluation.gates):
+    elif stages.evaluate.judge is not None:
+        yield "stages.evaluate.judge is only for a generator; remove it or set the type generator"
+    yield from _misfits_of_gates(template, policy_type)
+
+
+def _misfits_of_gates(template: RunTemplate, policy_type: PolicyType) -> Iterator[str]:
+    metrics = GENERATOR_METRICS if policy_type == GENERATOR else CLASSIFIER_METRICS
+    for number, gate in enumerate(template.evaluation.gates):
         if gate.metric not in metrics:
             yield (
                 f"evaluation.gates[{number}].metric {gate.metric} is not measured of a {policy_type}; take one of "
@@ -122,6 +132,11 @@ def _misfits(template: RunTemplate, policy_type: PolicyType) -> Iterator[str]:
             yield (
                 f"evaluation.gates[{number}].metric {gate.metric} is measured only of a run with {needed}; take another "
                 "metric, or remove the gate"
+            )
+        if gate.metric == JUDGED and template.stages.evaluate.judge is None:
+            yield (
+                f"evaluation.gates[{number}].metric {gate.metric} is measured only of a run with stages.evaluate.judge; "
+                "add it, or remove the gate"
             )
         if gate.task is not None and policy_type == GENERATOR:
             yield f"evaluation.gates[{number}].task is not for a generator, which has no tasks; remove it"
@@ -148,8 +163,8 @@ def _misfits_of_rewards(template: RunTemplate, policy_type: PolicyType) -> Itera
     asked = template.with_rl and stages.preference is None and template.rlhf.asks_reward_model
     if stages.preference is None and asked != (stages.reward_model is not None):
         yield (
-            "stages.rewardModel and a reward of type rewardModel in stages.rlhf.rewards, which is the default, go "
-            "together; add the missing one or remove the other"
+            "stages.rewardModel and a reward of type rewardModel without model in stages.rlhf.rewards, which is the "
+            "default, go together; add the missing one or remove the other"
         )
     if comparison is not None and comparison.slices:
         yield "evaluation.comparison.slices is about classes and not for a generator; remove it"

@@ -1,6 +1,6 @@
 """What the review page asks the gateway for: answers that nobody judged yet, pairs to compare, and numbers to plot.
 
-Decides fields and bounds of those answers. Votes themselves are ordinary feedback (`ratchet_api.feedback`). Never
+Those are of the feedback and of the data sets made of it. Decides fields and bounds of those answers. Votes themselves are ordinary feedback (`ratchet_api.feedback`). Never
 decides what is asked first. Used by the gateway's review routes; the page reads the same names.
 """
 
@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ratchet_api.base import ObjectName, StatusModel
+from ratchet_api.base import ObjectName, StatusModel, Timestamp
 from ratchet_api.feedback import VersionNumber
+from ratchet_api.snapshot_summary import SnapshotSummary
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 ReviewOrder = Literal["unsure", "disputed", "newest"]
@@ -94,6 +95,32 @@ class ReviewStats(StatusModel):
     ]
     labels: Annotated[
         tuple[ReviewLabel, ...], Field(strict=False, description="labels: the 20 most frequent of the kept answers.")
+    ]
+
+
+class ReviewDataset(StatusModel):
+    """What one data set made of a policy's feedback, as its status tells."""
+
+    name: Annotated[ObjectName, Field(description="name: of the FeedbackDataset.")]
+    type: Annotated[str, Field(max_length=32, description="type: what its rows are, as in spec.type.")]
+    state: Annotated[str, Field(default="", max_length=32, description="state: one word, as in status.state.")]
+    taken: Annotated[Timestamp | None, Field(default=None, description="taken: when the newest snapshot was recorded.")]
+    snapshot: Annotated[
+        SnapshotSummary | None,
+        Field(default=None, description="snapshot: what the newest one holds. If omitted, none was taken yet."),
+    ]
+
+
+class ReviewDatasets(StatusModel):
+    """Answer to GET /v1/review/{policy}/datasets."""
+
+    policy: ObjectName
+    datasets: Annotated[
+        tuple[ReviewDataset, ...],
+        Field(default=(), strict=False, description="datasets: the 20 with the newest snapshots, the newest first."),
+    ]
+    problem: Annotated[
+        str, Field(default="", max_length=2048, description="problem: why they cannot be told, and what to do.")
     ]
 
 

@@ -1,7 +1,8 @@
-"""How a generator learns from rewards: the reward-model stage and the rl stage of language models.
+"""How a generator learns from rewards: the rl stage of language models.
 
-Decides the fields, bounds and cross-field rules of `stages.rewardModel` and `stages.rlhf`. A classifier's rl stage has
-settings of its own (`rl`), since hardly a field means the same for both. Pure; the formulas are in `ratchet_jobs.rlhf`.
+Decides the fields, bounds and cross-field rules of `stages.rlhf`; those of the reward model are in `reward_model`. A
+classifier's rl stage has settings of its own (`rl`), since hardly a field means the same for both. Pure; the formulas
+are in `ratchet_jobs.rlhf`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,45 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ratchet_api.base import ApiModel, ObjectRef
+from ratchet_api.base import ApiModel, ColumnPath, Sha256, StoreUri
+from ratchet_api.judge import Judge
 from ratchet_api.placement import Resources
+from ratchet_api.rl import PolicyArtifact
 
-AnswerRewardType = Literal["rewardModel", "expression", "words"]
+AnswerRewardType = Literal[
+    "rewardModel",
+    "expression",
+    "words",
+    "safety",
+    "length",
+    "format",
+    "recommendation",
+    "itemRatio",
+    "empathy",
+    "judge",
+]
 REWARD_MODEL: AnswerRewardType = "rewardModel"
+
+MOST_JUDGES = 4
+"""Their prompts travel with the pod, in an annotation."""
+
+ANSWER_REWARD_FIELDS: dict[str, tuple[AnswerRewardType, ...]] = {
+    "expression": ("expression",),
+    "words": ("words", "safety"),
+    "classifier": ("empathy",),
+    "judge": ("judge",),
+}
+"""Field that a reward of these types needs, and no other has a use for."""
+
+OPTIONAL_ANSWER_REWARD_FIELDS: dict[str, tuple[AnswerRewardType, ...]] = {
+    "model": ("rewardModel",),
+    "minWords": ("length",),
+    "maxWords": ("length",),
+    "pattern": ("format",),
+    "jsonSchema": ("format",),
+    "catalogue": ("recommendation", "itemRatio"),
+}
+"""Field that only rewards of these types have a use for."""
 
 OnlineAlgorithm = Literal["ppo", "grpo", "rloo"]
 GROUPED: tuple[OnlineAlgorithm, ...] = ("grpo", "rloo")
@@ -23,6 +58,7 @@ GROUPED: tuple[OnlineAlgorithm, ...] = ("grpo", "rloo")
 
 ONLINE_FIELDS: dict[str, tuple[OnlineAlgorithm, ...]] = {
     "groupSize": GROUPED,
+    "agents": ("ppo",),
     "valueLearningRate": ("ppo",),
     "clipRangeValue": ("ppo",),
     "vfCoef": ("ppo",),
@@ -50,63 +86,30 @@ LAM = 0.95
 """lam where it is omitted and acts."""
 
 
-class RewardModelStage(ApiModel):
-    """Settings of the reward-model stage: a model of what people think of an answer, from 0 to 1."""
-
-    dataset_ref: Annotated[
-        ObjectRef,
-        Field(
-            description="datasetRef: a FeedbackDataset of type preferences (a better and a worse answer) or ratings (an answer and its score) that says what people thought of answers."
-        ),
-    ]
-    epochs: Annotated[int, Field(default=3, ge=1, le=1000, description="epochs: passes over the rows to learn from.")]
-    batch_size: Annotated[
-        int, Field(default=8, ge=1, le=4096, description="batchSize: rows per optimizer step; a pair is one row.")
-    ]
-    learning_rate: Annotated[
-        float, Field(default=2e-4, gt=0, le=1, description="learningRate: of the adapter, at its peak.")
-    ]
-    head_learning_rate: Annotated[
-        float, Field(default=2e-3, gt=0, le=1, description="headLearningRate: of the head, at its peak.")
-    ]
-    warmup_ratio: Annotated[
-        float,
-        Field(
-            default=0.1, ge=0, le=1, description="warmupRatio: share of the steps over which the learning rates rise."
-        ),
-    ]
-    max_grad_norm: Annotated[
-        float, Field(default=1.0, gt=0, le=1000, description="maxGradNorm: gradients are clipped to this norm.")
-    ]
-    held_out_percent: Annotated[
-        float,
-        Field(
-            default=20.0,
-            ge=1,
-            le=90,
-            description="heldOutPercent: of the prompts of the train split; they calibrate the model and measure it.",
-        ),
-    ]
-    lora_rank: Annotated[int, Field(default=16, ge=1, le=256, description="loraRank: of the reward model's adapter.")]
-    lora_dropout: Annotated[
-        float, Field(default=0.05, ge=0, le=0.9, description="loraDropout: on the adapter's input.")
-    ]
-    checkpoint_every_steps: Annotated[
-        int,
-        Field(
-            default=100,
-            ge=1,
-            le=1_000_000,
-            description="checkpointEverySteps: optimizer steps between checkpoints; a preemption loses at most this many.",
-        ),
-    ]
-    resources: Annotated[
-        Resources, Field(default=Resources(cpu=2, memory_gi=6), description="resources: of the stage's pod.")
-    ]
-
-
 RewardWord = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\s!-/:-@\[-^`{-~]+$")]
 """Without blanks and punctuation, which no word that is looked for has."""
+
+
+class Catalogue(ApiModel):
+    """A file of items by name."""
+
+    uri: Annotated[
+        StoreUri,
+        Field(
+            description="uri: the file, as store://PATH or s3://BUCKET/KEY: .txt with a name on each line, or .csv, .jsonl or .parquet with a column."
+        ),
+    ]
+    sha256: Annotated[Sha256, Field(description="sha256: digest that the file must have.")]
+    column: Annotated[
+        ColumnPath | None,
+        Field(default=None, description="column: that holds the name; not for .txt. If omitted, name."),
+    ]
+
+    @model_validator(mode="after")
+    def _column_of_a_table(self) -> Self:
+        if self.column is not None and self.uri.endswith(".txt"):
+            raise ValueError("column is not for a .txt file, which has a name on each line; remove it")
+        return self
 
 
 class AnswerReward(ApiModel):
@@ -115,10 +118,27 @@ class AnswerReward(ApiModel):
     type: Annotated[
         AnswerRewardType,
         Field(
-            description="type: rewardModel (what the reward-model stage's model says, 0 to 1), expression (arithmetic over the answer) or words (which share of the listed words it says)."
+            description="type: rewardModel (what the reward-model stage's model says, or the one that model names, 0 to 1), expression (arithmetic over the answer), words (which share of the listed words it says), safety (1 = it says none of the listed words), length (1 = as many words as wanted, less the further off), format (1 = it is what pattern or jsonSchema wants), recommendation (1 / place of the first right item among those it names; of a row that names none, 1 / how many different ones it names), itemRatio (1 = it names an item), empathy (how likely it feels as the one who is answered, as a classifier says) or judge (what a language model says, 0 to 1)."
+        ),
+    ]
+    name: Annotated[
+        str | None,
+        Field(
+            default=None,
+            min_length=1,
+            max_length=32,
+            pattern=r"^[A-Za-z][A-Za-z0-9_]*$",
+            description="name: what the component is called in metrics, curves and samples. If omitted, its type.",
         ),
     ]
     weight: Annotated[float, Field(default=1.0, ge=-1000, le=1000, description="weight: factor in the sum; not 0.")]
+    model: Annotated[
+        PolicyArtifact | None,
+        Field(
+            default=None,
+            description="model: for type rewardModel; a committed reward model, by digest, as status.stages of the run that made it shows it, so that several runs share one. It must stand on the very policy that rl starts from. If omitted, what the run's own reward-model stage makes.",
+        ),
+    ]
     expression: Annotated[
         str | None,
         Field(
@@ -135,24 +155,130 @@ class AnswerReward(ApiModel):
             strict=False,
             min_length=1,
             max_length=200,
-            description="words: for type words; what an answer should say, or with a negative weight should not. Case and punctuation do not matter.",
+            description="words: for type words, what an answer should say, or with a negative weight should not; for type safety, what it must not say. Case and punctuation do not matter.",
         ),
+    ]
+    min_words: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=1,
+            le=8192,
+            description="minWords: for type length; an answer of fewer words is worth its words / minWords.",
+        ),
+    ]
+    max_words: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=1,
+            le=8192,
+            description="maxWords: for type length; an answer of more words is worth maxWords / its words.",
+        ),
+    ]
+    pattern: Annotated[
+        str | None,
+        Field(
+            default=None,
+            min_length=1,
+            max_length=1000,
+            description="pattern: for type format; regular expression that the whole answer must match.",
+        ),
+    ]
+    json_schema: Annotated[
+        str | None,
+        Field(
+            default=None,
+            min_length=2,
+            max_length=4000,
+            description="jsonSchema: for type format; JSON Schema (draft 2020-12), as JSON, of the JSON that the whole answer must be.",
+        ),
+    ]
+    catalogue: Annotated[
+        Catalogue | None,
+        Field(
+            default=None,
+            description="catalogue: for types recommendation and itemRatio; file of the items there are. If omitted, the items that rows of the train split mention (columns.items).",
+        ),
+    ]
+    classifier: Annotated[
+        PolicyArtifact | None,
+        Field(
+            default=None,
+            description="classifier: for type empathy; a committed classifier of emotions with one task, by digest.",
+        ),
+    ]
+    judge: Annotated[
+        Judge | None,
+        Field(default=None, description="judge: for type judge; which language model is asked what about an answer."),
     ]
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> Self:
-        if (self.type == "expression") != (self.expression is not None):
-            raise ValueError(
-                f"expression is needed for type expression and only there, type is {self.type}; add it, remove it or "
-                "change type"
-            )
-        if (self.type == "words") != (self.words is not None):
-            raise ValueError(
-                f"words is needed for type words and only there, type is {self.type}; add it, remove it or change type"
-            )
+        given = {field.alias: getattr(self, name) for name, field in type(self).model_fields.items()}
+        for name, types in ANSWER_REWARD_FIELDS.items():
+            if (self.type in types) != (given[name] is not None):
+                raise ValueError(
+                    f"{name} is needed for type {' and '.join(types)} and only there, type is {self.type}; add it, "
+                    "remove it or change type"
+                )
+        for name, types in OPTIONAL_ANSWER_REWARD_FIELDS.items():
+            if self.type not in types and given[name] is not None:
+                raise ValueError(
+                    f"{name} is only for type {' and '.join(types)}, type is {self.type}; remove it or change type"
+                )
         if self.weight == 0:
             raise ValueError("weight must not be 0, or the component says nothing; remove the component instead")
         return self
+
+    @model_validator(mode="after")
+    def _says_what_it_wants(self) -> Self:
+        if self.type == "length" and self.min_words is None and self.max_words is None:
+            raise ValueError("type length needs minWords or maxWords; add one")
+        if self.min_words is not None and self.max_words is not None and self.min_words > self.max_words:
+            raise ValueError(f"minWords {self.min_words} must not be above maxWords {self.max_words}; lower it")
+        if self.type == "format" and (self.pattern is None) == (self.json_schema is None):
+            raise ValueError("type format needs exactly one of pattern and jsonSchema; add one or remove the other")
+        return self
+
+    @property
+    def called(self) -> str:
+        """What it is called in metrics."""
+        return self.name or self.type
+
+
+REWARD_MODEL_ALONE = (AnswerReward(type=REWARD_MODEL),)
+"""The rewards where none are named."""
+
+Rewards = Annotated[tuple[AnswerReward, ...], Field(strict=False, min_length=1, max_length=16)]
+
+
+class Agent(ApiModel):
+    """One of several policies that a run trains on one trunk: an adapter with rewards of its own."""
+
+    name: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=32,
+            pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+            description="name: what the agent is called in artifacts, metrics and the report.",
+        ),
+    ]
+    rewards: Annotated[
+        Rewards,
+        Field(
+            default=REWARD_MODEL_ALONE,
+            description="rewards: components of the agent's reward, summed by weight. If omitted, the reward model alone. All agents share one reward model.",
+        ),
+    ]
+    frozen: Annotated[
+        bool,
+        Field(
+            default=False,
+            description="frozen: true = it draws no answers and stays the policy that the run starts from; the other agents are the same to the bit.",
+        ),
+    ]
 
 
 class RlhfStage(ApiModel):
@@ -180,7 +306,7 @@ class RlhfStage(ApiModel):
             default=2048,
             ge=1,
             le=10_000_000,
-            description="interactions: answers drawn and rewarded in all, rounded up to whole rollouts.",
+            description="interactions: answers drawn and rewarded in all, rounded up to whole rollouts; with agents, by each.",
         ),
     ]
     rollout_size: Annotated[
@@ -326,13 +452,20 @@ class RlhfStage(ApiModel):
         ),
     ]
     rewards: Annotated[
-        tuple[AnswerReward, ...],
+        Rewards,
         Field(
-            default=(AnswerReward(type=REWARD_MODEL),),
+            default=REWARD_MODEL_ALONE,
+            description="rewards: components of the reward, summed by weight. If omitted, the reward model alone. With agents each has its own.",
+        ),
+    ]
+    agents: Annotated[
+        tuple[Agent, ...] | None,
+        Field(
+            default=None,
             strict=False,
-            min_length=1,
-            max_length=16,
-            description="rewards: components of the reward, summed by weight. If omitted, the reward model alone.",
+            min_length=2,
+            max_length=8,
+            description="agents: for algorithm ppo; several policies on one trunk, each with an adapter, a value head, answers and rewards of its own. The first is the run's policy, which evaluate judges and publishTo publishes; all of them are artifacts. If omitted, the run trains one policy by rewards.",
         ),
     ]
     checkpoint_every_steps: Annotated[
@@ -378,9 +511,54 @@ class RlhfStage(ApiModel):
 
     @model_validator(mode="after")
     def _one_reward_model(self) -> Self:
-        if sum(reward.type == REWARD_MODEL for reward in self.rewards) > 1:
-            raise ValueError("rewards must not have type rewardModel twice; remove one and add up the weights")
+        for field, rewards in self.rewards_by_field.items():
+            if sum(reward.type == REWARD_MODEL for reward in rewards) > 1:
+                raise ValueError(f"{field} must not have type rewardModel twice; remove one and add up the weights")
+        judges = sum(reward.type == "judge" for rewards in self.rewards_by_field.values() for reward in rewards)
+        if judges > MOST_JUDGES:
+            raise ValueError(f"rewards must not have more than {MOST_JUDGES} judges, not {judges}; remove some")
         return self
+
+    @model_validator(mode="after")
+    def _agents_fit(self) -> Self:
+        if self.agents is None:
+            return self
+        names = [agent.name for agent in self.agents]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"agents must not have one name twice, as {twice[0]}; rename one")
+        if self.rewards != REWARD_MODEL_ALONE:
+            raise ValueError("rewards must be left out with agents, each of which has its own; move them there")
+        if len({reward.model for reward in self.all_rewards if reward.type == REWARD_MODEL}) > 1:
+            raise ValueError("agents must all ask one reward model, which they share; name the same model, or none")
+        if all(agent.frozen for agent in self.agents):
+            raise ValueError("agents must not all be frozen, or nothing is learned; set frozen: false for one")
+        return self
+
+    @property
+    def rewards_by_field(self) -> dict[str, tuple[AnswerReward, ...]]:
+        """All rewards of the stage by the field in which they stand."""
+        if self.agents is None:
+            return {"rewards": self.rewards}
+        return {f"agents[{place}].rewards": agent.rewards for place, agent in enumerate(self.agents)}
+
+    @property
+    def all_rewards(self) -> tuple[AnswerReward, ...]:
+        """Every component of a reward, those of all agents."""
+        return tuple(reward for rewards in self.rewards_by_field.values() for reward in rewards)
+
+    @property
+    def learners(self) -> int:
+        """How many policies the stage trains."""
+        return 1 if self.agents is None else sum(not agent.frozen for agent in self.agents)
+
+    def alone(self, agent: Agent) -> RlhfStage:
+        """The settings of a stage that trains this one of its agents and no other."""
+        return self.model_copy(update={"rewards": agent.rewards, "agents": None})
+
+    @property
+    def of_its_policy(self) -> RlhfStage:
+        """The settings by which the run's own policy learns: of several agents the first."""
+        return self if self.agents is None else self.alone(self.agents[0])
 
     @property
     def grouped(self) -> int | None:
@@ -389,8 +567,13 @@ class RlhfStage(ApiModel):
 
     @property
     def asks_reward_model(self) -> bool:
-        """Whether a reward model's score is part of the reward."""
-        return any(reward.type == REWARD_MODEL for reward in self.rewards)
+        """Whether a reward model's score is part of the reward, of a model that the run makes itself."""
+        return any(reward.type == REWARD_MODEL and reward.model is None for reward in self.all_rewards)
+
+    @property
+    def shared_reward_model(self) -> PolicyArtifact | None:
+        """The reward model of another run whose score is part of the reward; None = there is none."""
+        return next((reward.model for reward in self.all_rewards if reward.model is not None), None)
 
     @property
     def rollouts(self) -> int:

@@ -6,17 +6,24 @@ judged `ratchet_api.stats`'; `rules_of` gives them what was asked for. Nothing h
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ratchet_api.assign import WHOLE
 from ratchet_api.base import ApiModel, StatusModel, Timestamp
+from ratchet_api.fixed_shares import MOST_ARMS, AbTest, AbTestStatus
+from ratchet_api.queries import MOST_QUERIES, Query, QuerySeen
+from ratchet_api.shadow import Shadow, ShadowReport
 from ratchet_api.stats.rules import Goal, Mean, Rare, Rules
+from ratchet_api.verdicts import VerdictStatus
 
-FEEDBACK, ABSTENTIONS, FEEDBACK_RATE, ERRORS = "feedback", "abstentions", "feedbackRate", "errors"
+FEEDBACK, ABSTENTIONS, FEEDBACK_RATE = "feedback", "abstentions", "feedbackRate"
+ERRORS, SLOW = "errors", "slow"
 """Names under which the evidence counts what a rollout may be judged by."""
 
+BEYOND_P99 = 0.01
 HISTORY_LIMIT = 20
 Percent = Annotated[float, Field(ge=0.01, le=50)]
 _Number = Annotated[int, Field(ge=1, le=2**31)]
@@ -70,6 +77,28 @@ class Canary(ApiModel):
         return self
 
 
+class Latency(ApiModel):
+    """How long answers may take: of a classifier the whole, of a generator its first token, in its server."""
+
+    p99_milliseconds: Annotated[
+        float,
+        Field(
+            ge=0.01,
+            le=600_000,
+            description="p99Milliseconds: within which 99 of 100 subjects get the slowest of their answers, as it should be. Shown of the candidate, it is fast enough. Counted to 5 %.",
+        ),
+    ]
+    ratio: Annotated[
+        float,
+        Field(
+            default=2.0,
+            gt=0,
+            le=1000,
+            description="ratio: the candidate is rolled back when its share of subjects who waited longer is shown to be more than so many times the champion's, and promoted without 99 of 100 when shown to be less.",
+        ),
+    ]
+
+
 class Judged(ApiModel):
     """What a candidate must show, and how sure one must be."""
 
@@ -116,6 +145,19 @@ class Judged(ApiModel):
             description="errorRatio: the candidate is rolled back when its share of subjects with a failed answer is shown to be more than so many times the champion's.",
         ),
     ]
+    latency: Annotated[
+        Latency | None,
+        Field(default=None, description="latency: how long answers may take. If omitted, that is not judged."),
+    ]
+    queries: Annotated[
+        tuple[Query, ...],
+        Field(
+            default=(),
+            strict=False,
+            max_length=MOST_QUERIES,
+            description="queries: own numbers that the operator asks Prometheus for. If omitted, there are none.",
+        ),
+    ]
     alpha: Annotated[
         float,
         Field(
@@ -149,10 +191,31 @@ class Judged(ApiModel):
             raise ValueError("margin is 0 with goal nonInferior; give it above 0, or ask for superior")
         return self
 
+    @model_validator(mode="after")
+    def _each_query_once(self) -> Self:
+        names = [query.name for query in self.queries]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"queries name {', '.join(map(repr, twice))} more than once; rename one of them")
+        return self
+
 
 class Rollout(ApiModel):
     """How a new version reaches people."""
 
+    shadow: Annotated[
+        Shadow | None,
+        Field(
+            default=None,
+            description="shadow: before its first step a new version is asked what the champion is asked, and the answers are compared; nobody gets them. Only for classifiers. If omitted, the first step comes at once.",
+        ),
+    ]
+    ab_test: Annotated[
+        AbTest | None,
+        Field(
+            default=None,
+            description="abTest: versions that are tried beside each other with shares that stay, instead of the newest one step by step; while it stands here, no other version goes on trial. It is run once; change it to run another. If omitted, there is none.",
+        ),
+    ]
     canary: Annotated[
         Canary, Field(default_factory=Canary, description="canary: how the share of a new version rises.")
     ]
@@ -167,27 +230,24 @@ class Rollout(ApiModel):
         ),
     ]
 
+    @model_validator(mode="after")
+    def _test_has_shares_that_stay(self) -> Self:
+        if self.ab_test is None:
+            return self
+        if self.shadow is not None:
+            raise ValueError("abTest and shadow exclude each other; remove one of them")
+        if self.judged.queries:
+            raise ValueError("abTest and judged.queries exclude each other, since those are asked of one version")
+        if self.ab_test.promote_best and self.promotion == "manual":
+            raise ValueError("abTest.promoteBest is true and promotion is manual; remove one of them")
+        return self
 
-class VerdictStatus(StatusModel):
-    """What is thought of the candidate now."""
 
-    outcome: Annotated[
-        str, Field(default="", max_length=16, description="outcome: Successful, Failed, Inconclusive or Error.")
-    ]
-    reason: Annotated[str, Field(default="", max_length=64, description="reason: the rule that spoke.")]
-    message: Annotated[str, Field(default="", max_length=1024, description="message: the same with its numbers.")]
-    samples: Annotated[
-        int, Field(default=0, ge=0, le=2**53, description="samples: subjects of both arms whose feedback counts.")
-    ]
-    needed: Annotated[
-        int | None,
-        Field(
-            default=None,
-            ge=0,
-            le=2**53,
-            description="needed: how many more a decision takes, as it looks; none = nobody can say.",
-        ),
-    ]
+class ArmRow(StatusModel):
+    """One version of a test, as the history keeps it."""
+
+    version: Annotated[_Number, Field(description="version: that was tried.")]
+    percent: Annotated[float, Field(ge=0, le=50, description="percent: of the subjects that got it.")]
 
 
 class ShareRow(StatusModel):
@@ -197,6 +257,12 @@ class ShareRow(StatusModel):
     version: Annotated[_Number, Field(description="version: that everybody else gets.")]
     candidate: Annotated[_Number | None, Field(default=None, description="candidate: version on trial.")]
     percent: Annotated[float, Field(default=0, ge=0, le=50, description="percent: of the subjects that get it.")]
+    arms: Annotated[
+        tuple[ArmRow, ...],
+        Field(
+            default=(), strict=False, max_length=MOST_ARMS, description="arms: versions of a test with fixed shares."
+        ),
+    ]
     since: Annotated[Timestamp, Field(description="since: when it was decided, by the operator's clock.")]
     why: Annotated[str, Field(max_length=256, description="why: what led to it.")]
     by: Annotated[Literal["operator", "user"], Field(description="by: who decided it.")]
@@ -238,6 +304,30 @@ class RolloutStatus(StatusModel):
     step_subjects: Annotated[
         int,
         Field(default=0, ge=0, le=2**53, description="stepSubjects: subjects that had got the candidate by then."),
+    ]
+    shadow: Annotated[
+        ShadowReport | None,
+        Field(
+            default=None,
+            description="shadow: what the candidate answered beside the champion, or the last one that was asked so; none = it was not.",
+        ),
+    ]
+    shadow_since: Annotated[
+        Timestamp | None,
+        Field(default=None, description="shadowSince: when every router had begun to ask the candidate, too."),
+    ]
+    queries: Annotated[
+        tuple[QuerySeen, ...],
+        Field(
+            default=(),
+            strict=False,
+            max_length=MOST_QUERIES,
+            description="queries: what judged.queries measured of the version on trial.",
+        ),
+    ]
+    ab_test: Annotated[
+        AbTestStatus | None,
+        Field(default=None, description="abTest: the test with fixed shares, or the last one; none = there was none."),
     ]
     unready_since: Annotated[
         Timestamp | None,
@@ -281,6 +371,16 @@ class RolloutStatus(StatusModel):
     rows: Annotated[int, Field(default=0, ge=0, le=2**53, description="rows: how many rows there ever were.")]
 
     @property
+    def shadowed(self) -> bool:
+        """Whether the candidate is asked beside the champion, as far as is remembered."""
+        return self.candidate is not None and self.step < 0 and self.shadow is not None
+
+    @property
+    def testing(self) -> AbTestStatus | None:
+        """The test with fixed shares that runs; None = none does."""
+        return self.ab_test if self.ab_test is not None and self.ab_test.running else None
+
+    @property
     def share(self) -> int:
         """The candidate's share in hundredths of a percent."""
         return round(self.percent * WHOLE / 100)
@@ -293,6 +393,8 @@ def rules_of(judged: Judged) -> Rules:
         guardrails.append(Mean(ABSTENTIONS, higher_is_better=False, margin=judged.abstention_margin))
     if judged.feedback_rate_margin is not None:
         guardrails.append(Mean(FEEDBACK_RATE, margin=judged.feedback_rate_margin))
+    if judged.latency is not None:
+        guardrails.append(Rare(SLOW, ratio=judged.latency.ratio, ceiling=BEYOND_P99))
     return Rules(
         primary=Mean(FEEDBACK, margin=judged.margin),
         guardrails=tuple(guardrails),
@@ -302,3 +404,11 @@ def rules_of(judged: Judged) -> Rules:
         min_age_seconds=judged.min_age_seconds,
         deadline_seconds=judged.deadline_seconds,
     )
+
+
+def rules_of_arm(rollout: Rollout) -> Rules:
+    """Return the rules for one version of a test: alpha is shared among all that began, however many are left."""
+    rules = rules_of(rollout.judged)
+    arms = 1 if rollout.ab_test is None else len(rollout.ab_test.arms)
+    # the test's own end is its deadline
+    return replace(rules, alpha=rules.alpha / arms, deadline_seconds=None)

@@ -12,15 +12,31 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import BaseModel
 
-from ratchet_api.columns import LABEL_COLUMN, TEXT_COLUMN, Columns, InlineRow
+from ratchet_api.columns import LABEL_COLUMN, OF_DEMONSTRATIONS, OF_DIALOGUES, TEXT_COLUMN, Columns, InlineRow
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, Filters, Source, Split
+from ratchet_api.judge import Judge
 from ratchet_api.placement import Toleration
 from ratchet_api.policy import RLPolicySpec
-from ratchet_api.policy_types import ABOVE_ONE, AGAINST_START, CLASSIFIER_METRICS, CLASSIFIER_ONLY, GENERATOR_METRICS
+from ratchet_api.policy_types import (
+    ABOVE_ONE,
+    AGAINST_START,
+    CLASSIFIER_METRICS,
+    CLASSIFIER_ONLY,
+    GENERATOR_METRICS,
+    JUDGED,
+)
 from ratchet_api.refresh import Refresh
 from ratchet_api.rule import Rule
 from ratchet_api.rules_of_rl import RL_RULES, RLHF_RULES
-from ratchet_api.rules_of_rollouts import ROLLOUT_OF_SERVED, ROLLOUT_RULES
+from ratchet_api.rules_of_rollouts import (
+    ENGINE_OF_GENERATORS,
+    EXPLORING_CLASSIFIERS,
+    ROLLOUT_OF_SERVED,
+    ROLLOUT_RULES,
+    SHADOW_OF_CLASSIFIERS,
+    SHADOW_OF_ROUTERS,
+)
+from ratchet_api.scoring import SCORE, SCORED_TYPES, Scoring
 from ratchet_api.tracking import Tracking
 from ratchet_api.training_run import (
     GATED_LABEL_BYTES,
@@ -58,6 +74,11 @@ _MODE_RULES = (
         for field in GENERATORS_RL
     ),
     Rule(
+        "self.mode != 'supervised' || !has(self.stages.evaluate.judge)",
+        "stages.evaluate.judge is only for a mode with RL; remove it or set mode: supervised_then_rl",
+        field_path=".stages.evaluate.judge",
+    ),
+    Rule(
         "!has(self.stages.rlhf) || !has(self.stages.preference)",
         "stages.rlhf and stages.preference exclude each other; remove one",
         field_path=".stages.preference",
@@ -83,15 +104,6 @@ def _type_rules(kind: str, *, guard: str = "", at: str = "") -> tuple[Rule, ...]
     def rule(of: str, cel: str, field: str, message: str) -> Rule:
         return Rule(f"{guard}self.{kind} != '{of}' || {cel}", message, field_path=f".{at}{field}")
 
-    def gates(of: str, metrics: Sequence[str]) -> Rule:
-        listed = ", ".join(f"'{name}'" for name in metrics)
-        return rule(
-            of,
-            f"self.{at}evaluation.gates.all(gate, gate.metric in [{listed}])",
-            "evaluation.gates",
-            f"a gate's metric is not measured of a {of}; take one of {', '.join(metrics)}",
-        )
-
     return (
         *_reward_rules(rule, at),
         *(
@@ -109,8 +121,37 @@ def _type_rules(kind: str, *, guard: str = "", at: str = "") -> tuple[Rule, ...]
             "stages.evaluate.answers",
             "stages.evaluate.answers is only for a generator; remove it or set the type generator",
         ),
+        rule(
+            "classifier",
+            f"!has(self.{at}stages.evaluate.judge)",
+            "stages.evaluate.judge",
+            "stages.evaluate.judge is only for a generator; remove it or set the type generator",
+        ),
+        *_gate_rules(rule, at),
+    )
+
+
+def _gate_rules(rule: Callable[[str, str, str, str], Rule], at: str) -> tuple[Rule, ...]:
+    """Which numbers a gate may ask for, made by `_type_rules`' rule."""
+
+    def gates(of: str, metrics: Sequence[str]) -> Rule:
+        listed = ", ".join(f"'{name}'" for name in metrics)
+        return rule(
+            of,
+            f"self.{at}evaluation.gates.all(gate, gate.metric in [{listed}])",
+            "evaluation.gates",
+            f"a gate's metric is not measured of a {of}; take one of {', '.join(metrics)}",
+        )
+
+    return (
         gates("generator", GENERATOR_METRICS),
         gates("classifier", CLASSIFIER_METRICS),
+        rule(
+            "generator",
+            f"has(self.{at}stages.evaluate.judge) || self.{at}evaluation.gates.all(gate, gate.metric != '{JUDGED}')",
+            "evaluation.gates",
+            f"a gate on {JUDGED} needs stages.evaluate.judge; add it, or remove the gate",
+        ),
         *(
             rule(
                 "generator",
@@ -157,10 +198,12 @@ def _reward_rules(rule: Callable[[str, str, str, str], Rule], at: str) -> tuple[
         rule(
             "generator",
             f"self.{at}mode == 'supervised' || has(self.{at}stages.preference) || has(self.{at}stages.rewardModel) == (!has(self.{at}stages.rlhf) || "
-            f"self.{at}stages.rlhf.rewards.exists(r, r.type == 'rewardModel'))",
+            f"(has(self.{at}stages.rlhf.agents) ? "
+            f"self.{at}stages.rlhf.agents.exists(a, a.rewards.exists(r, r.type == 'rewardModel' && !has(r.model))) : "
+            f"self.{at}stages.rlhf.rewards.exists(r, r.type == 'rewardModel' && !has(r.model))))",
             "stages.rewardModel",
-            "stages.rewardModel and a reward of type rewardModel in stages.rlhf.rewards, which is the default, go "
-            "together; add the missing one or remove the other",
+            "stages.rewardModel and a reward of type rewardModel without model in stages.rlhf.rewards, which is the "
+            "default, go together; add the missing one or remove the other",
         ),
         rule(
             "generator",
@@ -200,6 +243,16 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "messages stands in place of text and response; remove them or messages",
             field_path=".messages",
         ),
+        Rule(
+            f"!has(self.turns) || (self.text == '{TEXT_COLUMN}' && !has(self.messages))",
+            "turns stands in place of text and messages; remove them or turns",
+            field_path=".turns",
+        ),
+        Rule(
+            "!has(self.turns) || has(self.group)",
+            "turns needs group; name the column of the dialogue, whose rows never part across splits",
+            field_path=".turns",
+        ),
     ),
     Filters: (
         Rule(
@@ -220,7 +273,27 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "schedule or everyEvents must be set, or both; add one, or remove refresh",
         ),
     ),
+    Scoring: (
+        *RLHF_RULES[Judge],
+        Rule(
+            f"!('{SCORE}' in self.qualities)",
+            f"qualities must not hold {SCORE}, which is always asked for; remove it",
+            field_path=".qualities",
+        ),
+        Rule(
+            f"self.qualities.size() == 0 || (self.prompt.contains('{SCORE}') && "
+            "self.qualities.all(name, self.prompt.contains(name)))",
+            f"prompt must name {SCORE} and each of qualities, or the judge cannot give them; add them to the prompt",
+            field_path=".prompt",
+        ),
+    ),
     FeedbackDatasetSpec: (
+        Rule(
+            f"!has(self.scoring) || self.type in {list(SCORED_TYPES)}",
+            f"scoring is only for types {' and '.join(SCORED_TYPES)}, whose rows hold one response; remove it or "
+            "change type",
+            field_path=".scoring",
+        ),
         Rule(
             "!has(self.source.feedback) || !has(self.source.feedback.sampling) || has(self.filters.maxSamples)",
             "source.feedback.sampling needs filters.maxSamples; set it, or remove sampling",
@@ -285,17 +358,20 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
                 f"columns.{field} is only for type demonstrations; remove it or set type: demonstrations",
                 field_path=f".columns.{field}",
             )
-            for field in ("response", "messages")
+            for field in OF_DEMONSTRATIONS
         ),
         Rule(
             f"self.type != 'demonstrations' || self.columns.label == '{LABEL_COLUMN}'",
             "columns.label is not for type demonstrations; remove it or change type",
             field_path=".columns.label",
         ),
-        Rule(
-            "!has(self.columns.messages) || !has(self.source.inline)",
-            "columns.messages is not for source.inline, whose rows have text and response; remove it",
-            field_path=".columns.messages",
+        *(
+            Rule(
+                f"!has(self.columns.{field}) || !has(self.source.inline)",
+                f"columns.{field} is not for source.inline, whose rows have text and response; remove it",
+                field_path=f".columns.{field}",
+            )
+            for field in OF_DIALOGUES
         ),
         Rule(
             "!has(self.source.inline) || self.source.inline.all(row, has(row.response) == (self.type == 'demonstrations'))",
@@ -393,6 +469,10 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     RLPolicySpec: (
         *_type_rules("type", guard="!has(self.training) || ", at="training.template."),
         ROLLOUT_OF_SERVED,
+        SHADOW_OF_CLASSIFIERS,
+        ENGINE_OF_GENERATORS,
+        EXPLORING_CLASSIFIERS,
+        SHADOW_OF_ROUTERS,
     ),
 }
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from ratchet_api.comparison import Comparison
+from ratchet_api.judge import Judge, PairJudge
 from ratchet_api.preference import KTO_FIELDS, PreferenceStage
 from ratchet_api.rl import (
     ALGORITHM_FIELDS,
@@ -22,8 +23,36 @@ from ratchet_api.rl import (
     RlStage,
     StartFrom,
 )
-from ratchet_api.rlhf import GROUP_SIZE, GROUPED, ONLINE_FIELDS, AnswerReward, RlhfStage
+from ratchet_api.rlhf import (
+    ANSWER_REWARD_FIELDS,
+    GROUP_SIZE,
+    GROUPED,
+    MOST_JUDGES,
+    ONLINE_FIELDS,
+    OPTIONAL_ANSWER_REWARD_FIELDS,
+    Agent,
+    AnswerReward,
+    Catalogue,
+    RlhfStage,
+)
 from ratchet_api.rule import Rule
+
+
+def _only_for(field: str, key: str, value: str) -> Rule:
+    """A field that only one value of another field of the same object knows."""
+    return Rule(
+        f"!has(self.{field}) || self.{key} == '{value}'",
+        f"{field} is only for {key} {value}; remove it or set {key}: {value}",
+        field_path=f".{field}",
+    )
+
+
+_ONE_REWARD_MODEL = Rule(
+    "self.rewards.filter(r, r.type == 'rewardModel').size() <= 1",
+    "rewards must not have type rewardModel twice; remove one and add up the weights",
+    field_path=".rewards",
+)
+"""Of whatever has rewards of answers."""
 
 RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     Comparison: (
@@ -56,14 +85,7 @@ RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             )
             for field, kind in REWARD_FIELDS.items()
         ),
-        *(
-            Rule(
-                f"!has(self.{field}) || self.type == '{kind}'",
-                f"{field} is only for type {kind}; remove it or set type: {kind}",
-                field_path=f".{field}",
-            )
-            for field, kind in OPTIONAL_REWARD_FIELDS.items()
-        ),
+        *(_only_for(field, "type", kind) for field, kind in OPTIONAL_REWARD_FIELDS.items()),
         Rule(
             "!has(self.scale) || self.scale != 0.0",
             "scale must not be 0, or the reward says nothing; remove the component instead",
@@ -97,14 +119,7 @@ RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "bufferCapacity must not be below rolloutSize; raise it",
             field_path=".bufferCapacity",
         ),
-        *(
-            Rule(
-                f"!has(self.{field}) || self.algorithm == '{algorithm}'",
-                f"{field} is only for algorithm {algorithm}; remove it or set algorithm: {algorithm}",
-                field_path=f".{field}",
-            )
-            for field, algorithm in ALGORITHM_FIELDS.items()
-        ),
+        *(_only_for(field, "algorithm", algorithm) for field, algorithm in ALGORITHM_FIELDS.items()),
         Rule(
             "has(self.datasetRef) == self.rewards.exists_one(r, r.type == 'feedback') && "
             "(has(self.datasetRef) || self.rewards.all(r, r.type != 'feedback'))",
@@ -132,23 +147,64 @@ RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
 """Rules of the rl stage's models, and of the comparison of what it trained."""
 
 RLHF_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
-    PreferenceStage: tuple(
+    PairJudge: tuple(
         Rule(
-            f"!has(self.{field}) || self.algorithm == 'kto'",
-            f"{field} is only for algorithm kto; remove it or set algorithm: kto",
-            field_path=f".{field}",
+            f"self.prompt.contains('{{{name}}}')",
+            f"prompt must name {{{name}}}, or the judge never sees it; add it",
+            field_path=".prompt",
         )
-        for field in KTO_FIELDS
+        for name in ("first", "second")
+    ),
+    Judge: (
+        Rule(
+            "self.prompt.contains('{response}')",
+            "prompt must name {response}, or the judge never sees it; add it",
+            field_path=".prompt",
+        ),
+        Rule(
+            "self.minScore < self.maxScore",
+            "minScore must be below maxScore; change one of them",
+            field_path=".minScore",
+        ),
+    ),
+    PreferenceStage: tuple(_only_for(field, "algorithm", "kto") for field in KTO_FIELDS),
+    Catalogue: (
+        Rule(
+            "!has(self.column) || !self.uri.endsWith('.txt')",
+            "column is not for a .txt file, which has a name on each line; remove it",
+            field_path=".column",
+        ),
     ),
     AnswerReward: (
+        *(
+            Rule(
+                f"(self.type in {list(types)}) == has(self.{field})",
+                f"{field} is needed for type {' and '.join(types)} and only there; add it, remove it or change type",
+                field_path=".type",
+            )
+            for field, types in ANSWER_REWARD_FIELDS.items()
+        ),
+        *(
+            Rule(
+                f"!has(self.{field}) || self.type in {list(types)}",
+                f"{field} is only for type {' and '.join(types)}; remove it or change type",
+                field_path=f".{field}",
+            )
+            for field, types in OPTIONAL_ANSWER_REWARD_FIELDS.items()
+        ),
         Rule(
-            "(self.type == 'expression') == has(self.expression)",
-            "expression is needed for type expression and only there; add it, remove it or change type",
+            "self.type != 'length' || has(self.minWords) || has(self.maxWords)",
+            "type length needs minWords or maxWords; add one",
             field_path=".type",
         ),
         Rule(
-            "(self.type == 'words') == has(self.words)",
-            "words is needed for type words and only there; add it, remove it or change type",
+            "!has(self.minWords) || !has(self.maxWords) || self.minWords <= self.maxWords",
+            "minWords must not be above maxWords; lower it",
+            field_path=".minWords",
+        ),
+        Rule(
+            "self.type != 'format' || has(self.pattern) != has(self.jsonSchema)",
+            "type format needs exactly one of pattern and jsonSchema; add one or remove the other",
             field_path=".type",
         ),
         Rule(
@@ -157,6 +213,7 @@ RLHF_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             field_path=".weight",
         ),
     ),
+    Agent: (_ONE_REWARD_MODEL,),
     RlhfStage: (
         Rule(
             "self.rolloutSize % self.minibatchSize == 0",
@@ -182,10 +239,35 @@ RLHF_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             )
             for field, algorithms in ONLINE_FIELDS.items()
         ),
+        _ONE_REWARD_MODEL,
         Rule(
-            "self.rewards.filter(r, r.type == 'rewardModel').size() <= 1",
-            "rewards must not have type rewardModel twice; remove one and add up the weights",
+            "(has(self.agents) ? self.agents.map(a, a.rewards.filter(r, r.type == 'judge').size()).sum() : "
+            f"self.rewards.filter(r, r.type == 'judge').size()) <= {MOST_JUDGES}",
+            f"rewards must not have more than {MOST_JUDGES} judges; remove some",
             field_path=".rewards",
+        ),
+        Rule(
+            "!has(self.agents) || self.agents.all(a, self.agents.exists_one(b, b.name == a.name))",
+            "agents must not have one name twice; rename one",
+            field_path=".agents",
+        ),
+        Rule(
+            "!has(self.agents) || (size(self.rewards) == 1 && self.rewards[0].type == 'rewardModel' && "
+            "self.rewards[0].weight == 1.0 && !has(self.rewards[0].name) && !has(self.rewards[0].model))",
+            "rewards must be left out with agents, each of which has its own; move them there",
+            field_path=".rewards",
+        ),
+        Rule(
+            "!has(self.agents) || self.agents.all(a, a.rewards.all(r, r.type != 'rewardModel' || "
+            "self.agents.all(b, b.rewards.all(s, s.type != 'rewardModel' || (has(s.model) == has(r.model) && "
+            "(!has(s.model) || (s.model.uri == r.model.uri && s.model.sha256 == r.model.sha256)))))))",
+            "agents must all ask one reward model, which they share; name the same model, or none",
+            field_path=".agents",
+        ),
+        Rule(
+            "!has(self.agents) || self.agents.exists(a, !a.frozen)",
+            "agents must not all be frozen, or nothing is learned; set frozen: false for one",
+            field_path=".agents",
         ),
     ),
 }

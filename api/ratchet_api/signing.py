@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import hmac
 import re
@@ -139,8 +140,16 @@ def pseudonym(subject: str, ring: KeyRing, *, key: str | None = None) -> str:
 
 
 def _mac(key: bytes, purpose: bytes, message: bytes) -> bytes:
+    mac = _begun(key, purpose).copy()
+    mac.update(message)
+    return mac.digest()
+
+
+@functools.lru_cache(maxsize=64)
+def _begun(key: bytes, purpose: bytes) -> hmac.HMAC:
+    """The same beginning of every message; setting OpenSSL up for a key costs as much as the rest."""
     # the purpose keeps a pseudonym from ever being a signature
-    return hmac.digest(key, purpose + b"\0" + message, hashlib.sha256)
+    return hmac.new(key, purpose + b"\0", hashlib.sha256)
 
 
 def _encode(data: bytes) -> str:

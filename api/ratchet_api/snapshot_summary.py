@@ -70,6 +70,28 @@ class DisputedCount(StatusModel):
     kept: Annotated[int, Field(ge=0, le=2**53, description="kept: rows of these in the snapshot.")]
 
 
+class ScoredMean(StatusModel):
+    """What a judge gave on average."""
+
+    name: Annotated[str, Field(max_length=32, description="name: score, or a quality of spec.scoring.qualities.")]
+    mean: Annotated[float, Field(ge=0, le=1, description="mean: of the scored responses, from 0 to 1.")]
+
+
+class ScoredCount(StatusModel):
+    """What a judge said of the snapshot's responses."""
+
+    responses: Annotated[int, Field(ge=0, le=2**53, description="responses: rows that the judge was to score.")]
+    scored: Annotated[int, Field(ge=0, le=2**53, description="scored: rows with all numbers; the others have none.")]
+    cached: Annotated[
+        int,
+        Field(ge=0, le=2**53, description="cached: rows that the judge need not be asked about, since it had been."),
+    ]
+    means: Annotated[
+        tuple[ScoredMean, ...],
+        Field(strict=False, max_length=9, description="means: of the score and of each quality."),
+    ]
+
+
 class SnapshotSummary(StatusModel):
     """What a snapshot holds; also the snapshot stage's result in its termination message."""
 
@@ -120,6 +142,10 @@ class SnapshotSummary(StatusModel):
             default=None,
             description="disputed: rows about which people or versions disagree, with source.feedback.sampling.",
         ),
+    ]
+    scored: Annotated[
+        ScoredCount | None,
+        Field(default=None, description="scored: what the judge of spec.scoring said of the responses."),
     ]
     log_position: Annotated[
         str,

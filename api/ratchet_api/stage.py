@@ -19,10 +19,13 @@ from ratchet_api.columns import Columns
 from ratchet_api.comparison import Choice, Slice
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import DatasetType, Filters, Source, Split
+from ratchet_api.judge import JudgeEndpoint, SecretRef
 from ratchet_api.policy_types import GENERATOR, PolicyType
 from ratchet_api.preference import PreferenceStage
+from ratchet_api.reward_model import RewardModelStage
 from ratchet_api.rl import RlStage
-from ratchet_api.rlhf import RewardModelStage, RlhfStage
+from ratchet_api.rlhf import AnswerReward, RlhfStage
+from ratchet_api.scoring import Scoring
 from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.tracking import Tracking
 from ratchet_api.training_run import BaseModelRef, EvaluateStage, Evaluation, Gate, Lora, SupervisedStage
@@ -49,7 +52,7 @@ STAGE_REVISION: Mapping[Stage, int] = {
     Stage.SNAPSHOT: 1,
     Stage.RESOLVE: 1,
     Stage.SUPERVISED: 3,
-    Stage.REWARD_MODEL: 1,
+    Stage.REWARD_MODEL: 2,
     Stage.RL: 2,
     Stage.EVALUATE: 2,
 }
@@ -57,7 +60,7 @@ STAGE_REVISION: Mapping[Stage, int] = {
 
 
 class ExitCode(IntEnum):
-    """How a stage ends. The tens say who can mend it: 1x the user, 2x the store, 3x the numbers, 4x the hardware."""
+    """How a stage ends. The tens say who can mend it: 1x user, 2x store, 3x numbers, 4x hardware, 5x a judge over HTTP."""
 
     OK = 0
     CRASHED = 1
@@ -74,6 +77,7 @@ class ExitCode(IntEnum):
     DIVERGED = 31
     NO_SUPPORT = 32
     ACCELERATOR_FAULT = 40
+    JUDGE_UNAVAILABLE = 50
     PREEMPTED = 75
     KILLED = 137
     TERMINATED = 143
@@ -115,6 +119,7 @@ _EXIT_RULES: Mapping[int, ExitRule] = {
     ExitCode.DIVERGED: ExitRule(Reason.DIVERGED, Retry.NEVER),
     ExitCode.NO_SUPPORT: ExitRule(Reason.NO_SUPPORT, Retry.NEVER),
     ExitCode.ACCELERATOR_FAULT: ExitRule(Reason.ACCELERATOR_FAULT, Retry.OTHER_NODE),
+    ExitCode.JUDGE_UNAVAILABLE: ExitRule(Reason.JUDGE_UNAVAILABLE, Retry.COUNTED),
     ExitCode.PREEMPTED: ExitRule(Reason.PREEMPTED, Retry.UNCOUNTED),
     ExitCode.KILLED: ExitRule(Reason.KILLED, Retry.ONCE),
     ExitCode.TERMINATED: ExitRule(Reason.PREEMPTED, Retry.UNCOUNTED),
@@ -125,6 +130,7 @@ _RANGES: tuple[tuple[range, ExitRule], ...] = (
     (range(20, 30), ExitRule(Reason.STORE_UNAVAILABLE, Retry.COUNTED)),
     (range(30, 40), ExitRule(Reason.DIVERGED, Retry.NEVER)),
     (range(40, 50), ExitRule(Reason.ACCELERATOR_FAULT, Retry.OTHER_NODE)),
+    (range(50, 60), ExitRule(Reason.JUDGE_UNAVAILABLE, Retry.COUNTED)),
 )
 
 
@@ -189,6 +195,7 @@ class SnapshotConfig(StatusModel):
     labels: tuple[str, ...] | None = Field(default=None, strict=False)
     filters: Filters
     split: Split
+    scoring: Scoring | None = None
 
 
 class ResolveConfig(StatusModel):
@@ -199,6 +206,8 @@ class ResolveConfig(StatusModel):
     dataset: DatasetRef
     log: DatasetRef | None = None
     """The logged answers that the rl stage will learn from."""
+    log_scored: bool = False
+    """Whether what a judge said of them is learned, in place of what people did."""
     base_model: BaseModelRef
     lookups: tuple[StageRef, ...] = Field(strict=False)
     gates: tuple[Gate, ...] = Field(default=(), strict=False)
@@ -209,6 +218,8 @@ class ResolveConfig(StatusModel):
     """Field of the run's spec -> the task that it names, which must be a task of the dataset."""
     start: Artifact | None = None
     """The policy that mode rl_only starts from; it must be there, on this base, for the dataset's classes."""
+    rewards: dict[str, tuple[AnswerReward, ...]] = Field(default_factory=dict)
+    """Components of a generator's rewards by the field in which they stand; what they name must be there."""
 
 
 class SupervisedConfig(StatusModel):
@@ -312,6 +323,20 @@ StageConfig = Annotated[
     SnapshotConfig | ResolveConfig | SupervisedConfig | RewardModelConfig | RlConfig | EvaluateConfig,
     Field(discriminator="stage"),
 ]
+
+
+def key_secrets_of(config: StageConfig) -> tuple[SecretRef, ...]:
+    """Return the Secrets of the judges that the stage asks, each once, in the order of their names."""
+    rewards = (
+        config.rlhf.all_rewards if isinstance(config, RlConfig | EvaluateConfig) and config.rlhf is not None else ()
+    )
+    judges: list[JudgeEndpoint] = [reward.judge for reward in rewards if reward.judge is not None]
+    if isinstance(config, EvaluateConfig) and config.hyper.judge is not None:
+        judges.append(config.hyper.judge)
+    if isinstance(config, SnapshotConfig) and config.scoring is not None:
+        judges.append(config.scoring)
+    named = {judge.api_key_secret_ref.name: judge.api_key_secret_ref for judge in judges if judge.api_key_secret_ref}
+    return tuple(named[name] for name in sorted(named))
 
 
 def nodes_of(config: StageConfig) -> int:

@@ -19,6 +19,8 @@ TASK_PATTERN = r"^[A-Za-z][-A-Za-z0-9_]*$"
 TaskName = Annotated[str, Field(min_length=1, max_length=32, pattern=TASK_PATTERN)]
 """Name of a task; it holds no slash, so that `task/label` can be taken apart again."""
 
+TaskWeight = Annotated[float, Field(gt=0, le=1000)]
+"""How much a task counts in the loss."""
 
 UNSAID = -1
 """Class number of a row in a task of which it has no label."""

@@ -26,17 +26,18 @@ from ratchet_api.base import (
 )
 from ratchet_api.comparison import Choice, Comparison
 from ratchet_api.conditions import Condition
+from ratchet_api.judge import PairJudge
 from ratchet_api.placement import Nodes, Placement, Resources
 from ratchet_api.policy_types import ABOVE_ONE, ClassifierMetric, GeneratorMetric, PolicyType, check_mode, check_type
 from ratchet_api.preference import PreferenceStage
 from ratchet_api.resolved import Estimate, ResolvedRun, RunProgress
+from ratchet_api.reward_model import RewardModelStage
 from ratchet_api.rl import RlStage, StartFrom
-from ratchet_api.rlhf import RewardModelStage, RlhfStage
-from ratchet_api.tasks import MAX_TASKS, TaskName
+from ratchet_api.rlhf import RlhfStage
+from ratchet_api.tasks import MAX_TASKS, TaskName, TaskWeight
 from ratchet_api.tracking import Tracking
 
 MetricName = Literal[ClassifierMetric, GeneratorMetric]
-
 Mode = Literal["supervised", "supervised_then_rl", "rl_only"]
 
 MAX_BOUND = 1e6
@@ -47,8 +48,6 @@ GATED_LABEL_BYTES = 1600
 
 TOLD_OF_TASKS: tuple[MetricName, ...] = ("accuracy", "macro_f1")
 """Numbers of each of several tasks that stand in status beside their means; evaluation.json has all of them."""
-
-TaskWeight = Annotated[float, Field(gt=0, le=1000)]
 
 
 class BaseModelRef(ApiModel):
@@ -198,6 +197,13 @@ class EvaluateStage(ApiModel):
         Field(
             default=None,
             description="answers: only for a generator; how many prompts it answers and how long. If omitted, the defaults.",
+        ),
+    ]
+    judge: Annotated[
+        PairJudge | None,
+        Field(
+            default=None,
+            description="judge: only for a generator, with a mode that has RL; a language model that says which answer is better, that of RL's policy or that of the one it started from. Measured as judge_win_rate.",
         ),
     ]
     resources: Annotated[

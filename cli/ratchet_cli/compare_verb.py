@@ -1,13 +1,12 @@
 """`ratchet compare`: is one trained version better than another, on the same rows?
 
-Decides the verdict from the intervals of the differences (`judge`) and how both versions look side by side. The
-intervals, McNemar's test and what "not worse" means are those of the evaluate stage.
+Decides the verdict of classifiers from the intervals of the differences (`judge`) and how both versions look side by
+side; generators have their own (`generated_views`). The intervals, McNemar's test and what "not worse" means are those
+of the evaluate stage.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,8 +18,23 @@ from rich.table import Table
 from rich.text import Text
 
 from ratchet_api.comparison import Comparison as Rules
+from ratchet_api.training_run import Answers
 from ratchet_cli.errors import CliError, UsageProblem
 from ratchet_cli.evaluate_verb import FORMS
+from ratchet_cli.generated import (
+    MaxNewTokens,
+    Prompts,
+    RewardsOf,
+    Shown,
+    asked_of,
+    is_generator,
+    measure_said,
+    refuse_generator_options,
+    rewarding_by,
+    rows_shown,
+    shown_source,
+)
+from ratchet_cli.generated_views import compared, print_compared, write_json
 from ratchet_cli.held_out import HeldOut, Result, Split, measure_version, rows_of
 from ratchet_cli.options import Context, HomeDir, Local, Namespace
 from ratchet_cli.report_verb import local_report
@@ -39,6 +53,9 @@ SHOWN = (*COMPARED, "ece", "brier", "loss", "coverage", "selective_accuracy")
 CHANGED_CLASSES = 10
 PLOTS = (".png", ".svg", ".html")
 _DEFAULTS = Rules()
+Margin = Annotated[float, typer.Option(min=0, max=1, help="Largest loss that is tolerated.")]
+Confidence = Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals of the differences.")]
+Resamples = Annotated[int, typer.Option(min=100, max=100_000, help="Of the paired bootstrap.")]
 Plot = Annotated[
     Path | None,
     typer.Option("--plot", help="Also draw it into this file: .png, .svg, or .html with the tables.", metavar="FILE"),
@@ -54,25 +71,34 @@ def compare(
     label_column: LabelColumn = None,
     split_column: SplitColumn = "split",
     form: Form = None,
-    margin: Annotated[float, typer.Option(min=0, max=1, help="Largest loss that is tolerated.")] = _DEFAULTS.margin,
-    confidence: Annotated[
-        float, typer.Option(min=0.5, max=0.999, help="Of the intervals of the differences.")
-    ] = _DEFAULTS.confidence,
-    resamples: Annotated[
-        int, typer.Option(min=100, max=100_000, help="Of the paired bootstrap.")
-    ] = _DEFAULTS.resamples,
+    margin: Margin = _DEFAULTS.margin,
+    confidence: Confidence = _DEFAULTS.confidence,
+    resamples: Resamples = _DEFAULTS.resamples,
     output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
     plot: Plot = None,
+    prompts: Prompts = None,
+    max_new_tokens: MaxNewTokens = None,
+    rewards_of: RewardsOf = None,
     base: BaseFolder = None,
     namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
 ) -> None:  # fmt: skip
     """Hold version B against version A, on the test split of B's run or on the rows of a file."""
     if output not in FORMS:
         raise UsageProblem(f"--output {output!r} is unknown; use one of {', '.join(FORMS)}")
-    if plot is not None:
-        _check_plot(plot)
     place = Place(namespace, local, context, home)
     first, second = find_version(a, place), find_version(b, place)
+    rules = Rules(margin=margin, confidence=confidence, resamples=resamples)
+    kinds = [is_generator(each) for each in (first, second)]
+    if kinds[0] != kinds[1]:
+        raise CliError(f"{first.title} and {second.title}: one is a generator, the other is none; take two of a kind")
+    _check_plot(plot, generators=kinds[0])
+    if kinds[0]:
+        shown = None if data is None else shown_source(data, form, column, label_column, split, split_column)
+        asked = asked_of(second, prompts=prompts, max_new_tokens=max_new_tokens)
+        told = _generators((first, second), rows_shown(second, shown, split), rules, asked, rewards_of, place, base)
+        (write_json if output == "json" else print_compared)(told)
+        return
+    refuse_generator_options(prompts, max_new_tokens, rewards_of)
     source = None if data is None else Source(data, form, column, label_columns(label_column), split, split_column)
     rows = rows_of(second, source, split)
     if source is None and first.snapshot != second.snapshot:
@@ -80,18 +106,39 @@ def compare(
     bins = second.ece_bins  # one number of bins for both, or their ECE could not be compared
     one = measure_version(first, rows, base=base, bins=bins, timed=False)
     other = measure_version(second, rows, base=base, bins=bins, tasks=one.tasks, timed=False)
-    rules = Rules(margin=margin, confidence=confidence, resamples=resamples)
     document = report_of((first, second), rows, (one, other), rules)
     if plot is not None:
         _draw(document, plot)
     if output == "json":
-        sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
-        return
-    _print_tables(document, reports={each.title: page for each in (first, second) if (page := local_report(each))})
+        write_json(document)
+    else:
+        _print_tables(document, reports={each.title: page for each in (first, second) if (page := local_report(each))})
 
 
-def _check_plot(path: Path) -> None:
+def _generators(
+    versions: tuple[Version, Version],
+    rows: Shown,
+    rules: Rules,
+    asked: Answers,
+    rewards_of: str | None,
+    place: Place,
+    base: Path | None,
+) -> dict[str, Any]:
+    """Hold a generator against another; by the rewards of B's run, or of A's where B's has none."""
+    first, second = versions
+    judge = rewarding_by(rewards_of, second, place) or rewarding_by(None, first, place)
+    if rows.of is not None and first.snapshot != rows.of:
+        _warn_of_snapshots(first, second)
+    one, other = measure_said(versions, rows, asked=asked, base=base, judge=judge)
+    return compared(versions, rows, (one, other), rules, rewards_of=None if judge is None else judge[0].run)
+
+
+def _check_plot(path: Path | None, *, generators: bool) -> None:
     """Refuse a file that could not be written before minutes are spent on what it shall show."""
+    if path is None:
+        return
+    if generators:
+        raise UsageProblem("--plot is for classifiers and these are generators; -o json has every number")
     if path.suffix.lower() not in PLOTS:
         raise UsageProblem(f"--plot {path}: a file must end in one of {', '.join(PLOTS)}")
     if path.is_dir():

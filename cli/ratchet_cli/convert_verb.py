@@ -49,7 +49,7 @@ def convert_config(
     for body in result.manifests:
         check("ratchet convert", body)
     if output is None:
-        sys.stdout.write("---\n".join(_yaml(body) for body in result.manifests))
+        sys.stdout.write("---\n".join(to_yaml(body) for body in result.manifests))
     else:
         _write(result, output, force=force)
     for note in result.to_set:
@@ -82,7 +82,8 @@ def _count(result: Conversion) -> str:
     return f", and {'1 setting has' if one else f'{len(result.unmapped)} settings have'} no place in any manifest"
 
 
-def _yaml(body: dict[str, Any]) -> str:
+def to_yaml(body: dict[str, Any]) -> str:
+    """Return a manifest as people write one."""
     yaml = YAML()
     yaml.indent(mapping=2, sequence=4, offset=2)
     text = io.StringIO()
@@ -99,5 +100,5 @@ def _write(result: Conversion, output: Path, *, force: bool) -> None:
         raise CliError(f"--output {output}: {', '.join(there)} exists; name another folder, or replace with --force")
     output.mkdir(parents=True, exist_ok=True)
     for path, body in zip(paths, result.manifests, strict=True):
-        path.write_text(_yaml(body), encoding="utf-8")
+        path.write_text(to_yaml(body), encoding="utf-8")
         say(f"{path}", style="good")

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from kubernetes import client, config
 from kubernetes.config.config_exception import ConfigException
 
-from ratchet_api.stage import StoreConfig
+from ratchet_api.environment import Environment, SettingsError
 from ratchet_cli.erasing import finish_pending
 from ratchet_cli.errors import CliError
 from ratchet_cli.remote import RemoteBackend
@@ -29,10 +29,6 @@ from ratchet_web import logs
 EXIT_FAILED, EXIT_CONFIG = 1, 78
 PATIENCE_SECONDS = 60.0
 """How long an outage of the store is waited out; the schedule comes round again."""
-_NEEDED = {
-    "RATCHET_ERASER_NAMESPACE": "the namespace of the gateways",
-    "RATCHET_STORE_URI": "s3://BUCKET[/PREFIX] or file:///DIR",
-}
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +53,13 @@ def run(env: Mapping[str, str], api: client.ApiClient) -> int:
         env: settings: RATCHET_ERASER_NAMESPACE, RATCHET_STORE_URI, _ENDPOINT and _REGION.
         api: of the cluster.
     """
-    for name, what in _NEEDED.items():
-        if not env.get(name):
-            sys.stderr.write(f"ratchet-erase: {name} is not set; give {what}\n")
-            return EXIT_CONFIG
-    namespace = env["RATCHET_ERASER_NAMESPACE"]
-    place = StoreConfig(
-        uri=env["RATCHET_STORE_URI"],
-        endpoint=env.get("RATCHET_STORE_ENDPOINT") or None,
-        region=env.get("RATCHET_STORE_REGION") or "us-east-1",
-    )
+    read = Environment(env)
+    try:
+        namespace = read.needed("RATCHET_ERASER_NAMESPACE", "the namespace of the gateways")
+        place = read.store()
+    except SettingsError as error:
+        sys.stderr.write(f"ratchet-erase: {error}\n")
+        return EXIT_CONFIG
     try:
         store = open_store(place, patience_seconds=PATIENCE_SECONDS)
         backend = RemoteBackend(namespace=namespace, api=api)

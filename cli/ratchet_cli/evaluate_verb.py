@@ -1,12 +1,11 @@
 """`ratchet evaluate`: measure any trained version again, on its own held-out rows or on others.
 
-Decides how the numbers look; what they are is decided by the evaluate stage's functions.
+Decides how the numbers of classifiers look; what they are is decided by the evaluate stage's functions. Generators have
+their own (`generated`, `generated_views`).
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -17,6 +16,19 @@ from rich.text import Text
 
 from ratchet_api.training_run import Evaluation
 from ratchet_cli.errors import UsageProblem
+from ratchet_cli.generated import (
+    MaxNewTokens,
+    Prompts,
+    RewardsOf,
+    asked_of,
+    is_generator,
+    measure_said,
+    refuse_generator_options,
+    rewarding_by,
+    rows_shown,
+    shown_source,
+)
+from ratchet_cli.generated_views import evaluated, print_evaluated, write_json
 from ratchet_cli.held_out import HeldOut, Result, Split, measure_version, rows_of
 from ratchet_cli.options import Context, HomeDir, Local, Namespace
 from ratchet_cli.results import worst_table
@@ -56,19 +68,35 @@ def evaluate(
     form: Form = None,
     ece_bins: Bins = None,
     output: Annotated[str, typer.Option("-o", "--output", help="table or json.")] = "table",
+    prompts: Prompts = None,
+    max_new_tokens: MaxNewTokens = None,
+    rewards_of: RewardsOf = None,
     base: BaseFolder = None,
     namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
 ) -> None:  # fmt: skip
     """Measure a trained version: on its run's test split, or on the rows of a file."""
     if output not in FORMS:
         raise UsageProblem(f"--output {output!r} is unknown; use one of {', '.join(FORMS)}")
+    place = Place(namespace, local, context, home)
+    found = find_version(version, place)
+    if is_generator(found):
+        if ece_bins is not None:
+            raise UsageProblem("--ece-bins is for classifiers and this is a generator; leave it out")
+        shown = None if data is None else shown_source(data, form, column, label_column, split, split_column)
+        asked = asked_of(found, prompts=prompts, max_new_tokens=max_new_tokens)
+        judge = rewarding_by(rewards_of, found, place)
+        pairs = rows_shown(found, shown, split)
+        said = measure_said([found], pairs, asked=asked, base=base, judge=judge)[0]
+        told = evaluated(found, pairs, said, rewards_of=None if judge is None else judge[0].run)
+        (write_json if output == "json" else print_evaluated)(told)
+        return
+    refuse_generator_options(prompts, max_new_tokens, rewards_of)
     source = None if data is None else Source(data, form, column, label_columns(label_column), split, split_column)
-    found = find_version(version, Place(namespace, local, context, home))
     rows = rows_of(found, source, split)
     result = measure_version(found, rows, base=base, bins=ece_bins)
     document = report_of(found, rows, result)
     if output == "json":
-        sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+        write_json(document)
         return
     _print_tables(document)
 

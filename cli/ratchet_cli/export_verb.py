@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ import typer
 
 from ratchet_api.attempts import Artifact
 from ratchet_cli.errors import CliError, UsageProblem
+from ratchet_cli.export_kserve import Asked, export_for_kserve
 from ratchet_cli.held_out import rows_of
 from ratchet_cli.options import Context, HomeDir, Local, Namespace
 from ratchet_cli.screen import say
@@ -23,15 +25,16 @@ from ratchet_cli.trained import unpacked
 from ratchet_cli.versions import VERSION_HELP, BaseFolder, Place, Version, find_version
 
 if TYPE_CHECKING:
-    from ratchet_jobs.export.record import ExportRecord
+    from ratchet_jobs.export.record import ExportRecord, Layout
 
 CHECKED_TEXTS = 64
 """Enough to meet long and short ones; the check costs two passes over them."""
 
 LAYOUT_HELP = (
     "merged = sentence-transformers and transformers; lora = PEFT adapter and head; onnx = one graph for ONNX Runtime; "
-    "semantic-router = vLLM Semantic Router."
+    "semantic-router = vLLM Semantic Router; kserve = for KServe, with its InferenceService."
 )
+KSERVE = "kserve"
 
 
 def export(
@@ -49,33 +52,71 @@ def export(
     ] = None,
     column: TextColumn = "text",
     as_json: Annotated[bool, typer.Option("--json", help="Print the record that the folder holds.")] = False,
+    storage_uri: Annotated[
+        str | None,
+        typer.Option(
+            "--storage-uri",
+            help="With --format kserve: where KServe reads the model. If omitted, where the version was committed.",
+            metavar="URI",
+        ),
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            "--image",
+            help="With --format kserve, of a classifier: image of its policy server. If omitted, this release's.",
+            metavar="IMAGE",
+        ),
+    ] = None,
     base: BaseFolder = None,
     namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
 ) -> None:  # fmt: skip
     """Write a trained version as a folder for other programs, checked to compute the same."""
     from ratchet_jobs.export.record import LAYOUTS
 
-    if layout not in LAYOUTS:
-        raise UsageProblem(f"--format {layout!r} is unknown; use one of {', '.join(LAYOUTS)}")
+    _check_options(layout, (*LAYOUTS, KSERVE), data, {"--storage-uri": storage_uri, "--image": image})
     found = find_version(version, Place(namespace, local, context, home))
+    if layout == KSERVE:
+        export_for_kserve(found, Asked(target, force, storage_uri, image, base), as_json=as_json)
+        return
+    known = next(each for each in LAYOUTS if each == layout)
+    _tell(_checked(found, known, target, force, base, (data, column)), target, as_json=as_json)
+
+
+def _checked(
+    found: Version, layout: Layout, target: Path, force: bool, base: Path | None, source: tuple[Path | None, str]
+) -> ExportRecord:
+    """Write a classifier's folder, compared with the policy on texts."""
     with unpacked(found, base=base) as folders:
-        from ratchet_jobs.export.exporting import Provenance, export_policy, folder_digest
+        from ratchet_jobs.data.policy_folder import folder_digest
+        from ratchet_jobs.export.exporting import Provenance, export_policy
         from ratchet_jobs.export.writing import check_target
 
         check_target(target, force=force)
-        texts, which = _texts(found, data, column)
+        texts, which = _texts(found, *source)
         digest = found.files.digest if isinstance(found.files, Artifact) else folder_digest(folders.policy)
-        record = export_policy(
+        return export_policy(
             folders.policy,
             folders.base,
-            layout=next(each for each in LAYOUTS if each == layout),
+            layout=layout,
             target=target,
             force=force,
             texts=texts,
             which=which,
             provenance=Provenance(found.title, digest, found.snapshot),
         )
-    _tell(record, target, as_json=as_json)
+
+
+def _check_options(layout: str, known: Sequence[str], data: Path | None, only_kserve: Mapping[str, str | None]) -> None:
+    if layout not in known:
+        raise UsageProblem(f"--format {layout!r} is unknown; use one of {', '.join(known)}")
+    if layout == KSERVE and data is not None:
+        raise UsageProblem(f"--data {data} is not for --format kserve, which copies what was committed; drop it")
+    for name, given in only_kserve.items():
+        if layout != KSERVE and given is not None:
+            raise UsageProblem(f"{name} is only for --format kserve, not {layout}; drop it")
+        if given is not None and not given.strip():
+            raise UsageProblem(f"{name} is empty; drop it, or say which")
 
 
 def _texts(version: Version, data: Path | None, column: str) -> tuple[list[str], str]:

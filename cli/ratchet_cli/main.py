@@ -24,6 +24,7 @@ from ratchet_cli import (
     evaluate_verb,
     export_verb,
     feedback_verbs,
+    gguf_verb,
     objects,
     predict_verb,
     report_verb,
@@ -99,6 +100,7 @@ _PANELS: dict[str, dict[str, Callable[..., Any]]] = {
         "convert": convert_verb.convert_config,
         "explain": checks.explain,
         "digest": checks.digest,
+        "gguf": gguf_verb.gguf,
     },
 }
 

@@ -14,9 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ratchet_api.assign import WHOLE, canary_split, is_subject, place, salt_of
+from ratchet_api.fixed_shares import split_of_test
+from ratchet_api.queries import QuerySeen
 from ratchet_api.rollout import Rollout, RolloutStatus, ShareRow
 from ratchet_cli.screen import age, duration
 
+SHOWN_CONFUSIONS = 5
 _OUTCOMES = {"Successful": "good", "Failed": "bad", "Error": "bad", "Inconclusive": "idle"}
 
 
@@ -24,8 +27,14 @@ def trial_line(rollout: RolloutStatus) -> str:
     """Say who gets what, in one line."""
     if rollout.serving is None:
         return "nobody gets a version yet"
+    if (test := rollout.testing) is not None:
+        versions = ", ".join(f"version {arm.version} at {arm.percent:g} %" for arm in test.live)
+        dealt = "" if test.dealt else ", which nobody gets yet"
+        return f"tested against version {rollout.serving}: {versions}{dealt}"
     if rollout.candidate is None:
         return f"everybody gets version {rollout.serving}"
+    if rollout.shadowed:
+        return f"version {rollout.candidate} is asked beside version {rollout.serving}, and nobody gets its answers"
     share = f"{rollout.percent:g} % get version {rollout.candidate}" if rollout.percent else "nobody gets it yet"
     return f"version {rollout.candidate} is on trial against version {rollout.serving}: {share}"
 
@@ -38,6 +47,8 @@ def rollout_parts(rollout: RolloutStatus, spec: Rollout | None, now: datetime) -
             line.append(f", step {rollout.step + 1} of {len(spec.canary.steps)}")
         if rollout.step_since is not None:
             line.append(f" for {age(rollout.step_since, now)}")
+        elif rollout.shadow_since is not None and rollout.shadowed:
+            line.append(f", for {age(rollout.shadow_since, now)}")
         elif rollout.percent:
             line.append(", which not every router has applied yet")
         if rollout.paused:
@@ -45,9 +56,58 @@ def rollout_parts(rollout: RolloutStatus, spec: Rollout | None, now: datetime) -
     parts: list[RenderableType] = [line]
     if rollout.candidate is not None and rollout.unready_since is not None:
         parts.append(Text(f"  it has not answered for {age(rollout.unready_since, now)}", style="bad"))
-    if said := verdict_text(rollout):
+    parts += shadow_parts(rollout)
+    parts += parts_of_test(rollout, now)
+    parts += [query_line(row, now) for row in rollout.queries]
+    if (said := verdict_text(rollout)) and rollout.testing is None:
         parts.append(said)
     return parts
+
+
+def shadow_parts(rollout: RolloutStatus) -> list[RenderableType]:
+    """Return what the candidate answered beside the champion, or the last one did; nothing if it was not asked so."""
+    report = rollout.shadow
+    if report is None:
+        return []
+    parts: list[RenderableType] = [Text(f"  shadow: {report.sentence}")]
+    for row in report.confusions[:SHOWN_CONFUSIONS]:
+        said, now = row.champion or "abstained", row.candidate or "abstains"
+        parts.append(
+            Text(f"    {said} → {now}: {row.pairs:,} of {row.of:,} ({row.pairs / max(row.of, 1):.1%})", style="faint")
+        )
+    return parts
+
+
+def parts_of_test(rollout: RolloutStatus, now: datetime) -> list[RenderableType]:
+    """Return how each version of a test with fixed shares stands, or stood at the end of the last one."""
+    test = rollout.ab_test
+    if test is None:
+        return []
+    since = "" if test.exposed is None else f" for {age(test.exposed, now)}"
+    parts: list[RenderableType] = [Text(f"  the test runs{since}" if test.running else f"  last test: {test.result}")]
+    for arm in test.arms:
+        line = Text(f"    version {arm.version}, {arm.percent:g} %: ")
+        if arm.out:
+            line.append(arm.out, style="bad")
+        elif arm.verdict.outcome:
+            line.append(arm.verdict.outcome, style=_OUTCOMES.get(arm.verdict.outcome, ""))
+            line.append(f" ({arm.verdict.reason}): {arm.verdict.message}")
+            line.append(f"  [{arm.verdict.samples:,} subjects]", style="faint")
+        else:
+            line.append("nothing is known yet", style="faint")
+        parts.append(line)
+    return parts
+
+
+def query_line(row: QuerySeen, now: datetime) -> Text:
+    """Return what a user's own number was when it was written last."""
+    line = Text(f"  {row.name}: ")
+    if row.value is None:
+        return line.append(f"not known: {row.problem}", style="idle")
+    line.append(f"{row.value:g}")
+    if row.beyond_since is not None:
+        line.append(f", beyond its bound for {age(row.beyond_since, now)}", style="bad")
+    return line
 
 
 def verdict_text(rollout: RolloutStatus) -> Text | None:
@@ -72,7 +132,8 @@ def history_table(rows: Sequence[ShareRow], now: datetime) -> Table:
     table.add_column("WHY", overflow="fold")
     ends = [row.since for row in rows[1:]] + [now]
     for row, end in zip(rows, ends, strict=True):
-        trial = "-" if row.candidate is None else f"version {row.candidate} at {row.percent:g} %"
+        tried = _arms(row) if row.candidate is None else [(row.candidate, row.percent)]
+        trial = ", ".join(f"version {version} at {percent:g} %" for version, percent in tried) or "-"
         lasted = duration(max(0.0, (end - row.since).total_seconds()))
         since = row.since.strftime("%Y-%m-%d %H:%M:%SZ")
         table.add_row(since, lasted, Text(f"version {row.version}", style="name"), trial, row.by, Text(row.why))
@@ -92,10 +153,12 @@ def why_sentence(subject: str, *, policy_uid: str, rollout: RolloutStatus, spec:
     if everybody is None:
         return f"{subject} gets no version: none serves yet"
     gets = f"{subject} gets version {everybody}"
-    if rollout.candidate is None:
+    if rollout.candidate is None and rollout.testing is None:
         return f"{gets}, as everybody does: no version is on trial"
     if not is_subject(subject):
         return f"{gets}, outside the comparison: the router deals subjects of printable ASCII without blank and comma"
+    if rollout.candidate is None:
+        return _why_tested(subject, policy_uid, rollout, everybody)
     trial = f"version {rollout.candidate} is on trial in experiment {rollout.experiment}"
     salt = salt_of(policy_uid, rollout.experiment)
     at = place(subject, salt)
@@ -112,6 +175,23 @@ def why_sentence(subject: str, *, policy_uid: str, rollout: RolloutStatus, spec:
     }[slot.arm]
     unsure = "" if rollout.step_since is not None else "; not every router has applied this share yet"
     return f"{subject} gets version {slot.version}, arm {slot.arm}: {trial}, and {why}{unsure}"
+
+
+def _why_tested(subject: str, policy_uid: str, rollout: RolloutStatus, everybody: int) -> str:
+    """Say which part of a test with fixed shares a subject falls into."""
+    name = f"the test {rollout.experiment} runs"
+    test = rollout.testing
+    split = None if test is None else split_of_test(test, policy_uid=policy_uid, champion=everybody)
+    if split is None:
+        return f"{subject} gets version {everybody}, as everybody does: {name}, but nobody is dealt yet"
+    slot, at = split.slot(subject), place(subject, split.salt)
+    held = {"canary": "which is tried", "control": "against which one is held", "champion": "outside the comparison"}
+    where = f"by its place {at} of 0 to {WHOLE - 1}, until the test ends"
+    return f"{subject} gets version {slot.version}, arm {slot.arm}, {held[slot.arm]}: {name}, and deals it so {where}"
+
+
+def _arms(row: ShareRow) -> Sequence[tuple[int, float]]:
+    return [(arm.version, arm.percent) for arm in row.arms]
 
 
 def _later(at: int, rollout: RolloutStatus, spec: Rollout | None) -> str:

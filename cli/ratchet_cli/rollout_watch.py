@@ -33,7 +33,7 @@ def watch_trial(backend: Backend, policy: str, *, poll_seconds: float) -> bool:
         with Live(console=out, auto_refresh=False) as screen:
             while True:
                 screen.update(view(body, now=utc_now()), refresh=True)
-                if _rollout(body).candidate is None:
+                if _over(_rollout(body)):
                     break
                 time.sleep(poll_seconds)
                 body = must_get(backend, RL_POLICY, policy)
@@ -50,10 +50,14 @@ def _lines(backend: Backend, body: Body, poll_seconds: float) -> Body:
         if line != last:
             say(f"{name}: {line}")
             last = line
-        if rollout.candidate is None:
+        if _over(rollout):
             return body
         time.sleep(poll_seconds)
         body = must_get(backend, RL_POLICY, name)
+
+
+def _over(rollout: RolloutStatus) -> bool:
+    return rollout.candidate is None and rollout.testing is None
 
 
 def _rollout(body: Body) -> RolloutStatus:

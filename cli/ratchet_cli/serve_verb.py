@@ -59,7 +59,8 @@ def serve(
 
 @contextmanager
 def _loaded(version: Version, *, base: Path | None) -> Iterator[LoadedPolicy | LoadedGenerator]:
-    from ratchet_serving.loading import is_generator, load_generator
+    from ratchet_jobs.data.policy_folder import is_generator
+    from ratchet_serving.loading import load_generator
 
     with tempfile.TemporaryDirectory(prefix="ratchet-") as scratch:
         with explained(version.title):

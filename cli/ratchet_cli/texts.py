@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -18,6 +18,7 @@ import typer
 from ratchet_cli.errors import CliError, NotFound, UsageProblem
 
 if TYPE_CHECKING:
+    from ratchet_jobs.data.demonstrations import Demonstration
     from ratchet_jobs.data.reading import RawRow
 
 _SHOWN = 10
@@ -31,12 +32,20 @@ _REMEDIES = {
     "ControlCharacter": "its text holds a NUL character or half a surrogate pair",
     "MissingLabel": "it has no label",
     "InvalidLabel": "its label is no name of at most 128 characters",
+    "EmptyPrompt": "its prompt is empty",
+    "EmptyResponse": "its response is empty",
+    "PromptNotString": "its prompt is no string",
+    "ResponseNotString": "its response is no string",
 }
 DEFAULT_LABEL_COLUMN = "label"
 FileFormat = Literal["csv", "jsonl", "parquet"]
 Data = Annotated[Path | None, typer.Option("--data", help="CSV, JSON lines or Parquet file.", metavar="FILE")]
 TextColumn = Annotated[str, typer.Option("--column", help="Column of the text; a.b reaches into objects.")]
-LABEL_COLUMN_HELP = "Column of the true label; for a version with tasks TASK=COLUMN, once for each. By default label."
+DEFAULT_RESPONSE_COLUMN = "response"
+LABEL_COLUMN_HELP = (
+    "Column of the true label, by default label; for a version with tasks TASK=COLUMN, once for each; for a generator "
+    "column of the answer to follow, by default response."
+)
 LabelColumn = Annotated[list[str] | None, typer.Option("--label-column", help=LABEL_COLUMN_HELP)]
 SplitColumn = Annotated[
     str, typer.Option("--split-column", help="With --data and --split: column that names the split.")
@@ -53,6 +62,7 @@ class Source:
         form: its format; None = by its name.
         text: column of the text.
         labels: column of the label of each task, of the only one by the empty string; None = labels are not wanted.
+        response: column of the answer to each text, in place of labels; None = answers are not wanted.
         split: only rows whose `split_column` says this; None = all rows.
         split_column: column of the split.
     """
@@ -63,14 +73,16 @@ class Source:
     labels: Mapping[str, str] | None = None
     split: str | None = None
     split_column: str = "split"
+    response: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Texts and, where they were asked for, their labels, one per task, None = not said; equally many."""
+    """Texts and, where they were asked for, their labels, one per task, None = not said, or the answers to them."""
 
     texts: list[str]
     labels: list[tuple[str | None, ...]]
+    shown: list[Demonstration] = field(default_factory=list)
 
 
 def label_columns(given: Sequence[str] | None) -> dict[str, str]:
@@ -122,6 +134,7 @@ def _read(source: Source) -> Rows:
     wanted = {"--column": source.text}
     for task, path in (source.labels or {}).items():
         wanted["--label-column" + (f" {task}=COLUMN" if task else "")] = path
+    wanted |= {"--label-column": source.response} if source.response is not None else {}
     wanted |= {"--split-column": source.split_column} if source.split is not None else {}
     found, problems, absent, count = Rows([], []), list[str](), dict(wanted), 0
     seen: Mapping[str, Any] = {}
@@ -158,10 +171,15 @@ def _take(row: RawRow, source: Source, into: Rows) -> str:
         value = None if absent_columns(row.fields, {"": column}) else pick(row.fields, column)
         if value != source.split:
             return ""
+    if source.response is not None:
+        return _take_shown(row.fields, source.text, source.response, into)
     if source.labels is not None:
         columns = Columns.model_construct(
             response=None,
             messages=None,
+            turns=None,
+            items=None,
+            emotion=None,
             text=source.text,
             label=source.labels.get("", ""),
             labels=None if "" in source.labels else dict(source.labels),
@@ -187,6 +205,24 @@ def _take(row: RawRow, source: Source, into: Rows) -> str:
     if not _sound(text):
         return "ControlCharacter"
     into.texts.append(text.strip())
+    return ""
+
+
+def _take_shown(fields: Mapping[str, Any], prompt: str, response: str, into: Rows) -> str:
+    from ratchet_jobs.data.demonstrations import of_pair
+    from ratchet_jobs.data.reading import value_at
+
+    asked, answered = value_at(fields, prompt), value_at(fields, response)
+    for value, word in ((asked, "Prompt"), (answered, "Response")):
+        if value is None:
+            return f"Empty{word}"
+        if not isinstance(value, str):
+            return f"{word}NotString"
+    shown = of_pair(asked, answered)
+    if isinstance(shown, str):
+        return shown
+    into.texts.append(shown.prompt)
+    into.shown.append(shown)
     return ""
 
 

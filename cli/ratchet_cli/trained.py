@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +20,7 @@ from ratchet_cli.screen import err
 from ratchet_cli.versions import Version
 
 if TYPE_CHECKING:
+    from ratchet_api.training_run import BaseModelRef
     from ratchet_jobs.metrics.classification import Floats
     from ratchet_jobs.models.classifier import LoadedPolicy
 
@@ -87,7 +88,9 @@ def unpacked(version: Version, *, base: Path | None) -> Iterator[Unpacked]:
         CliError: the files of one of the two are missing or changed; also what the block raises of a stage's errors.
     """
     with explained(version.title), tempfile.TemporaryDirectory(prefix="ratchet-") as scratch:
-        yield _unpack(version, base, Path(scratch))
+        from ratchet_jobs.models.classifier import read_card
+
+        yield unpack(version, base, Path(scratch), base_of=lambda folder: read_card(folder).base_model)
 
 
 def policy_folder(version: Version, scratch: Path) -> Path:
@@ -113,14 +116,25 @@ def policy_folder(version: Version, scratch: Path) -> Path:
     return fetch_policy(store, version.files, namespace=version.namespace, into=into, field="artifact")
 
 
-def _unpack(version: Version, base: Path | None, scratch: Path) -> Unpacked:
+def unpack(version: Version, base: Path | None, scratch: Path, *, base_of: Callable[[Path], BaseModelRef]) -> Unpacked:
+    """Bring a policy's files and its base model into a folder, both checked by their digests.
+
+    Args:
+        version: what to bring.
+        base: folder of the base model; None = as the policy's card names it, in its store.
+        scratch: where they are put.
+        base_of: reads the card.
+
+    Raises:
+        CliError: --base is another model.
+        StageError: the files of one of the two are missing or changed.
+    """
     from ratchet_jobs.data.base_model import fetch_model, local_digest
-    from ratchet_jobs.models.classifier import read_card
     from ratchet_jobs.runtime.store import open_store
 
     folder = policy_folder(version, scratch)
     store = open_store(version.store, patience_seconds=PATIENCE_SECONDS)
-    wanted = read_card(folder).base_model
+    wanted = base_of(folder)
     if base is None:
         base = fetch_model(store, wanted, namespace=version.namespace, into=scratch / "base")
     elif not base.is_dir():

@@ -30,6 +30,7 @@ from ratchet_cli.home import Home
 from ratchet_cli.local import LocalBackend
 from ratchet_gateway.app import Parts, create_app
 from ratchet_gateway.auth import Anyone, ApiKeys, Authenticator, BadKeyFile
+from ratchet_gateway.datasets import LocalDatasets
 from ratchet_gateway.policies import LocalPolicies
 from ratchet_gateway.settings import Settings, is_loopback
 from ratchet_gateway.training import LocalTraining
@@ -126,6 +127,13 @@ class LocalGateway:
                 policies=LocalPolicies(lambda name: cluster.objects.find("rlpolicies", namespace, name)),
                 ways=(access.way,),
                 training=_training(cluster, namespace),
+                datasets=LocalDatasets(
+                    lambda: (
+                        each
+                        for each in cluster.objects.find_all("feedbackdatasets")
+                        if each["metadata"]["namespace"] == namespace
+                    )
+                ),
             )
         except (BadConfigError, BadKey) as error:
             raise CliError(str(error)) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +19,13 @@ from ratchet_api.attempts import Artifact
 from ratchet_api.kinds import RL_POLICY, RL_TRAINING_RUN
 from ratchet_api.policy import PolicyVersion, RLPolicyStatus
 from ratchet_api.stage import StoreConfig
-from ratchet_api.training_run import EvaluateStage, Evaluation, RLTrainingRunSpec, RLTrainingRunStatus
+from ratchet_api.training_run import Answers, EvaluateStage, Evaluation, RLTrainingRunSpec, RLTrainingRunStatus
 from ratchet_cli.backend import Backend, Body, choose_local
 from ratchet_cli.errors import NotFound, UsageProblem
 from ratchet_cli.home import DEFAULT_NAMESPACE, find_home
 from ratchet_cli.options import open_backend
 from ratchet_cli.results import REPORT_FILE, local_path
+from ratchet_cli.rewarding import Rewarding, rewarding_of
 
 _COMMITTED = re.compile(r"(?P<store>.+)/(?P<namespace>[^/]+)/runs/[^/]+/[^/]+/[^/]+")
 """A committed folder below its store, as stages lay it out."""
@@ -56,6 +57,8 @@ class Version:
         snapshot: digest of the snapshot that it was trained on, if known.
         batch_size: rows per forward pass, as in the run's evaluate stage; a run's default if the run is not known.
         ece_bins: likewise.
+        answers: likewise: what a generator is asked.
+        rewarding: how its run rewarded a generator's answers; None = it rewarded none, or the run is not known.
         policy: the RLPolicy that published it; None = a run or a folder.
         number: of the version there.
     """
@@ -67,6 +70,8 @@ class Version:
     snapshot: str | None = None
     batch_size: int = EvaluateStage().batch_size
     ece_bins: int = Evaluation().ece_bins
+    answers: Answers = field(default_factory=Answers)
+    rewarding: Rewarding | None = None
     policy: str | None = None
     number: int | None = None
 
@@ -168,6 +173,10 @@ def _of_artifact(
         snapshot=snapshot,
         batch_size=spec.stages.evaluate.batch_size,
         ece_bins=spec.evaluation.ece_bins,
+        answers=spec.stages.evaluate.answers or Answers(),
+        rewarding=rewarding_of(
+            run["metadata"]["name"], spec, RLTrainingRunStatus.model_validate(run.get("status", {}))
+        ),
     )
 
 

@@ -15,8 +15,11 @@ import uvicorn
 
 from ratchet_api.environment import SettingsError
 from ratchet_api.signing import BadKey, KeyRing
+from ratchet_gateway.analyst_http import HttpAnalyst
 from ratchet_gateway.app import Parts, create_app
 from ratchet_gateway.auth import Anyone, ApiKeys, Authenticator, BadKeyFile
+from ratchet_gateway.datasets import Datasets, NoDatasets
+from ratchet_gateway.experiments import NoAnalyst
 from ratchet_gateway.policies import FixedPolicies, Policies
 from ratchet_gateway.settings import Settings
 from ratchet_gateway.training import Training
@@ -66,6 +69,7 @@ def connect(settings: Settings) -> Parts:
     """
     policies: Policies | None = FixedPolicies.named(settings.policies) if settings.policies is not None else None
     training: Training | None = None
+    datasets: Datasets = NoDatasets()
     ways: list[Authenticator] = []
     if "none" in settings.auth:
         ways.append(Anyone())
@@ -73,12 +77,19 @@ def connect(settings: Settings) -> Parts:
         ways.append(ApiKeys(settings.keys_file, time.monotonic))
     if policies is None or "kubernetes" in settings.auth:
         # the generated client takes seconds to import, and a gateway without a cluster has no use for it
-        from ratchet_gateway.cluster import KubernetesPolicies, KubernetesTokens, KubernetesTraining, log_in
+        from ratchet_gateway.cluster import (
+            KubernetesDatasets,
+            KubernetesPolicies,
+            KubernetesTokens,
+            KubernetesTraining,
+            log_in,
+        )
 
         api = log_in()
         if policies is None:
             policies = KubernetesPolicies(api, namespace=settings.namespace, clock=time.monotonic)
             training = KubernetesTraining(api, namespace=settings.namespace)
+            datasets = KubernetesDatasets(api, namespace=settings.namespace, clock=time.monotonic)
         if "kubernetes" in settings.auth:
             ways.append(KubernetesTokens(api, namespace=settings.namespace, clock=time.monotonic))
     return Parts(
@@ -87,6 +98,8 @@ def connect(settings: Settings) -> Parts:
         policies=policies,
         ways=tuple(ways),
         training=training,
+        datasets=datasets,
+        analyst=HttpAnalyst(settings.analyst_url) if settings.analyst_url else NoAnalyst(),
     )
 
 

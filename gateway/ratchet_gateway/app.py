@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from fastapi import FastAPI, Request
@@ -22,6 +22,8 @@ from prometheus_client import CollectorRegistry
 from ratchet_api import __version__
 from ratchet_api.signing import KeyRing
 from ratchet_gateway.auth import Authenticator
+from ratchet_gateway.datasets import Datasets, NoDatasets
+from ratchet_gateway.experiments import Analyst, NoAnalyst
 from ratchet_gateway.follower import Follower
 from ratchet_gateway.known import KnownEvents
 from ratchet_gateway.log.writer import LogWriter
@@ -56,6 +58,8 @@ class Parts:
         policies: which there are.
         ways: how callers are known.
         training: where runs are made; None = this gateway starts none.
+        analyst: who counts trials.
+        datasets: which are made of the feedback.
         now: the clock.
         monotonic: seconds that never go back.
     """
@@ -65,6 +69,8 @@ class Parts:
     policies: Policies
     ways: tuple[Authenticator, ...]
     training: Training | None = None
+    analyst: Analyst = field(default_factory=NoAnalyst)
+    datasets: Datasets = field(default_factory=NoDatasets)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     monotonic: Callable[[], float] = time.monotonic
 
@@ -127,6 +133,8 @@ async def _lifespan(app: FastAPI, settings: Settings, parts: Parts, metrics: Gat
         review=ReviewIndex(
             RecentLog(parts.store, settings.namespace, now=parts.now, monotonic=parts.monotonic),
         ),
+        analyst=parts.analyst,
+        datasets=parts.datasets,
         metrics=metrics,
         ask_seconds=settings.ask_seconds,
         now=parts.now,

@@ -1,7 +1,7 @@
 """The gateway's login to its cluster, and the parts that use it. Importing this costs the Kubernetes client.
 
 Decides where the login comes from: the pod's own service account, else the user's kubeconfig. Imported by `__main__`
-only where policies or tokens are the cluster's.
+only where policies, data sets or tokens are the cluster's.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from kubernetes import client, config
 from kubernetes.config.config_exception import ConfigException
 
 from ratchet_api.environment import SettingsError
+from ratchet_gateway.datasets_kubernetes import KubernetesDatasets
 from ratchet_gateway.policies_kubernetes import KubernetesPolicies
 from ratchet_gateway.tokenreview import KubernetesTokens
 from ratchet_gateway.training_kubernetes import KubernetesTraining
 
-__all__ = ["KubernetesPolicies", "KubernetesTokens", "KubernetesTraining", "log_in"]
+__all__ = ["KubernetesDatasets", "KubernetesPolicies", "KubernetesTokens", "KubernetesTraining", "log_in"]
 
 
 def log_in() -> client.ApiClient:

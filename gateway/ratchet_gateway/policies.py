@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ratchet_api.kinds import RL_POLICY, SpecError
 from ratchet_api.policy import PolicyVersion
 from ratchet_api.policy_types import PolicyType
+from ratchet_api.rollout import Rollout, RolloutStatus
 from ratchet_api.training_run import RunTemplate
 
 log = logging.getLogger(__name__)
@@ -30,12 +31,18 @@ class PolicyView:
         versions: published ones, oldest first.
         template: how it is trained; None = it has none.
         type: classifier or generator.
+        uid: of the object; with a trial's name it makes the id under which the log has the trial.
+        asked: how new versions go on trial; None = none does.
+        rollout: who gets which version; None = it is not served.
     """
 
     name: str
     versions: tuple[PolicyVersion, ...] = ()
     template: RunTemplate | None = None
     type: PolicyType = "classifier"
+    uid: str = ""
+    asked: Rollout | None = None
+    rollout: RolloutStatus | None = None
 
 
 class Policies(Protocol):
@@ -58,7 +65,15 @@ def view_of(body: Mapping[str, Any]) -> PolicyView:
     except (SpecError, ValidationError) as error:
         log.warning("policy is only known by name", extra={"policy": name, "error": str(error)[:300]})
         return PolicyView(name)
-    return PolicyView(name, status.versions, spec.training.template if spec.training else None, spec.type)
+    return PolicyView(
+        name,
+        status.versions,
+        spec.training.template if spec.training else None,
+        spec.type,
+        uid=str(body["metadata"].get("uid", "")),
+        asked=spec.rollout,
+        rollout=status.rollout,
+    )
 
 
 class LocalPolicies:

@@ -12,7 +12,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
@@ -22,13 +22,13 @@ from ratchet_web.errors import Malformed
 
 _NEVER_STORED = {"subject", "idempotency_key", "interaction_id", "policy", "version"}
 _BODIES = {"input", "response", "label", "probabilities", "tags"}
-ANSWERS = frozenset({"interaction", "exposure"})
-"""Types of records of answers, with their texts and without."""
+PAIR = "pair"
+ANSWERS = frozenset({"interaction", "exposure", PAIR})
+"""Types of records of answers: with their texts, without, and of what two versions were asked."""
 _VERDICTS = {"thumbs_up": "thumb", "thumbs_down": "thumb"}
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One event, ready to be stored.
 
     Attributes:
@@ -95,13 +95,15 @@ class Recorder:
         return _record(fields, key or new_id(now), None, source, now)
 
     def interaction(self, event: Interaction, *, source: str, now: datetime) -> tuple[Record, str, bool]:
-        """Return the record of one interaction, its signed id, and whether its texts are kept.
+        """Return the record of one interaction, its signed id (none of a pair), and whether its texts are kept.
 
         Raises:
             Malformed: the interaction id is not good or names another policy.
         """
-        exposure = self._exposure(event.interaction_id, event.policy, now)
         key = _name("key", source, event.idempotency_key) if event.idempotency_key else None
+        if event.pair is not None:
+            return _paired(event, key or new_id(now), source, now), "", False
+        exposure = self._exposure(event.interaction_id, event.policy, now)
         signed = event.interaction_id
         if exposure is None:
             exposure = Exposure(
@@ -154,6 +156,13 @@ class Recorder:
         return fields
 
 
+def _paired(event: Interaction, name: str, source: str, now: datetime) -> Record:
+    """The record of an answer that is compared with another one to the same text; nothing in it is of a person."""
+    kept = {"label", "abstained", "failed", "pair", "policy", "version"}
+    fields = {"kind": PAIR} | event.model_dump(mode="json", by_alias=True, exclude_none=True, include=kept)
+    return _record(fields, name, None, source, now)
+
+
 def is_collected(interaction: str, rate: float) -> bool:
     """Tell whether an interaction's texts are kept: the same answer in every replica, for `rate` of all ids."""
     place = int.from_bytes(hashlib.sha256(b"collect\0" + interaction.encode()).digest()[:8]) / 2.0**64
@@ -166,8 +175,11 @@ def new_id(now: datetime) -> str:
 
 
 def _name(*parts: str) -> str:
-    joined = b"".join(len(part.encode()).to_bytes(4) + part.encode() for part in parts)
-    return hashlib.sha256(joined).hexdigest()[:32]
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        digest.update(len(data).to_bytes(4) + data)
+    return digest.hexdigest()[:32]
 
 
 def _record(fields: dict[str, Any], name: str, key: str | None, source: str, now: datetime) -> Record:

@@ -16,7 +16,9 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ratchet_gateway.auth import Authenticator, Caller, authenticate
+from ratchet_gateway.datasets import Datasets
 from ratchet_gateway.errors import Away, Conflict, TooMany, UnknownPolicy
+from ratchet_gateway.experiments import Analyst
 from ratchet_gateway.known import KnownEvents, Seen
 from ratchet_gateway.log.writer import LogWriter, NotAccepted
 from ratchet_gateway.metrics import GatewayMetrics
@@ -45,6 +47,8 @@ class Services:
     subject_limit: RateLimit
     tally: Tally
     review: ReviewIndex
+    analyst: Analyst
+    datasets: Datasets
     metrics: GatewayMetrics
     ask_seconds: float
     now: Callable[[], datetime]

@@ -7,6 +7,7 @@ called once in `__main__`, tests build `Settings` directly.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -40,6 +41,7 @@ class Settings:
         max_body_bytes: larger requests are refused unread.
         follow_seconds: how often segments of the other replicas are looked for; 0 = never.
         ask_seconds: how often a run is looked at for somebody who waits for it.
+        analyst_url: who counts the trials of these policies; empty = nobody.
         drain_seconds: how long a clean end waits for the store.
         log: batching and bounds of the log.
         log_level: debug, info, warning or error.
@@ -61,6 +63,7 @@ class Settings:
     max_body_bytes: int = 1 << 20
     follow_seconds: float = 2.0
     ask_seconds: float = 2.0
+    analyst_url: str = ""
     drain_seconds: float = 20.0
     log: LogSettings = field(default_factory=LogSettings)
     log_level: str = "info"
@@ -91,11 +94,7 @@ class Settings:
         """
         read = Environment(environ)
         return cls(
-            store=StoreConfig(
-                uri=read.needed("RATCHET_STORE_URI", "s3://BUCKET[/PREFIX] or file:///DIR"),
-                endpoint=read.text("RATCHET_STORE_ENDPOINT") or None,
-                region=read.text("RATCHET_STORE_REGION", "us-east-1"),
-            ),
+            store=read.store(),
             namespace=read.needed("RATCHET_GATEWAY_NAMESPACE", "the namespace of its policies"),
             signing_keys=Path(read.needed("RATCHET_GATEWAY_SIGNING_KEYS", "the directory of the mounted signing keys")),
             auth=read.choices("RATCHET_GATEWAY_AUTH", "keys", AUTH_MODES),
@@ -110,6 +109,7 @@ class Settings:
             subject_events_per_minute=int(read.number("RATCHET_GATEWAY_SUBJECT_EVENTS_PER_MINUTE", 60, 1, 1e9)),
             max_body_bytes=int(read.number("RATCHET_GATEWAY_MAX_BODY_BYTES", 1 << 20, 1024, 16 << 20)),
             follow_seconds=read.number("RATCHET_GATEWAY_FOLLOW_SECONDS", 2, 0, 60),
+            analyst_url=_url(read, "RATCHET_GATEWAY_ANALYST_URL"),
             drain_seconds=read.number("RATCHET_GATEWAY_DRAIN_SECONDS", 20, 0.1, 600),
             log=LogSettings(
                 window_seconds=read.number("RATCHET_GATEWAY_COMMIT_MILLISECONDS", 100, 0, 1000) / 1000,
@@ -119,6 +119,13 @@ class Settings:
             ),
             log_level=read.choice("RATCHET_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
         )
+
+
+def _url(read: Environment, name: str) -> str:
+    text = read.text(name).rstrip("/")
+    if text and not re.fullmatch(r"https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?", text):
+        raise SettingsError(f"{name}={text!r} is no URL without a path; set one such as http://ratchet-analyst:8090")
+    return text
 
 
 def is_loopback(host: str) -> bool:

@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from ratchet_api.feedback import FeedbackStats, score_of
+from ratchet_gateway.records import PAIR
 from ratchet_jobs.feedback_log.erasures import erased_subjects
 from ratchet_jobs.feedback_log.newer import NewerEvents
 from ratchet_jobs.feedback_log.reader import LogReader
@@ -77,9 +78,9 @@ class PolicyTally:
         self._interactions: dict[str, str | None] = {}
 
     def add(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Take the events that are about the policy into account."""
+        """Take the events that are about the policy into account; an answer that nobody got is none."""
         for event in events:
-            if event["policy"] != self.policy:
+            if event["policy"] != self.policy or event["kind"] == PAIR:
                 continue
             self.newest = max(self.newest, event["received"])
             subject, interaction = event.get("subject"), event.get("interaction")

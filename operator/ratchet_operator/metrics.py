@@ -40,6 +40,16 @@ def _stage_metrics(registry: CollectorRegistry) -> tuple[Histogram, Counter]:
     return seconds, retries
 
 
+def _rollout_metric(registry: CollectorRegistry) -> Counter:
+    """What is known of a trial only when it ends."""
+    return Counter(
+        "ratchet_rollouts_ended_total",
+        "Trials that ended since this operator started, by result: Promoted, RolledBack, or Aborted by somebody.",
+        ["namespace", "policy", "result"],
+        registry=registry,
+    )
+
+
 class Metrics:
     """The operator's metrics in one registry.
 
@@ -97,6 +107,7 @@ class Metrics:
             "ratchet_resync_total", "Walks over all objects, by result.", ["result"], registry=registry
         )
         self.stage_seconds, self.stage_retries = _stage_metrics(registry)
+        self.rollouts_ended = _rollout_metric(registry)
         registry.register(_Live(self))
 
     def api_call(self, verb: str, resource: str, code: str, seconds: float) -> None:
@@ -141,13 +152,22 @@ class Metrics:
         self._run_facts.pop((namespace, name), None)
 
     def policy_seen(self, obj: Mapping[str, Any]) -> None:
-        """Take a policy's newest state from the watch."""
+        """Take a policy's newest state from the watch; counts a trial that ended against what was known before."""
         metadata = obj["metadata"]
-        self._policy_facts[metadata["namespace"], metadata["name"]] = policy_facts(obj)
+        key = (metadata["namespace"], metadata["name"])
+        known, facts = self._policy_facts.get(key), policy_facts(obj)
+        self._policy_facts[key] = facts
+        if facts["tried"]:
+            for result in _RESULTS:  # from 0 on, since the first rise of a series that was not there is none
+                self.rollouts_ended.labels(*key, result)
+        if known is not None and known["uid"] == facts["uid"] and (result := _ended(known, facts)):
+            self.rollouts_ended.labels(*key, result).inc()
 
     def policy_gone(self, namespace: str, name: str) -> None:
         """Drop every series of a policy that no longer exists."""
-        self._policy_facts.pop((namespace, name), None)
+        gone = self._policy_facts.pop((namespace, name), None)
+        for result in _RESULTS if gone is not None and gone["tried"] else ():
+            self.rollouts_ended.remove(namespace, name, result)
 
     def runs_known(self) -> Iterable[RunKey]:
         """The runs that have series."""
@@ -262,13 +282,40 @@ def policy_facts(obj: Mapping[str, Any]) -> Mapping[str, Any]:
     rollout = _dict(status.get("rollout"))
     verdict = _dict(rollout.get("verdict"))
     counts = {"percent": rollout.get("percent"), "samples": verdict.get("samples"), "needed": verdict.get("needed")}
+    rows = rollout.get("history")
+    last = _dict(rows[-1]) if isinstance(rows, list) and rows else {}
     return {
+        "uid": obj["metadata"].get("uid"),
+        "tried": bool(rollout.get("experiments")),
+        "row": last.get("number"),
+        "by": last.get("by"),
+        "command": rollout.get("observedCommand"),
+        "wanted": _dict(obj.get("spec")).get("rollout") is not None,
         "state": str(status.get("state") or "Pending")[:32],
         "champion": _number(status.get("champion")),
         "candidate": _number(rollout.get("candidate")),
         "verdict": str(verdict.get("outcome") or "")[:16] if rollout.get("candidate") else "",
         **{name: count if isinstance(count, int | float) else None for name, count in counts.items()},
     }
+
+
+_RESULTS = ("Promoted", "RolledBack", "Aborted")
+
+
+def _ended(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What became of the trial that there was before; empty while it goes on, or if there was none.
+
+    A trial that somebody got leaves a row that says who ended it. One that nobody got was ended by a person if it was
+    asked for: by a command, another champion, or a spec without rollout.
+    """
+    if not before["candidate"] or now["candidate"] == before["candidate"]:
+        return ""
+    if now["champion"] == before["candidate"]:
+        return "Promoted"
+    if now["row"] != before["row"]:
+        return "Aborted" if now["by"] == "user" else "RolledBack"
+    asked = (now["command"], now["champion"]) != (before["command"], before["champion"]) or not now["wanted"]
+    return "Aborted" if asked else "RolledBack"
 
 
 def _number(value: object) -> str:

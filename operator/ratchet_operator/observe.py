@@ -188,8 +188,8 @@ class Observer:
         if world.spec is None or (world.spec.serving is None and world.status.rollout is None):
             return world.serving
         if world.spec.serving is None:
-            return ServingSight(children=await children_of(self._cluster, world.meta))
-        sight = await serving_sight(self._cluster, world.meta, world.status)
+            return ServingSight(children=await children_of(self._cluster, world.meta, world.status))
+        sight = await serving_sight(self._cluster, world.meta, world.status, world.spec)
         return replace(sight, store=await self._store(world.meta.namespace))
 
     async def _stage(self, meta: Meta, stage: str, attempt: StageAttempt) -> StageSight:

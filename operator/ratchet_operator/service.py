@@ -24,6 +24,7 @@ from ratchet_api import __version__
 from ratchet_operator.cluster.connect import Connection
 from ratchet_operator.cluster.gateway import GatewayAccess
 from ratchet_operator.cluster.http import HttpCluster
+from ratchet_operator.cluster.prometheus import PrometheusAccess
 from ratchet_operator.cluster.protocol import Cluster, ClusterError
 from ratchet_operator.controllers.heartbeat import EVERY_SECONDS, LIMIT_SECONDS, Heartbeat
 from ratchet_operator.controllers.index import Index
@@ -97,6 +98,7 @@ class Service:
             gateways=GatewayAccess(settings.gateway_url, settings.gateway_token_file),
             idle=lambda: self.queue.settled(),
             analyst_url=settings.analyst_url,
+            prometheus=PrometheusAccess(settings.prometheus_url, settings.prometheus_seconds),
         )
         self._sightings = Sightings()
         make = make_reconciler or self._real_reconciler

@@ -18,6 +18,8 @@ from ratchet_api.environment import Environment, SettingsError
 from ratchet_api.names import short_hash
 
 _CODE_VERSION_LIMIT = 128
+VLLM_IMAGE = "docker.io/vllm/vllm-openai:v0.11.0"
+"""The chart's default, too; the first release need only know `--logprobs-mode processed_logprobs`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Platform:
         signing_secret: Secret with the keys of interaction ids.
         gateway_url: where answers are recorded; empty = nowhere.
         log_level: of the servers.
+        vllm_image: of the engine beside servers whose policy asks for it.
     """
 
     server_image: str
@@ -62,6 +65,7 @@ class Platform:
     signing_secret: str = "ratchet-gateway-signing"
     gateway_url: str = ""
     log_level: str = "info"
+    vllm_image: str = VLLM_IMAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ class Settings:
         gateway_url: of a namespace's feedback gateway, `{namespace}` in its place; empty = there is none.
         gateway_token_file: file with the token that is sent there; None = none.
         analyst_url: of a namespace's analyst, `{namespace}` in its place; empty = there is none.
+        prometheus_url: where users' own numbers are, `{namespace}` in place of the policy's; empty = nowhere.
+        prometheus_seconds: limit of one question there.
         serving: how policies are served; None = this operator serves none.
     """
 
@@ -106,6 +112,8 @@ class Settings:
     gateway_url: str = ""
     gateway_token_file: Path | None = None
     analyst_url: str = ""
+    prometheus_url: str = ""
+    prometheus_seconds: float = 5.0
     serving: Platform | None = None
 
     def pause(self, seconds: float) -> timedelta:
@@ -160,6 +168,13 @@ class Settings:
             gateway_url=_url(read, "RATCHET_GATEWAY_URL", "http://ratchet-gateway.{namespace}:8000"),
             gateway_token_file=read.path("RATCHET_GATEWAY_TOKEN_FILE"),
             analyst_url=_url(read, "RATCHET_OPERATOR_ANALYST_URL", "http://ratchet-analyst.{namespace}:8090"),
+            prometheus_url=_url(
+                read,
+                "RATCHET_OPERATOR_PROMETHEUS_URL",
+                "http://prometheus.monitoring:9090",
+                path="(/[A-Za-z0-9._{}-]+)*",
+            ),
+            prometheus_seconds=read.number("RATCHET_OPERATOR_PROMETHEUS_SECONDS", 5, 0.1, 60),
             serving=_platform(read) if read.choice("RATCHET_SERVING", "off", ("on", "off")) == "on" else None,
         )
 
@@ -175,11 +190,12 @@ def _platform(read: Environment) -> Platform:
         signing_secret=read.text("RATCHET_SIGNING_SECRET", "ratchet-gateway-signing"),
         gateway_url=_url(read, "RATCHET_GATEWAY_URL", "http://ratchet-gateway.{namespace}:8000"),
         log_level=read.choice("RATCHET_LOG_LEVEL", "info", ("debug", "info", "warning", "error")),
+        vllm_image=read.text("RATCHET_VLLM_IMAGE", VLLM_IMAGE),
     )
 
 
-def _url(read: Environment, name: str, such_as: str) -> str:
+def _url(read: Environment, name: str, such_as: str, *, path: str = "") -> str:
     text = read.text(name).rstrip("/")
-    if text and not re.fullmatch(r"https?://[A-Za-z0-9.:{}-]+", text):
+    if text and not re.fullmatch(rf"https?://[A-Za-z0-9.:{{}}-]+{path}", text):
         raise SettingsError(f"{name}={text!r} is no URL; set one such as {such_as}")
     return text

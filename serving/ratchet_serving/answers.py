@@ -20,6 +20,7 @@ from ratchet_jobs.metrics.classification import predict
 from ratchet_jobs.models.card import Head, PolicyCard
 from ratchet_serving.messages import Ask, AskMany
 from ratchet_serving.metrics import ServingMetrics
+from ratchet_serving.pairing import Pairing, paired
 from ratchet_web.errors import Malformed
 
 Arm = Literal["champion", "canary", "control"]
@@ -32,6 +33,15 @@ class Assignment(NamedTuple):
     arm: Arm | None = None
     propensity: float | None = None
     experiment: str | None = None
+    pairing: Pairing | None = None
+    """Where another version is asked the same."""
+    explore: float = 0.0
+    """Probability with which an answer is drawn instead of being the likeliest."""
+
+    @property
+    def draws(self) -> float:
+        """The same for this request: where two versions are compared, each gives its likeliest."""
+        return 0.0 if self.pairing is not None else self.explore
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +95,7 @@ class Answerer:
         version: of it.
         signer: None = answers carry no interaction id and are not recorded.
         metrics: where answers are counted.
+        chance: a number from 0 to below 1, drawn anew at each call.
     """
 
     card: PolicyCard
@@ -92,6 +103,7 @@ class Answerer:
     version: int | None
     signer: Signer | None
     metrics: ServingMetrics
+    chance: Callable[[], float] = secrets.SystemRandom().random
 
     def heads(self, task: str | None) -> tuple[Head, ...]:
         """Return the tasks that are asked for.
@@ -120,38 +132,64 @@ class Answerer:
         """
         texts: Sequence[str] = ask.texts if isinstance(ask, AskMany) else (ask.text,)
         by_task = {
-            head.task.name: self._read(head, logits, probabilities=ask.probabilities) for head in self.heads(ask.task)
+            head.task.name: self._read(head, logits, probabilities=ask.probabilities, explore=who.draws)
+            for head in self.heads(ask.task)
         }
         found = Answers({"policy": self.policy} | ({} if self.version is None else {"version": self.version}), [], [])
         results = []
         for place, text in enumerate(texts):
             said = {task: answers[place] for task, answers in by_task.items()}
-            for task, answer in said.items():
-                self._record(found, text, task, answer, who)
-            results.append(said[""] if "" in said else {"tasks": said})
+            for task, (answer, propensity) in said.items():
+                self._record(found, text, task, answer, who, propensity)
+            shown = {task: answer for task, (answer, _) in said.items()}
+            results.append(shown[""] if "" in shown else {"tasks": shown})
         found.body.update({"results": results} if isinstance(ask, AskMany) else results[0])
         return found
 
-    def _read(self, head: Head, logits: NDArray[np.float64], *, probabilities: bool) -> list[dict[str, Any]]:
+    def _read(
+        self, head: Head, logits: NDArray[np.float64], *, probabilities: bool, explore: float
+    ) -> list[tuple[dict[str, Any], float]]:
+        """Return each text's answer in a task, and the probability with which it was given."""
         task, fit = head
         labels, threshold = task.plain_labels, fit.threshold or 0.0
         said = predict(logits[:, task.start : task.stop], temperature=fit.temperature)
         answers = []
         for place in range(len(logits)):
-            confidence = min(1.0, float(said.confidence[place]))
-            abstain = confidence < threshold
+            likeliest, probs = int(said.classes[place]), said.probs[place]
+            abstain = min(1.0, float(said.confidence[place])) < threshold
+            # who abstains asks nobody to act on its guess, so that another guess would teach nothing
+            chosen, propensity = (likeliest, 1.0) if abstain else self._choose(likeliest, probs, explore)
             self.metrics.answers.labels(task.name, str(abstain).lower()).inc()
             answer: dict[str, Any] = {
-                "label": labels[said.classes[place]],
-                "confidence": confidence,
+                "label": labels[chosen],
+                "confidence": min(1.0, float(probs[chosen])),
                 "abstain": abstain,
             }
             if probabilities:
-                answer["probabilities"] = dict(zip(labels, said.probs[place].tolist(), strict=True))
-            answers.append(answer)
+                answer["probabilities"] = dict(zip(labels, probs.tolist(), strict=True))
+            answers.append((answer, propensity))
         return answers
 
-    def _record(self, found: Answers, text: str, task: str, answer: dict[str, Any], who: Assignment) -> None:
+    def _choose(self, likeliest: int, probs: NDArray[np.float64], explore: float) -> tuple[int, float]:
+        """Return a class, and how likely it was to be chosen.
+
+        Args:
+            likeliest: class that is answered with probability 1 - explore.
+            probs: (C,) by which it is drawn else.
+            explore: 0 to 1.
+        """
+        if explore == 0:
+            return likeliest, 1.0
+        chosen = likeliest
+        if self.chance() < explore:
+            above = np.searchsorted(np.cumsum(probs), self.chance(), side="right")
+            chosen = min(int(above), len(probs) - 1)  # rounding may leave the sum a little below 1
+        propensity = explore * float(probs[chosen]) + (1 - explore if chosen == likeliest else 0.0)
+        return chosen, min(1.0, propensity)
+
+    def _record(
+        self, found: Answers, text: str, task: str, answer: dict[str, Any], who: Assignment, propensity: float
+    ) -> None:
         """Sign an answer and note what the gateway is told of it."""
         if self.signer is None:
             return
@@ -165,19 +203,38 @@ class Answerer:
             "subject": who.subject,
             "input": text,
             "label": label,
-            "actionPropensity": 1.0,  # the likeliest class is answered, always
+            "actionPropensity": propensity,
             "tags": {"abstain": str(answer["abstain"]).lower()},
             "experiment": who.experiment,
             "abstained": answer["abstain"],
         }
         found.records.append({name: value for name, value in record.items() if value is not None})
 
-    def failure(self, ask: Ask, who: Assignment) -> dict[str, Any] | None:
-        """Return the record of a request that got no answer; None where nobody compares, or nothing is signed."""
-        if self.signer is None or who.experiment is None:
-            return None
-        signed = self.signer.sign(self.policy, self.version, who)
-        return failed(signed, who, ask.texts[0] if isinstance(ask, AskMany) else ask.text)
+    def told(self, answers: Answers, who: Assignment, *, seconds: float) -> list[dict[str, Any]]:
+        """Return what the gateway is told of an answer that took so long: one that nobody gets is only compared."""
+        for record in answers.records:
+            record["milliseconds"] = 1000 * seconds
+        if who.pairing is None or self.signer is None:
+            return answers.records
+        aside = paired(answers.records, who.pairing, policy=self.policy, version=self.version, seconds=seconds)
+        return aside if self._is_shadow(who) else [*answers.records, *aside]
+
+    def failure(self, ask: Ask, who: Assignment, *, seconds: float) -> list[dict[str, Any]]:
+        """Return the records of a request that got no answer; none where nobody compares, or nothing is signed."""
+        if self.signer is None:
+            return []
+        records: list[dict[str, Any]] = []
+        if who.experiment is not None and not self._is_shadow(who):
+            signed = self.signer.sign(self.policy, self.version, who)
+            records.append(failed(signed, who, ask.texts[0] if isinstance(ask, AskMany) else ask.text))
+        if who.pairing is not None:
+            texts = len(ask.texts) if isinstance(ask, AskMany) else 1
+            none = [{"failed": True}] * (texts * len(self.heads(ask.task)))
+            records += paired(none, who.pairing, policy=self.policy, version=self.version, seconds=seconds)
+        return records
+
+    def _is_shadow(self, who: Assignment) -> bool:
+        return who.pairing is not None and who.pairing.version == self.version
 
 
 def failed(signed: str, who: Assignment, asked: str) -> dict[str, Any]:

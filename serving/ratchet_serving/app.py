@@ -21,15 +21,16 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from ratchet_api import __version__
 from ratchet_api.signing import KeyRing
 from ratchet_jobs.models.card import PolicyCard
-from ratchet_serving import classifying
+from ratchet_serving import classifying, kserve
 from ratchet_serving.answers import Answerer, Signer
 from ratchet_serving.batching import Batcher, Model
 from ratchet_serving.classifying import Classifying
 from ratchet_serving.generation import routes as generation
 from ratchet_serving.generation.answers import Generating
 from ratchet_serving.generation.metrics import GenerationMetrics
+from ratchet_serving.generation.streams import Maker, Streams
 from ratchet_serving.generation.streams import Model as TokenModel
-from ratchet_serving.generation.streams import Streams
+from ratchet_serving.generation.upstream import Remote, Upstream
 from ratchet_serving.metrics import ServingMetrics
 from ratchet_serving.recording import Gateway, Recorder
 from ratchet_serving.settings import Settings
@@ -73,7 +74,7 @@ class GeneratorParts:
     """Likewise of a generator.
 
     Attributes:
-        model: gives tokens.
+        model: gives tokens; or the engine that does.
         wording: turns to tokens and back.
         digest: of its committed files; empty for a plain folder.
         ring: keys of interaction ids; None = answers carry none.
@@ -81,7 +82,7 @@ class GeneratorParts:
         now: the clock.
     """
 
-    model: TokenModel
+    model: TokenModel | Remote
     wording: Wording
     digest: str = ""
     ring: KeyRing | None = None
@@ -107,6 +108,7 @@ def create_app(settings: Settings, parts: Parts | GeneratorParts) -> FastAPI:
         generation.answer_refusals(app)
     else:
         app.include_router(classifying.router)
+        app.include_router(kserve.router)
         answer_refusals(app, metrics)
     return app
 
@@ -147,12 +149,7 @@ def _server(
         batcher = Batcher(parts.model, settings.batch, metrics)
         answerer = Answerer(parts.card, settings.policy, settings.version, signer, metrics)
         return Server(batcher, lambda: batcher.ask([WARM_UP]), Classifying(batcher, answerer), *common)
-    streams = Streams(
-        parts.model,
-        eos_id=parts.wording.eos_id,
-        settings=settings.streams,
-        metrics=GenerationMetrics(metrics.registry),
-    )
+    streams = _maker(settings, parts, GenerationMetrics(metrics.registry))
     generating = Generating(
         streams=streams,
         wording=parts.wording,
@@ -166,7 +163,18 @@ def _server(
         now=parts.now,
         began=int(parts.now().timestamp()),
     )
-    return Server(streams, streams.warm_up, generating, *common)
+    server = Server(streams, streams.warm_up, generating, *common)
+    if isinstance(streams, Upstream):
+        server.missing = lambda: streams.missing
+    return server
+
+
+def _maker(settings: Settings, parts: GeneratorParts, metrics: GenerationMetrics) -> Maker:
+    """Return who makes the tokens."""
+    eos_id = parts.wording.eos_id
+    if isinstance(parts.model, Remote):
+        return Upstream(parts.model, eos_id=eos_id, settings=settings.streams, metrics=metrics)
+    return Streams(parts.model, eos_id=eos_id, settings=settings.streams, metrics=metrics)
 
 
 async def _warm_up(server: Server) -> None:
@@ -191,7 +199,9 @@ async def ready(request: Request) -> Response:
     """503 until the model answered a first text."""
     server = server_of(request)
     if not server.warm:
-        return Response(f"not ready: {server.problem or 'the first text is being answered'}\n", status_code=503)
+        return Response(
+            f"not ready: {server.problem or server.missing() or 'the first text is being answered'}\n", status_code=503
+        )
     return Response("ok\n")
 
 

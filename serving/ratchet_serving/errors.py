@@ -6,6 +6,7 @@ Refused
 ├── Unknown     404  another policy is asked for than the one that is served
 ├── Busy        503  too many texts wait already
 ├── Leaving     503  the server is ending
+├── NoEngine    503  the engine beside the server is away, silent, or refuses
 └── Broken      500  the model's answer is no number
 
 A message names the field, the value seen and the remedy. It never repeats a text or a subject.
@@ -36,6 +37,12 @@ class Leaving(Refused):
     """The server ends."""
 
     status, why = 503, "leaving"
+
+
+class NoEngine(Refused):
+    """The engine beside the server gives no answer."""
+
+    status, why = 503, "engine"
 
 
 class Broken(Refused):

@@ -51,6 +51,19 @@ class AskMany(_Ask):
     ]
 
 
+class AskInstances(_Ask):
+    """Several texts, as KServe's V1 protocol names them."""
+
+    instances: Annotated[
+        tuple[Text, ...],
+        Field(strict=False, min_length=1, max_length=MAX_TEXTS, description=f"instances: 1 to {MAX_TEXTS} texts."),
+    ]
+
+    def as_many(self) -> AskMany:
+        """The same as /v1/classify is asked it."""
+        return AskMany(texts=self.instances, task=self.task, probabilities=self.probabilities, subject=self.subject)
+
+
 def _shape(value: Any) -> str:
     if isinstance(value, Mapping):
         return "many" if "texts" in value else "one"
@@ -108,6 +121,14 @@ class ManyAnswers(StatusModel):
     policy: Annotated[str, Field(max_length=253, description="policy: that answered.")]
     version: Annotated[int | None, Field(default=None, ge=1, le=2**31, description="version: of it, if published.")]
     results: Annotated[tuple[TextAnswer, ...], Field(strict=False, description="results: in the order of texts.")]
+
+
+class Predictions(StatusModel):
+    """Answer to several texts, as KServe's V1 protocol names them."""
+
+    predictions: Annotated[
+        tuple[TextAnswer, ...], Field(strict=False, description="predictions: in the order of instances.")
+    ]
 
 
 class Problem(StatusModel):

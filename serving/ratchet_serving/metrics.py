@@ -38,7 +38,7 @@ class ServingMetrics:
         )
         self.refused = Counter(
             "ratchet_serving_refused_total",
-            "Requests refused, by reason: malformed, size, unknown, busy, leaving, numbers.",
+            "Requests refused, by reason: malformed, size, unknown, busy, leaving, engine, numbers.",
             ("reason",),
             registry=registry,
         )

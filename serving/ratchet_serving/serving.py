@@ -19,14 +19,16 @@ from ratchet_jobs.models.classifier import LoadedPolicy
 from ratchet_serving.app import GeneratorParts, Parts, create_app
 from ratchet_serving.engine import Engine
 from ratchet_serving.generation.decoder import Decoder
-from ratchet_serving.loading import LoadedGenerator
+from ratchet_serving.loading import LoadedGenerator, RemoteGenerator
 from ratchet_serving.settings import Settings
 
 PATIENCE_SECONDS = 5.0
 """How long one request to the gateway is tried again before the recorder takes a rest."""
 
 
-def parts_of(settings: Settings, policy: LoadedPolicy | LoadedGenerator, *, digest: str) -> Parts | GeneratorParts:
+def parts_of(
+    settings: Settings, policy: LoadedPolicy | LoadedGenerator | RemoteGenerator, *, digest: str
+) -> Parts | GeneratorParts:
     """Make what an application needs.
 
     Raises:
@@ -37,6 +39,8 @@ def parts_of(settings: Settings, policy: LoadedPolicy | LoadedGenerator, *, dige
     if settings.gateway_url is not None:
         gateway = GatewayClient(settings.gateway_url, token=_token(settings), patience_seconds=PATIENCE_SECONDS)
     ring = None if settings.signing_keys is None else KeyRing.from_directory(settings.signing_keys)
+    if isinstance(policy, RemoteGenerator):
+        return GeneratorParts(policy.remote, policy.wording, digest, ring, gateway)
     if isinstance(policy, LoadedGenerator):
         decoder = Decoder(policy.model, max_tokens=settings.streams.cache_tokens)
         return GeneratorParts(decoder, policy.wording, digest, ring, gateway)

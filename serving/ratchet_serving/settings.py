@@ -6,6 +6,7 @@ tests and `ratchet serve` build `Settings` directly.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -43,6 +44,7 @@ class Settings:
         gateway_token_file: of the gateway's API key or token; None = it asks for none.
         record_buffer: records that may wait for the gateway.
         drain_seconds: how long a clean end may take.
+        engine_url: of vLLM's server beside this one, which makes a generator's tokens; None = they are made here.
         log_level: debug, info, warning or error.
     """
 
@@ -61,6 +63,7 @@ class Settings:
     gateway_token_file: Path | None = None
     record_buffer: int = 20_000
     drain_seconds: float = 20.0
+    engine_url: str | None = None
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -110,8 +113,19 @@ class Settings:
             gateway_token_file=read.path("RATCHET_SERVING_GATEWAY_TOKEN_FILE"),
             record_buffer=int(read.number("RATCHET_SERVING_RECORD_BUFFER", 20_000, 1, 1_000_000)),
             drain_seconds=read.number("RATCHET_SERVING_DRAIN_SECONDS", 20, 0.1, 600),
+            engine_url=_loopback(read),
             log_level=read.choice("RATCHET_LOG_LEVEL", "info", LEVELS),
         )
+
+
+def _loopback(read: Environment) -> str | None:
+    url = read.text("RATCHET_SERVING_ENGINE_URL").rstrip("/")
+    if url and not re.fullmatch(r"http://(127\.0\.0\.1|localhost|\[::1\]):[0-9]{1,5}", url):
+        raise SettingsError(
+            f"RATCHET_SERVING_ENGINE_URL={url!r} is not on this machine, and the engine asks nobody for a token; "
+            "set one such as http://127.0.0.1:8081"
+        )
+    return url or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +136,13 @@ class Source:
         store: where it lies.
         namespace: the part of the store.
         artifact: URI and digest, as the version's status shows them.
+        folder: where `ratchet-serve fetch` leaves it for the engine; None = it is fetched by whoever serves it.
     """
 
     store: StoreConfig
     namespace: str
     artifact: Artifact
+    folder: Path | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Source:
@@ -136,19 +152,50 @@ class Source:
             SettingsError: a value cannot be used, or a needed one is missing.
         """
         read = Environment(environ)
-        store = StoreConfig(
-            uri=read.needed("RATCHET_STORE_URI", "s3://BUCKET[/PREFIX] or file:///DIR"),
-            endpoint=read.text("RATCHET_STORE_ENDPOINT") or None,
-            region=read.text("RATCHET_STORE_REGION", "us-east-1"),
-        )
+        store = read.store()
         namespace = read.needed("RATCHET_SERVING_NAMESPACE", "the namespace of the policy")
         uri = read.needed("RATCHET_SERVING_ARTIFACT_URI", "the version's uri, as status.versions shows it")
-        digest = read.needed("RATCHET_SERVING_ARTIFACT_DIGEST", "the version's digest, as status.versions shows it")
-        try:
-            return cls(store, namespace, Artifact(uri=uri, digest=digest))
-        except ValidationError as error:
-            where = "DIGEST" if error.errors()[0]["loc"] == ("digest",) else "URI"
-            raise SettingsError(
-                f"RATCHET_SERVING_ARTIFACT_{where}={digest if where == 'DIGEST' else uri!r} cannot be: "
-                f"{error.errors()[0]['msg']}; take it from status.versions"
-            ) from error
+        return cls(store, namespace, _artifact(read, uri), read.path("RATCHET_SERVING_FOLDER"))
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A classifier that lies beside its base model in a folder, as `ratchet export --format kserve` writes it.
+
+    Attributes:
+        folder: of both.
+        artifact: the folder's URI, and the digest of the policy's files.
+    """
+
+    folder: Path
+    artifact: Artifact
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Exported | None:
+        """Read which folder is served; None = none is, but what lies in a store.
+
+        Raises:
+            SettingsError: a value cannot be used, or a needed one is missing.
+        """
+        read = Environment(environ)
+        if (folder := read.path("RATCHET_SERVING_EXPORT")) is None:
+            return None
+        for other in ("RATCHET_STORE_URI", "RATCHET_SERVING_ENGINE_URL"):
+            if read.text(other):
+                raise SettingsError(
+                    f"RATCHET_SERVING_EXPORT={str(folder)!r} and {other} are both set, and one policy is served; "
+                    "set one of them"
+                )
+        return cls(folder, _artifact(read, folder.absolute().as_uri()))
+
+
+def _artifact(read: Environment, uri: str) -> Artifact:
+    digest = read.needed("RATCHET_SERVING_ARTIFACT_DIGEST", "the version's digest, as status.versions shows it")
+    try:
+        return Artifact(uri=uri, digest=digest)
+    except ValidationError as error:
+        where = "DIGEST" if error.errors()[0]["loc"] == ("digest",) else "URI"
+        raise SettingsError(
+            f"RATCHET_SERVING_ARTIFACT_{where}={digest if where == 'DIGEST' else uri!r} cannot be: "
+            f"{error.errors()[0]['msg']}; take it from status.versions"
+        ) from error

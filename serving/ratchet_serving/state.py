@@ -15,6 +15,7 @@ from fastapi import Request
 
 from ratchet_serving.answers import Arm, Assignment
 from ratchet_serving.metrics import ServingMetrics
+from ratchet_serving.pairing import pairing_of
 from ratchet_serving.recording import Recorder
 from ratchet_web.errors import Malformed
 
@@ -53,6 +54,8 @@ class Server:
     warm: bool = False
     problem: str = ""
     """Why the first text was not answered; empty if it was, or is not yet."""
+    missing: Callable[[], str] = lambda: ""
+    """Says what the first answer waits for, where that is another process."""
 
     def headers(self, interaction: str | None) -> dict[str, str]:
         """Who answered, and by which id the answer is rated."""
@@ -110,4 +113,16 @@ def assignment(request: Request, subject: str | None, *, trusted: bool) -> Assig
     experiment = request.headers.get("x-ratchet-experiment")
     if experiment is not None and not _EXPERIMENT.fullmatch(experiment):
         raise Malformed(f"x-ratchet-experiment {experiment[:32]!r}: the router says 16 of 0-9 and a-f")
-    return Assignment(who, None if arm is None else _ARMS[arm], share, experiment)
+    explore = _explore(request.headers.get("x-ratchet-explore"))
+    return Assignment(who, None if arm is None else _ARMS[arm], share, experiment, pairing_of(request.headers), explore)
+
+
+def _explore(said: str | None) -> float:
+    """Share of the answers that are drawn, as the router says."""
+    try:
+        share = 0.0 if said is None else float(said)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise Malformed(f"x-ratchet-explore {str(said)[:32]!r}: the router says a number from 0 to 1")
+    return share

@@ -15,6 +15,8 @@ from tests.lab import binaries
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "ratchet"
 NAMESPACE = "ratchet-system"
+SERVING = ("serving.enabled=true", "gateway.enabled=true", "gateway.analyst.enabled=true", "store.uri=s3://bucket/root")
+"""What it takes to serve policies."""
 
 Object = dict[str, Any]
 

@@ -77,6 +77,8 @@ class EchoServer:
         self.version = version
         self.asked: list[str] = []
         """First lines of the requests, hosts in front: a shadow's host ends in `-shadow`."""
+        self.told: list[dict[str, str]] = []
+        """Headers of the requests."""
         self.silent = threading.Event()
         """While it is set, nothing is answered."""
         self._ended = threading.Event()
@@ -108,6 +110,7 @@ class EchoServer:
         first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
         headers = [tuple(line.split(": ", 1)) if ": " in line else (line.rstrip(":"), "") for line in lines]
         self.asked.append(f"{dict(headers)['host']} {first}")
+        self.told.append(dict(headers))
         while self.silent.is_set():
             await asyncio.sleep(0.01)
         body = json.dumps({"version": self.version, "first": first, "headers": headers}).encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 from pathlib import Path
@@ -10,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from ratchet_gateway.analyst.settings import Settings
-from tests.contract.chart import NAMESPACE, ROOT, HelmError, Object, Rendered, render, render_text
+from ratchet_gateway.settings import Settings as GatewaySettings
+from tests.asked import names_asked
+from tests.contract.chart import NAMESPACE, HelmError, Object, Rendered, render, render_text
 from tests.contract.test_chart_gateway import ALL, ON, TEAMS, pod
 
 GOLDEN = Path(__file__).parent / "goldens" / "chart-analyst.yaml"
@@ -78,9 +79,7 @@ def test_its_settings_are_those_that_it_reads(full: Rendered) -> None:
     environment = {each["name"]: each["value"] for each in container_of(full, "team-b")["env"] if "value" in each}
     settings = Settings.from_env(environment)
     assert (settings.namespace, settings.attribution_seconds, settings.host) == ("team-b", 600.0, "0.0.0.0")
-    tree = ast.parse((ROOT / "gateway/ratchet_gateway/analyst/settings.py").read_text())
-    texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
-    assert environment.keys() <= {text for text in texts if re.fullmatch(r"RATCHET_[A-Z_]+", text)}
+    assert environment.keys() <= names_asked(Settings.from_env, ["RATCHET_STORE_URI", "RATCHET_ANALYST_NAMESPACE"])
 
 
 def test_what_the_chart_leaves_alone_is_what_the_process_would_do_without_it() -> None:
@@ -120,6 +119,25 @@ def test_the_operator_asks_it_where_there_is_one(values: tuple[str, ...], want: 
         assert told == f"http://{service['metadata']['name']}.{{namespace}}:{service['spec']['ports'][0]['port']}"
 
 
+def test_gateways_ask_the_one_of_their_namespace_where_there_is_one(full: Rendered) -> None:
+    """Their settings name its Service, and both sides' network policies let it through."""
+
+    def asked(rendered: Rendered, namespace: str) -> str:
+        (container,) = rendered.one("Deployment", "ratchet-gateway", namespace)["spec"]["template"]["spec"][
+            "containers"
+        ]
+        made = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+        return GatewaySettings.from_env(made).analyst_url
+
+    service = full.one("Service", "ratchet-analyst", "team-a")
+    assert asked(full, "team-a") == f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    assert asked(render(*ON), NAMESPACE) == ""
+    labels = full.one("Deployment", "ratchet-analyst", "team-a")["spec"]["template"]["metadata"]["labels"]
+    ways = [rule for rule in full.one("NetworkPolicy", "ratchet-gateway", "team-a")["spec"]["egress"] if "to" in rule]
+    assert [rule["ports"] for rule in ways] == [[{"port": 8090, "protocol": "TCP"}]]
+    assert ways[0]["to"][0]["podSelector"]["matchLabels"].items() <= labels.items()
+
+
 @pytest.mark.parametrize(("values", "want"), [((), "gateway-store"), (("gateway.storeSecretName=",), None)])
 def test_without_credentials_of_its_own_it_uses_the_gateways(values: tuple[str, ...], want: str | None) -> None:
     rendered = render(*ON, "gateway.storeSecretName=gateway-store", *ASKED, *values)
@@ -127,9 +145,12 @@ def test_without_credentials_of_its_own_it_uses_the_gateways(values: tuple[str, 
     assert {each["valueFrom"]["secretKeyRef"]["name"] for each in env if "valueFrom" in each} == ({want} - {None})
 
 
-def test_only_the_operator_and_prometheus_reach_it(full: Rendered) -> None:
+def test_only_the_operator_its_gateways_and_prometheus_reach_it(full: Rendered) -> None:
     policy = full.one("NetworkPolicy", "ratchet-analyst", "team-a")["spec"]
-    asked, scraped = policy["ingress"]
+    asked, shown, scraped = policy["ingress"]
+    gateway = full.one("Deployment", "ratchet-gateway", "team-a")["spec"]["template"]["metadata"]["labels"]
+    assert shown["from"][0].keys() == {"podSelector"}
+    assert shown["from"][0]["podSelector"]["matchLabels"].items() <= gateway.items()
     operator = full.one("Deployment", "ratchet-operator")["spec"]["template"]["metadata"]["labels"]
     assert asked["from"][0]["podSelector"]["matchLabels"].items() <= operator.items()
     assert scraped["from"] == [{"namespaceSelector": {"matchLabels": {"team": "observability"}}}]

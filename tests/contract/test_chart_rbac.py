@@ -14,10 +14,11 @@ from ratchet_operator.cluster.memory import Call
 from ratchet_operator.cluster.memory_jobs import Act, golden
 from ratchet_operator.controllers.watching import CHILDREN, SERVING_CHILDREN
 from ratchet_operator.wakes import OUR_RESOURCES as KINDS
-from tests.contract.chart import NAMESPACE, Grant, grants, render
+from tests.contract.chart import NAMESPACE, SERVING, Grant, grants, render
 from tests.world import builders as b
 from tests.world.harness import World
 from tests.world.serving import Served
+from tests.world.test_gateways_deal import GATEWAYS
 from tests.world.test_missing_rights import SAID, SERVED, UNSAID
 
 GROUPS = {
@@ -27,6 +28,8 @@ GROUPS = {
     "configmaps": "",
     "services": "",
     "deployments": "apps",
+    "poddisruptionbudgets": "policy",
+    "httproutes": "gateway.networking.k8s.io",
     "events": "events.k8s.io",
     "leases": "coordination.k8s.io",
 }
@@ -51,8 +54,8 @@ def rights(calls: Iterable[Call]) -> set[Grant]:
                 used.add((GROUPS[call.resource], f"{call.resource}/status", "update"))
             case "emit":
                 used.add((GROUPS["events"], "events", "create"))
-            case "progress" | "routed" | "evidence":
-                pass  # asked of the pod or the analyst, not of the API server
+            case "progress" | "routed" | "evidence" | "measured":
+                pass  # asked of the pod, the analyst or Prometheus, not of the API server
             case "apply" if call.resource == "pods":
                 used.add((GROUPS["pods"], "pods", "patch"))  # what is there; never a new one
             case verb:
@@ -125,10 +128,25 @@ async def test_serving_adds_exactly_the_rights_that_it_uses() -> None:
     used = watch_rights(SERVING_CHILDREN)
     for life in (*LIVES, life_of_a_served_policy):
         used |= rights((await life()).cluster.log)
-    role = render("crds.enabled=false", "serving.enabled=true").one("ClusterRole", "ratchet-operator")
+    role = render("crds.enabled=false", *SERVING).one("ClusterRole", "ratchet-operator")
     granted = grants(role["rules"])
     assert granted - used == set(), "granted, but no call of the operator uses it"
     assert used - granted == set(), "used, but the chart does not grant it"
+
+
+async def test_httproutes_add_exactly_the_rights_that_they_use() -> None:
+    """P19: taken away one by one in tests/world/test_gateways_deal.py."""
+    world = Served()
+    world.policy(serving=GATEWAYS, rollout=None)
+    await world.run_until(lambda: world.says("RolledOut").get("status") == "True")
+    world.edit("RLPolicy", "support", {"spec": {"serving": None}})
+    await world.run_until(lambda: not world.children("httproutes"))
+    used = {right for right in rights(world.cluster.log) if right[1] == "httproutes"}
+    plain, routed = (
+        grants(render("crds.enabled=false", *SERVING, *more).one("ClusterRole", "ratchet-operator")["rules"])
+        for more in ((), ("serving.httpRoutes.enabled=true",))
+    )
+    assert routed - plain == used
 
 
 async def test_granted_rights_are_exactly_the_used_ones() -> None:
@@ -163,7 +181,7 @@ def test_every_right_that_serving_needs_is_taken_away_once_in_the_world() -> Non
     """P19: as above; a right to apply is one to create and one to patch."""
     whole, plain = (
         {(verb, kind) for _, kind, verb in grants(render(*settings).one("ClusterRole", "ratchet-operator")["rules"])}
-        for settings in (("crds.enabled=false", "serving.enabled=true"), ("crds.enabled=false",))
+        for settings in (("crds.enabled=false", *SERVING), ("crds.enabled=false",))
     )
     taken = {("delete", "configmaps")}  # by a test of its own
     for verb, resource in SERVED:

@@ -20,7 +20,7 @@ from ratchet_api.kinds import KINDS
 from ratchet_api.names import LABEL_COMPONENT, LABEL_MANAGED_BY, MANAGED_BY, PROGRESS_PORT, ROUTER_PORT, SERVER_PORT
 from ratchet_operator.desired.serving import STATS_PORT
 from ratchet_operator.settings import Settings
-from tests.contract.chart import CHART, NAMESPACE, ROOT, HelmError, Object, Rendered, helm, render, render_text
+from tests.contract.chart import CHART, NAMESPACE, ROOT, SERVING, HelmError, Object, Rendered, helm, render, render_text
 
 GOLDENS = Path(__file__).parent / "goldens"
 EVERYTHING = (
@@ -32,13 +32,21 @@ EVERYTHING = (
     "monitoring.enabled=true",
     "networkPolicy.enabled=true",
     "networkPolicy.scrapeFrom.team=observability",
+    "networkPolicy.judgePorts={8000}",
     "images.allowed={registry.example/*}",
     "images.pullSecrets={pull}",
     "priorityClasses.allowed={batch}",
     "crds.enabled=false",
     "rbac.aggregate=false",
-    "serving.enabled=true",
 )
+SERVED = (
+    *EVERYTHING,
+    *SERVING,
+    "serving.httpRoutes.enabled=true",
+    "gateway.namespaces={team-a}",
+    "watchNamespaces={team-a}",
+)
+ON = ",".join(SERVING)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +59,16 @@ def everything() -> Rendered:
     return render(*EVERYTHING)
 
 
+@pytest.fixture(scope="module")
+def served() -> Rendered:
+    """Everything, and policies of one team are served."""
+    return render(*SERVED)
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("default", ("crds.enabled=false",)), ("everything", EVERYTHING)],
-    ids=["defaults", "everything switched on"],
+    [("default", ("crds.enabled=false",)), ("everything", EVERYTHING), ("serving", SERVED)],
+    ids=["defaults", "everything switched on", "serving"],
 )
 def test_the_chart_renders_as_it_was_reviewed(name: str, settings: tuple[str, ...]) -> None:
     """RATCHET_WRITE_GOLDENS=1 accepts a change; review it in the diff."""
@@ -173,10 +187,11 @@ def test_every_value_reaches_the_operator(everything: Rendered) -> None:
         ("images.jobs=registry.example/jobs:1", lambda made: made.stage_image == "registry.example/jobs:1"),
         ("stages.uid=1000", lambda made: made.stage_uid == 1000),
         ("stages.serviceAccount.name=own", lambda made: made.stage_service_account == "own"),
-        ("serving.enabled=true", lambda made: made.serving.signing_secret == "ratchet-gateway-signing"),
-        ("serving.enabled=true,images.serving=s:1", lambda made: made.serving.server_image == "s:1"),
-        ("serving.enabled=true,images.router=r:1", lambda made: made.serving.router_image == "r:1"),
-        ("serving.enabled=true,serving.serviceAccount.name=sa", lambda made: made.serving.service_account == "sa"),
+        (f"{ON}", lambda made: made.serving.signing_secret == "ratchet-gateway-signing"),
+        (f"{ON},images.serving=s:1", lambda made: made.serving.server_image == "s:1"),
+        (f"{ON},images.router=r:1", lambda made: made.serving.router_image == "r:1"),
+        (f"{ON},images.vllm=v:1", lambda made: made.serving.vllm_image == "v:1"),
+        (f"{ON},serving.serviceAccount.name=sa", lambda made: made.serving.service_account == "sa"),
         ("store.region=eu-central-1,store.uri=s3://b", lambda made: made.store.region == "eu-central-1"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -315,7 +330,7 @@ def test_the_operators_network_policy_lets_through_what_it_needs_and_no_more(eve
     assert [rule["ports"][0]["port"] for rule in policy["ingress"]] == [Settings().http_port]
     assert policy["ingress"][0]["from"] == [{"namespaceSelector": {"matchLabels": {"team": "observability"}}}]
     ports = [[port["port"] for port in rule["ports"]] for rule in policy["egress"]]
-    assert ports == [[443, 6443], [53, 53], [9402], [ROUTER_PORT], [8090]]
+    assert ports == [[443, 6443], [53, 53], [9402]]
     stages = policy["egress"][2]["to"][0]["podSelector"]["matchLabels"]
     assert stages == {LABEL_MANAGED_BY: MANAGED_BY}
 
@@ -342,9 +357,39 @@ def test_a_long_release_name_still_makes_valid_names() -> None:
             assert all(len(str(value)) <= 63 for value in obj["metadata"]["labels"].values())
 
 
-def test_servers_are_reached_and_reach_their_gateway_besides_what_all_pods_may(everything: Rendered) -> None:
-    policy = everything.one("NetworkPolicy", "ratchet-serving", "team-a")["spec"]
+def test_the_operator_reaches_routers_and_analysts_where_policies_are_served(served: Rendered) -> None:
+    rules = served.one("NetworkPolicy", "ratchet-operator", NAMESPACE)["spec"]["egress"]
+    assert [[port["port"] for port in rule["ports"]] for rule in rules][3:] == [[8000], [ROUTER_PORT], [8090]]
+
+
+@pytest.mark.parametrize(
+    "missing", ["gateway.enabled=false", "gateway.analyst.enabled=false"], ids=lambda value: value.split("=")[0]
+)
+def test_serving_without_what_it_rests_on_is_refused_with_the_remedy(missing: str) -> None:
+    with pytest.raises(
+        HelmError, match=r"serving\.enabled needs gateway\.enabled and gateway\.analyst\.enabled.*set both"
+    ):
+        render(*SERVING, missing)
+
+
+def test_servers_are_reached_and_reach_their_gateway_besides_what_all_pods_may(served: Rendered) -> None:
+    policy = served.one("NetworkPolicy", "ratchet-serving", "team-a")["spec"]
     (component,) = policy["podSelector"]["matchExpressions"]
     assert component["values"] == ["server", "router"]
     assert [rule["ports"][0]["port"] for rule in policy["ingress"]] == [ROUTER_PORT, STATS_PORT]
     assert [rule["ports"][0]["port"] for rule in policy["egress"]] == [SERVER_PORT, 8000]
+
+
+def test_the_operator_reaches_prometheus_where_it_is_told_of_one() -> None:
+    limited = ("networkPolicy.enabled=true", "networkPolicy.prometheusPort=9999", "crds.enabled=false", *SERVING)
+    told = render(*limited, "serving.prometheus.url=http://prometheus.monitoring:80/of/{namespace}")
+    (container,) = told.one("Deployment", "ratchet-operator")["spec"]["template"]["spec"]["containers"]
+    env = {each["name"]: str(each.get("value", "")) for each in container["env"]}
+    settings = Settings.from_env(env)
+    assert (settings.prometheus_url, settings.prometheus_seconds) == (
+        "http://prometheus.monitoring:80/of/{namespace}",
+        5,
+    )
+    wanted = {"ports": [{"port": 9999, "protocol": "TCP"}]}
+    assert wanted in told.one("NetworkPolicy", "ratchet-operator")["spec"]["egress"]
+    assert wanted not in render(*limited).one("NetworkPolicy", "ratchet-operator")["spec"]["egress"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ratchet_api.kinds import RL_POLICY, RL_TRAINING_RUN, Kind
 from ratchet_cli.main import run_command
@@ -126,7 +127,8 @@ def test_every_example_is_taken_as_it_stands(ratchet: Terminal) -> None:
     for folder in folders:
         code, printed = ratchet("submit", "-f", str(folder))
         assert code == 0, printed
-        assert printed.count("created") == len(list(folder.glob("*.yaml")))
+        objects = [each for file in folder.glob("*.yaml") for each in yaml.safe_load_all(file.read_text())]
+        assert printed.count("created") == len(objects)
 
 
 def test_a_namespace_that_does_not_exist_is_named(ratchet: Terminal, capsys: pytest.CaptureFixture[str]) -> None:

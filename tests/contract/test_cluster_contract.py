@@ -248,3 +248,7 @@ async def test_a_router_without_an_address_has_no_table(cluster: Cluster, namesp
 
 async def test_without_an_analyst_a_text_says_so(cluster: Cluster, namespace: str) -> None:
     assert "analyst" in str(await cluster.evidence(namespace, "support", "0" * 16))
+
+
+async def test_without_a_prometheus_a_text_says_so(cluster: Cluster, namespace: str) -> None:
+    assert "Prometheus" in str(await cluster.measured(namespace, "vector(1)"))

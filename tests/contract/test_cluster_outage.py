@@ -246,5 +246,6 @@ async def test_an_operator_that_starts_before_the_api_server_waits_for_it(
         assert await waiting.probe("/readyz") == 503
         proxy.clear()
         await waiting.notices("a", seconds=60)
+        await waiting.until_ready()  # one watch may have seen the run before another was begun
         waiting.service.stop()
         assert await asyncio.wait_for(waiting.task, 25) == 0

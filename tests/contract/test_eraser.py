@@ -96,8 +96,11 @@ def test_without_the_cluster_the_person_is_removed_and_the_proof_waits_for_the_n
 @pytest.mark.parametrize(
     ("changed", "want"),
     [
-        ({"RATCHET_ERASER_NAMESPACE": ""}, "RATCHET_ERASER_NAMESPACE is not set; give the namespace of the gateways"),
-        ({"RATCHET_STORE_URI": ""}, "RATCHET_STORE_URI is not set; give s3://BUCKET"),
+        (
+            {"RATCHET_ERASER_NAMESPACE": ""},
+            "RATCHET_ERASER_NAMESPACE is not set; set it to the namespace of the gateways",
+        ),
+        ({"RATCHET_STORE_URI": ""}, "RATCHET_STORE_URI is not set; set it to s3://BUCKET"),
         ({"RATCHET_STORE_URI": "ftp://x"}, "store.uri 'ftp://x': expected s3://BUCKET"),
     ],
     ids=lambda value: str(value),

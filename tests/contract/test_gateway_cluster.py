@@ -15,6 +15,8 @@ from kubernetes.client.exceptions import ApiException
 from ratchet_api.feedback import TrainRequest
 from ratchet_api.train_answers import TrainRunning
 from ratchet_gateway.auth import Role
+from ratchet_gateway.datasets import Untold
+from ratchet_gateway.datasets_kubernetes import KubernetesDatasets
 from ratchet_gateway.errors import Away
 from ratchet_gateway.policies import PolicyView
 from ratchet_gateway.policies_kubernetes import KubernetesPolicies
@@ -24,10 +26,10 @@ from ratchet_gateway.training import answer, manifests, start
 from ratchet_gateway.training_kubernetes import KubernetesTraining
 from ratchet_web.errors import Malformed
 from tests.controlplane import ControlPlane
-from tests.gateway_app import TEMPLATE, Clock
+from tests.gateway_app import TEMPLATE, Clock, dataset_of_feedback
 
 RBAC = "rbac.authorization.k8s.io"
-GATEWAY_RULES = [{"apiGroups": ["ratchet.dev"], "resources": ["rlpolicies"], "verbs": ["list"]}]
+GATEWAY_RULES = [{"apiGroups": ["ratchet.dev"], "resources": ["rlpolicies", "feedbackdatasets"], "verbs": ["list"]}]
 REVIEW_RULES = [
     {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
     {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]},
@@ -220,7 +222,32 @@ async def test_when_the_api_server_goes_away_the_last_policies_hold(space: Space
         await fresh.find("p")
 
 
-def test_the_gateways_account_may_list_policies_and_nothing_more(space: Space, tmp_path: Path) -> None:
+async def test_data_sets_are_those_of_the_policys_feedback_and_hold_when_the_api_server_goes(
+    space: Space, tmp_path: Path
+) -> None:
+    """P37, of the review page."""
+    base = f"/apis/ratchet.dev/v1alpha1/namespaces/{space.name}/feedbackdatasets"
+    for name, policy in (("votes", "router"), ("others", "bare")):
+        space.plane.request("POST", base, dataset_of_feedback(name, policy=policy))
+    clock, api = Clock(), space.api(tmp_path)
+    datasets = KubernetesDatasets(api, namespace=space.name, clock=clock.monotonic)
+    assert [each.name for each in await datasets.of("router")] == ["votes"]
+    assert await datasets.of("nobody") == ()
+    api.configuration.host = "https://127.0.0.1:9"
+    clock.pass_(minutes=30)
+    assert [each.name for each in await datasets.of("router")] == ["votes"]
+    with pytest.raises(Untold, match="the API server does not answer"):
+        await KubernetesDatasets(api, namespace=space.name, clock=clock.monotonic).of("router")
+
+
+async def test_without_the_right_to_list_data_sets_the_page_is_told_so(space: Space, tmp_path: Path) -> None:
+    space.account("stranger")
+    api = space.api(tmp_path, "stranger")
+    with pytest.raises(Untold, match="may not list feedbackdatasets in namespace"):
+        await KubernetesDatasets(api, namespace=space.name, clock=Clock().monotonic).of("router")
+
+
+def test_the_gateways_account_may_list_policies_and_data_sets_and_nothing_more(space: Space, tmp_path: Path) -> None:
     """P19: the rights granted here are the verbs that the tests above needed."""
     space.policy("p")
     objects = client.CustomObjectsApi(space.api(tmp_path))

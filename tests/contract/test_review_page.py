@@ -2,92 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from ratchet_api.client import GatewayClient
-from ratchet_jobs.runtime.store_directory import DirectoryStore
-from tests.gateway_app import key_of, listening, read_log
-from tests.lab.browser import ensure_chromium
+from ratchet_gateway.datasets import LocalDatasets
+from tests.contract.desk import HOSTILE, LAPTOP, PHONE, Desk, RealClock
+from tests.gateway_app import dataset_of_feedback, key_of, listening
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
-
-LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
-HOSTILE = (
-    "<script>document.title='taken'</script>",
-    "<img src=x onerror=\"document.title='taken'\">",
-    "</div></article><h1>not ours</h1>",
-    "javascript:document.title='taken'",
-    "{{7*7}} ${7*7} <%= 7*7 %>",
-    "\u202egnihtyna si siht",
-    "w" * 3000,
-)
-
-
-class RealClock:
-    """The clocks of this machine."""
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-
-@pytest.fixture(scope="module")  # while it is open, no test may run an event loop of its own
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=ensure_chromium(), args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-class Desk:
-    """A gateway with recorded answers, and pages of it."""
-
-    def __init__(self, browser: Browser, url: str, folder: Path) -> None:
-        self.browser, self.url, self.folder = browser, url, folder
-        self.problems: list[str] = []
-
-    def answers(self, *answers: tuple[str, str], **more: Any) -> None:
-        """Record answers, given as (input, label)."""
-        with GatewayClient(self.url, token=key_of("all")) as client:
-            rows = [{"policy": "router", "input": text, "label": label, **more} for text, label in answers]
-            client.record_all(rows)
-
-    def page(self, view: str = "rate", *, size: Any = LAPTOP, dark: bool = False, token: bool = True) -> Page:
-        """Open the page; what it logs or throws is noted."""
-        context = self.browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
-        context.set_default_timeout(15_000)
-        if token:
-            context.add_init_script(f"sessionStorage.setItem('ratchet-token', '{key_of('all')}')")
-        page = context.new_page()
-        page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("console", lambda line: self.problems.append(line.text) if line.type == "error" else None)
-        page.on("dialog", lambda dialog: self.problems.append(dialog.message))
-        page.goto(f"{self.url}/review?policy=router#{view}")
-        if token:
-            page.wait_for_selector(f"#{view}-card:not([hidden]), #{view}-empty:not([hidden]), #plot-bands *")
-        return page
-
-    def votes(self) -> list[dict[str, Any]]:
-        """Feedback in the log, in the order of arrival."""
-        return [e for e in read_log(DirectoryStore(self.folder / "store"), "ns") if e["kind"] == "feedback"]
-
-    def wait_votes(self, number: int) -> list[dict[str, Any]]:
-        """Wait until that many are stored."""
-        end = time.monotonic() + 20
-        while len(self.votes()) < number:
-            assert time.monotonic() < end, self.votes()
-            time.sleep(0.05)
-        return self.votes()
 
 
 @pytest.fixture
@@ -238,6 +165,41 @@ def test_somebody_elses_vote_in_between_is_said_and_the_queue_goes_on(desk: Desk
     other.keyboard.press("y")
     assert [vote["type"] for vote in desk.wait_votes(2)] == ["thumbs_up", "thumbs_up"]
     desk.problems[:] = [each for each in desk.problems if "409" not in each]
+
+
+def test_the_numbers_tell_what_data_sets_kept_and_what_each_rule_removed(browser: Browser, tmp_path: Path) -> None:
+    """Two more plots with their numbers as tables; another data set is one choice away."""
+    rules = [{"rule": "<img src=x>", "count": 3, "example": ""}]
+    bodies = [dataset_of_feedback("votes"), dataset_of_feedback("older", taken="2026-11-20T10:00:00Z", removed=rules)]
+    with listening(tmp_path, clock=RealClock(), datasets=LocalDatasets(lambda: bodies)) as url:
+        desk = Desk(browser, url, tmp_path)
+        page = desk.page("numbers", size=PHONE, dark=True)
+        expect(page.locator("#dataset-facts")).to_contain_text("Rows kept900")
+        choice, state = (page.locator(name).bounding_box() for name in ("#dataset", "#dataset-state"))
+        assert choice is not None
+        assert state is not None
+        assert choice["width"] >= 150
+        assert state["x"] >= choice["x"] + choice["width"] or state["y"] >= choice["y"] + choice["height"], (
+            "one on the other"
+        )
+        expect(page.locator("#plot-rows tr", has_text="no verdict").locator("td")).to_have_text(["0", "0", "0", "500"])
+        expect(page.locator("#plot-rows tr", has_text="kept").locator("td")).to_have_text(["720", "95", "85", "0"])
+        expect(page.locator("#plot-classes tr", has_text="shipping").locator("td")).to_have_text(["80", "10", "5"])
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        page.get_by_label("Shown").select_option("older")
+        expect(page.locator("#plot-rows svg[role=img]")).to_contain_text("<img src=x>")
+        assert page.locator("#datasets img").count() == 0
+        for context in browser.contexts:
+            context.close()
+        assert desk.problems == []
+
+
+def test_where_no_data_set_can_be_told_the_page_says_why(desk: Desk) -> None:
+    page = desk.page("numbers")
+    expect(page.locator("#dataset-empty")).to_contain_text("RATCHET_GATEWAY_POLICIES")
+    expect(page.locator("#dataset-card")).to_be_hidden()
 
 
 VIEWS: dict[str, tuple[str, Callable[[Page], object]]] = {

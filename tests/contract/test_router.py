@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ratchet_api.assign import Slot, Split, canary_split, fixed_split, salt_of
+from ratchet_api.assign import Pair, Slot, Split, canary_split, fixed_split, salt_of
 from ratchet_operator.desired.router_table import (
     ARM_HEADER,
     EXPERIMENT_HEADER,
@@ -21,6 +21,7 @@ from ratchet_operator.desired.router_table import (
     PROPENSITY_HEADER,
     READY_PATH,
     ROUTES_FILE,
+    SHADOW_HEADER,
     SUBJECT_HEADER,
     Backend,
     RouterTable,
@@ -38,6 +39,7 @@ FORGED = (
     (PROPENSITY_HEADER, "1"),
     (EXPERIMENT_HEADER, "e" * 16),
     (EXPLORE_HEADER, "0.9"),
+    (SHADOW_HEADER, "1/" + "e" * 16),
 )
 UUID = "11111111-2222-4333-8444-555555555555"
 SUBJECTS = tuple(
@@ -104,10 +106,14 @@ def test_a_rising_share_takes_subjects_in_and_moves_nobody_out(
 
 
 def test_a_test_of_several_versions_is_dealt_likewise(router: Router, servers: tuple[EchoServer, EchoServer]) -> None:
-    split = fixed_split(SALT, champion=1, shares=((1, 3000), (2, 3000)))
+    """Each version and its control group under an experiment of their own, and nobody else under one."""
+    pair = "0123456789abcdef"
+    split = fixed_split(SALT, champion=1, pairs=(Pair(2, 3000, pair),))
     router.give(table(servers, split=split))
     for subject in SUBJECTS[:200]:
-        assert slot_of(router.ask(subject=subject)) == split.slot(subject)
+        answer, want = router.ask(subject=subject), split.slot(subject)
+        assert slot_of(answer) == want._replace(experiment="")
+        assert answer.told(EXPERIMENT_HEADER) == ([] if want.arm == "champion" else [pair])
 
 
 @pytest.mark.parametrize("explore", [0, 250])
@@ -123,6 +129,7 @@ def test_what_a_client_claims_of_its_arm_reaches_no_server(
     for answer in (honest, forged):
         assert len(answer.told(ARM_HEADER)) == len(answer.told(PROPENSITY_HEADER)) == (0 if tester else 1)
         assert answer.told(EXPLORE_HEADER) == (["0.025"] if explore and not tester else [])
+        assert answer.told(SHADOW_HEADER) == []
         compared = answer.told(ARM_HEADER) in (["canary"], ["control"])
         assert answer.told(EXPERIMENT_HEADER) == ([canary(25).experiment] if compared else [])
     if dealt:
@@ -190,7 +197,7 @@ def test_a_shadow_is_asked_besides_and_nobody_waits_for_it(
     router: Router, servers: tuple[EchoServer, EchoServer]
 ) -> None:
     champion, shadow = servers
-    router.give(table(servers, shadow=Shadow(2, 10_000)))
+    router.give(table(servers, shadow=Shadow(2, 10_000, canary(1).experiment)))
     champion.asked.clear()
     shadow.asked.clear()
     shadow.silent.set()
@@ -202,9 +209,25 @@ def test_a_shadow_is_asked_besides_and_nobody_waits_for_it(
     wait_for("the shadow's requests", lambda: len(shadow.asked) == 50)
     assert all("-shadow" in line for line in shadow.asked)
     assert len(champion.asked) == 50
-    router.give(table(servers, shadow=Shadow(2, 0)))
+    router.give(table(servers, shadow=Shadow(2, 0, canary(1).experiment)))
     router.ask(subject="user-1")
     assert len(shadow.asked) == 50
+
+
+def test_both_servers_are_told_the_same_of_a_request_that_is_asked_twice_and_nothing_of_another(
+    router: Router, servers: tuple[EchoServer, EchoServer]
+) -> None:
+    champion, shadow = servers
+    router.give(table(servers, shadow=Shadow(2, 5_000, canary(1).experiment)))
+    champion.told.clear()
+    shadow.told.clear()
+    for subject in SUBJECTS[:100]:
+        router.ask("/v1/x", *FORGED, subject=subject)
+    aside = {each["x-request-id"]: each[SHADOW_HEADER] for each in champion.told if SHADOW_HEADER in each}
+    assert set(aside.values()) == {f"2/{canary(1).experiment}"}
+    assert 20 < len(aside) < 80  # of 100, by dice: beyond with a chance of 1 in 10^9
+    wait_for("the shadow's requests", lambda: len(shadow.told) >= len(aside))
+    assert {each["x-request-id"]: each.get(SHADOW_HEADER) for each in shadow.told} == aside
 
 
 def test_a_router_says_which_versions_it_reaches(router: Router, servers: tuple[EchoServer, EchoServer]) -> None:

@@ -55,7 +55,7 @@ STATUS = {
 async def children(cluster: HttpCluster) -> dict[str, str]:
     """Revision of each child."""
     found: list[dict[str, Any]] = []
-    for resource in ("deployments", "services", "configmaps"):
+    for resource in ("deployments", "services", "configmaps", "poddisruptionbudgets"):
         found += await cluster.list(resource, NAMESPACE, labels={"ratchet.dev/policy": "support"})  # type: ignore[arg-type]
     return {f"{obj['kind']}/{obj['metadata']['name']}": obj["metadata"]["resourceVersion"] for obj in found}
 
@@ -77,6 +77,8 @@ async def test_a_real_server_takes_the_children_and_finds_nothing_to_change_in_t
             "ConfigMap/support-router-start",
             "Deployment/support-router",
             "Deployment/support-v1",
+            "PodDisruptionBudget/support-router",
+            "PodDisruptionBudget/support-v1",
             "Service/support-router",
             "Service/support-v1",
         ]

@@ -10,9 +10,9 @@ import pytest
 from tests.e2e.inputs import example_inputs
 from tests.e2e.platform import EXAMPLE, SYSTEM, TEAM, Platform
 from tests.lab.cluster import Lab
-from tests.lab.fixtures import lab, lab_images
+from tests.lab.fixtures import lab, lab_images, serving_image
 
-__all__ = ["lab", "lab_images"]
+__all__ = ["lab", "lab_images", "serving_image"]
 
 
 @pytest.fixture(scope="session")

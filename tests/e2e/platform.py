@@ -17,7 +17,15 @@ import boto3
 from botocore.config import Config
 
 from tests.lab.cluster import Lab
-from tests.lab.settings import GATEWAY_IMAGE, JOBS_IMAGE, OPERATOR_IMAGE, S3_TEAM, LabError
+from tests.lab.settings import (
+    GATEWAY_IMAGE,
+    JOBS_IMAGE,
+    OPERATOR_IMAGE,
+    ROUTER_IMAGE,
+    S3_TEAM,
+    SERVING_IMAGE,
+    LabError,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "01-support-router"
@@ -27,6 +35,8 @@ SECRET = "ratchet-store-credentials"
 GATEWAY_SECRET = "ratchet-gateway-store"
 SIGNING_SECRET = "ratchet-gateway-signing"
 OPERATOR = "deployment/ratchet-operator"
+ATTRIBUTION_SECONDS = 15
+"""How long a vote counts: the tests' people vote at once."""
 
 Object = dict[str, Any]
 
@@ -59,7 +69,13 @@ class Platform:
             "--set", f"images.jobs={JOBS_IMAGE}",
             "--set", f"images.gateway={GATEWAY_IMAGE}",
             "--set", "gateway.enabled=true",
+            "--set", f"images.router={ROUTER_IMAGE}",
+            "--set", f"images.serving={SERVING_IMAGE}",
             "--set", "gateway.training.enabled=true",
+            "--set", "gateway.analyst.enabled=true",
+            "--set", f"gateway.analyst.attributionSeconds={ATTRIBUTION_SECONDS}",
+            "--set", "gateway.analyst.settleSeconds=2",
+            "--set", "serving.enabled=true",
             "--set", f"gateway.namespaces={{{self.namespace}}}",
             "--set", f"gateway.storeSecretName={GATEWAY_SECRET}",
             "--set", f"store.uri=s3://{self.lab.s3_bucket}",

@@ -5,6 +5,7 @@ And what is posted later makes a new snapshot by itself, since the operator asks
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from ratchet_api.client import GatewayClient, GatewayError
+from ratchet_api.names import LABEL_STAGE
 from ratchet_api.train_answers import Trained
 from tests.e2e.platform import EXAMPLE, Platform
 from tests.e2e.test_the_gateway import Door, role
@@ -21,6 +23,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 POLICY, FOLLOWING = "taught", "following"
 ANSWERS = ("billing", "login")
 EVENTS = 120
+NODES = 2
 
 
 def rated(first: int, count: int) -> list[dict[str, Any]]:
@@ -47,7 +50,7 @@ def policy_with_a_template() -> dict[str, Any]:
         "datasetRef": {"name": "none"},
         "lora": {"rank": 4, "alpha": 8, "lastBlocks": 1},
         "stages": {
-            "supervised": {"maxTokens": 32, "resources": {"cpu": 1, "memoryGi": 3}},
+            "supervised": {"maxTokens": 32, "nodes": NODES, "resources": {"cpu": 0.5, "memoryGi": 3}},
             "evaluate": {"resources": {"cpu": 1, "memoryGi": 3}},
         },
     }
@@ -118,6 +121,24 @@ def test_feedback_posted_over_http_becomes_a_trained_version_whose_dataset_is_in
     (version,) = platform.get("rlp", POLICY)["status"]["versions"]
     assert version["datasetDigest"] == snapshot["digest"]
     assert application.train().run_name == started.run_name, "equal feedback and an equal request are one run"
+
+
+def test_the_stage_of_two_nodes_was_one_indexed_job_whose_pods_learned_as_one(application: Application) -> None:
+    platform = application.platform
+    run = application.train().run_name
+    (job,) = (each for each in platform.jobs_of(run) if each["metadata"]["labels"][LABEL_STAGE] == "supervised")
+    assert (job["spec"]["completionMode"], job["spec"]["parallelism"]) == ("Indexed", NODES)
+    pods = [each for each in platform.pods_of(run) if each["metadata"]["labels"][LABEL_STAGE] == "supervised"]
+    assert {each["status"]["phase"] for each in pods} == {"Succeeded"}
+    digests, teams = set(), []
+    for pod in pods:
+        (container,) = pod["status"]["containerStatuses"]
+        digests.add(json.loads(container["state"]["terminated"]["message"])["artifact"]["digest"])
+        lines = map(json.loads, platform.kubectl("logs", pod["metadata"]["name"]).splitlines())
+        teams += [(line["rank"], line["size"]) for line in lines if line["event"] == "team is complete"]
+    assert sorted(teams) == [(0, NODES), (1, NODES)]
+    stages = {each["name"]: each for each in platform.get("rltr", run)["status"]["stages"]}
+    assert digests == {stages["supervised"]["artifact"]["digest"]}
 
 
 def test_feedback_that_is_posted_later_makes_a_new_snapshot_by_itself(application: Application) -> None:

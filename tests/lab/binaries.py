@@ -74,6 +74,9 @@ TRAINER = Module(
     renames=(("jobset", "jobset-controller"),),
 )
 
+# Nothing is built of it: the tests install its CustomResourceDefinitions (`source_of`).
+GATEWAY_API = Module("gateway-api", (), 0.1)
+
 CLUSTER = (KUBERNETES, ETCD, COREDNS, PROMETHEUS, HELM)
 """What `up` needs; the others are built when a bench asks for them."""
 

@@ -214,7 +214,12 @@ class Lab:
         return netns.inside(self.paths.netns)
 
     def _inside(self, command: Sequence[str | Path]) -> list[str | Path]:
-        return [*netns.enter_prefix(self.paths.netns), *command]
+        return [*self.enter, *command]
+
+    @property
+    def enter(self) -> list[str]:
+        """Words to put before a command that stays, so that it runs inside the namespace."""
+        return netns.enter_prefix(self.paths.netns)
 
     @property
     def kubeconfig(self) -> Path:

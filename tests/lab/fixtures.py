@@ -33,3 +33,9 @@ def lab() -> Iterator[Lab]:
 def lab_images(lab: Lab) -> None:
     """Our images of this checkout, present on the node."""
     images.ensure(lab)
+
+
+@pytest.fixture(scope="session")
+def serving_image(lab: Lab, lab_images: None) -> None:
+    """The image of policy servers, which is as large as that of the stages: for the tests that serve."""
+    images.ensure(lab, (images.SERVING,))

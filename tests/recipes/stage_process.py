@@ -68,6 +68,7 @@ class StageProcess:
             labels=parsed.labels,
             filters=parsed.filters,
             split=parsed.split,
+            scoring=parsed.scoring,
         )
         return self.run(self.stage(config, prefix=f"{NAMESPACE}/datasets/d/snapshot/{target}"))
 

@@ -3,6 +3,7 @@ refuse one."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -16,11 +17,15 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+import torch
+from ruamel.yaml import YAML
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from bench.feedback.processes import free_port
+from bench.contenders import free_port
 from ratchet_api.attempts import Artifact
 from ratchet_api.stage import StoreConfig
 from ratchet_cli.errors import CliError
@@ -114,8 +119,6 @@ def test_drawn_answers_follow_the_seed(ratchet: Command) -> None:
         (("chat", "helper@9", "-p", "hi"), 4, "has no version 9; it has 1"),
         (("chat", "helper", "-p", "the " * 80), 1, "has 82 tokens and the model's context 64, so no answer fits"),
         (("predict", "helper", "hi"), 1, "policyType 'generator', a classifier is needed"),
-        (("evaluate", "helper"), 1, "helper@1: is a generator, and this measures classifiers; `ratchet report` shows"),
-        (("compare", "helper", "helper-1"), 1, "is a generator, and this measures classifiers"),
         (("export", "helper", "--format", "merged", "-o", "out"), 1, "a classifier is needed"),
     ],
 )
@@ -324,3 +327,61 @@ def test_an_evaluation_without_answers_to_compare_is_refused() -> None:
     assert pairs_of(json.dumps({"answers": erased}).encode(), version) == []
     (kept,) = pairs_of(json.dumps({"answers": [same | {"rl": "r", "supervised": "a"}]}).encode(), version)
     assert (kept.other, kept.whose) == ("r", "rl"), "what was not kept, rather than the base"
+
+
+def kserve_loads(folder: Path) -> tuple[PreTrainedModel, Any]:
+    """Restates how KServe's Hugging Face server reads a folder (`task.py`, `__main__.py`, `generative_model.py`)."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    assert config.architectures[0].endswith("ForCausalLM"), "else it infers no task, or another"
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
+    return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval(), tokenizer
+
+
+def test_a_generator_is_exported_as_kserves_server_loads_it_and_answers_alike(
+    ratchet: Command, made: tuple[TrainedHome, Path, Path], tmp_path: Path
+) -> None:
+    place = "s3://bucket/helper"
+    code, text = ratchet("export", "helper@1", "--format", "kserve", "-o", "out", "--storage-uri", place, "--local")
+    assert code == 0, text
+    service = YAML(typ="safe").load((tmp_path / "out" / "inferenceservice.yaml").read_text())
+    model = service["spec"]["predictor"]["model"]
+    assert (service["kind"], service["metadata"]["name"]) == ("InferenceService", "helper")
+    assert (model["modelFormat"], model["storageUri"]) == ({"name": "huggingface"}, place)
+    assert "--task=text_generation" in model["args"]
+    assert (tmp_path / "out" / "inferenceservice.yaml").read_text() in text, "it is printed, too"
+
+    loaded, tokenizer = kserve_loads(tmp_path / "out" / "model")
+    asked = [{"role": "user", "content": first(made)["prompt"]}]
+    prompt = tokenizer.apply_chat_template(asked, tokenize=True, add_generation_prompt=True, return_dict=False)
+    ids = loaded.generate(torch.tensor([prompt]), max_new_tokens=10, do_sample=False)[0, len(prompt) :]
+    said = tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert said == first(made)["answer"]
+
+    record = json.loads((tmp_path / "out" / "ratchet_export.json").read_text())
+    for name, digest in record["files"].items():
+        assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
+    again = ratchet(
+        "export", "helper@1", "--format", "kserve", "-o", "out", "--storage-uri", place, "--local", "--force"
+    )
+    assert again[0] == 0
+    assert json.loads((tmp_path / "out" / "ratchet_export.json").read_text())["digest"] == record["digest"]
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ((), "from where KServe reads nothing; upload the model/ that is written and name that place by --storage-uri"),
+        (("--storage-uri", "/srv/models"), "lies at /srv/models, from where KServe reads nothing"),
+        (("--storage-uri", "s3://b/m", "--data", "x.csv"), "--data x.csv is not for --format kserve"),
+        (("--storage-uri", "s3://b/m", "--base", "x"), "--base x: helper@1 is a generator, which is exported whole"),
+        (("--storage-uri", "s3://b/m", "--image", "x"), "--image x: helper@1 is a generator, which is exported whole"),
+    ],
+    ids=["a store of this machine", "a path", "texts to check", "a base", "an image"],
+)
+def test_what_kserve_could_not_read_is_told_and_nothing_is_written(
+    ratchet: Command, tmp_path: Path, more: tuple[str, ...], text: str
+) -> None:
+    code, printed = ratchet("export", "helper@1", "--format", "kserve", "-o", "none", *more, "--local")
+    assert code != 0
+    assert text in printed
+    assert not (tmp_path / "none").exists()

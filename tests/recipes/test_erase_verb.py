@@ -23,16 +23,19 @@ def put(home: Path, plural: str, kind: str, name: str, status: dict[str, Any]) -
     """Write an object as the operator leaves it."""
     folder = home / "objects" / plural / NAMESPACE
     folder.mkdir(parents=True, exist_ok=True)
-    spec: dict[str, Any] = {
+    specs: dict[str, dict[str, Any]] = {
         "FeedbackDataset": {"type": "classification", "source": SOURCE},
         "RLPolicy": {"type": "classifier"},
-    }.get(kind, {})
+    }
     metadata = {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}", "generation": 1, "resourceVersion": "1"}
-    body = {"apiVersion": "ratchet.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec, "status": status}
+    body = {"apiVersion": "ratchet.dev/v1alpha1", "kind": kind, "metadata": metadata} | {
+        "spec": specs.get(kind, {}),
+        "status": status,
+    }
     (folder / f"{name}.json").write_text(json.dumps(body))
 
 
-def annotations(home: Path, plural: str, name: str) -> dict[str, str]:
+def annotations_of(home: Path, plural: str, name: str) -> dict[str, str]:
     body = json.loads((home / "objects" / plural / NAMESPACE / f"{name}.json").read_text())
     found: dict[str, str] = body["metadata"].get("annotations", {})
     return found
@@ -87,15 +90,27 @@ def test_erasing_marks_what_learned_from_the_person_and_asks_for_new_snapshots(
     assert (report["events"], report["runs"], report["versions"]) == (6, ["first", "second"], ["router@1"])
     assert (report["datasets"], report["left"], report["subjects"]) == (["log"], 0, [stored_as("anna")])
     home = tmp_path / ".ratchet"
-    assert annotations(home, "rltrainingruns", "first") == {"ratchet.dev/erased": report["id"]}
-    assert annotations(home, "rltrainingruns", "stranger") == {}
-    assert annotations(home, "rlpolicies", "router") == {"ratchet.dev/erased": "1"}
-    assert annotations(home, "feedbackdatasets", "log") == {"ratchet.dev/refresh": f"erasure-{report['id']}"}
+    assert annotations_of(home, "rltrainingruns", "first") == {"ratchet.dev/erased": report["id"]}
+    assert annotations_of(home, "rltrainingruns", "stranger") == {}
+    assert annotations_of(home, "rlpolicies", "router") == {"ratchet.dev/erased": "1"}
+    assert annotations_of(home, "feedbackdatasets", "log") == {"ratchet.dev/refresh": f"erasure-{report['id']}"}
     code, printed = ratchet("erase", "--subject", "anna", "-n", NAMESPACE)
     assert code == 0
     assert "runs first, second; versions router@1" in printed
     assert "6 events removed" in printed
     assert "anna" not in printed
+
+
+def test_a_run_on_a_snapshot_that_was_rewritten_for_somebody_else_since_is_marked(ratchet: Command) -> None:
+    """P30: the digest that the run learned from is not the one that this erasure rewrites."""
+    reports = []
+    for who in ("anna", "person-1@example.org", "person-2@example.org"):
+        code, printed = ratchet("erase", "--subject", who, "-n", NAMESPACE, "--json")
+        assert code == 0, printed
+        reports.append(json.loads(printed))
+    assert len({report["snapshots"][0]["digest"] for report in reports}) == 3
+    assert [report["runs"] for report in reports] == [["first", "second"]] * 3
+    assert [report["versions"] for report in reports] == [["router@1"]] * 3
 
 
 def test_what_was_only_recorded_is_carried_out_later(ratchet: Command, tmp_path: Path) -> None:

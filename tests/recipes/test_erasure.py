@@ -23,6 +23,7 @@ from ratchet_jobs.data.policy_folder import fetch_policy
 from ratchet_jobs.data.snapshots import read_manifest
 from ratchet_jobs.feedback_log.erasures import request_erasure, write_report
 from ratchet_jobs.feedback_log.reader import LogReader
+from ratchet_jobs.judging.cache import Entry, JudgeCache
 from ratchet_jobs.report.evidence import COMPARISON_FILE, EVALUATION_FILE
 from ratchet_jobs.report.page import REPORT_FILE
 from ratchet_jobs.runtime.commit import open_committed
@@ -202,6 +203,8 @@ def test_an_erasure_that_dies_before_any_change_is_finished_by_the_next(tmp_path
     fill(process.store)
     process.summary(source=SOURCE)
     evaluated(process.store)
+    asked = [{"prompt": PRIVATE, "response": "a"}, {"prompt": "somebody else", "response": "b"}]
+    JudgeCache(process.store, NAMESPACE, judge={}).add([Entry(words, {"score": 1.0}) for words in asked])
     whole = {info.key: process.store.read(info.key) for info in process.store.list(NAMESPACE)}
 
     def restored(name: str) -> Path:
@@ -222,7 +225,60 @@ def test_an_erasure_that_dies_before_any_change_is_finished_by_the_next(tmp_path
             assert run_erasure(DirectoryStore(root), tmp_path) == want_report
             assert everything(DirectoryStore(root)) == want, cut
             cut += 1
-    assert cut >= 14, "record, plan, page, evaluation and their marks, segments, snapshot, deletions, report"
+    assert cut >= 16, (
+        "record, plan, page, evaluation and their marks, the judge's cache, segments, snapshot, deletions, report"
+    )
+
+
+def test_what_judges_were_asked_about_the_person_is_forgotten_and_nothing_else(tmp_path: Path) -> None:
+    """P30: a long text within another, and a short one that is all of it; others are not asked about again."""
+    store = DirectoryStore(tmp_path / "store")
+    log = fill(store)
+    log.feedback("correction", prompt="hm", correction="login", subject="anna")
+    log.flush()
+    cache = JudgeCache(store, NAMESPACE, judge={"model": "m"})
+    mixed = [{"prompt": f"User: {PRIVATE}", "response": "a"}, {"prompt": "somebody else", "response": "b, hm"}]
+    cache.add([Entry(words, {"score": 0.5}) for words in mixed])
+    cache.add([Entry({"prompt": "q", "response": " hm "}, {"score": 1.0})])
+    report = run_erasure(store, tmp_path)
+    assert (report.judged, report.left) == (2, 0)
+    after = JudgeCache(store, NAMESPACE, judge={"model": "m"})
+    assert [after.get(words) for words in mixed] == [None, {"score": 0.5}]
+    assert not [key for key, data in everything(store).items() if "/judge/" in key and b"anna" in data]
+    assert run_erasure(store, tmp_path).judged == 2, "told by every later proof, too"
+
+
+def test_what_a_failed_snapshot_asked_about_the_persons_redacted_words_is_forgotten(tmp_path: Path) -> None:
+    """P30: the judge saw them as a snapshot has them, and no snapshot is there to know them by."""
+    store = DirectoryStore(tmp_path / "store")
+    log = fill(store)
+    log.feedback("correction", prompt="anna@example.org is who I am", correction="login", subject="anna")
+    log.flush()
+    cache = JudgeCache(store, NAMESPACE, judge={"model": "m"})
+    asked = [{"prompt": f"{who} is who I am", "response": "r"} for who in ("[EMAIL]", "[PHONE]")]
+    cache.add([Entry(words, {"score": 0.5}) for words in asked])
+    assert run_erasure(store, tmp_path).judged == 1
+    after = JudgeCache(store, NAMESPACE, judge={"model": "m"})
+    assert [after.get(words) for words in asked] == [None, {"score": 0.5}]
+
+
+def test_what_others_said_that_reads_like_the_persons_redacted_words_stays(tmp_path: Path) -> None:
+    """P30: redaction makes texts of different people equal; answers, copies to be compared and votes of others stay."""
+    store = DirectoryStore(tmp_path / "store")
+    log = fill(store)
+    log.feedback("correction", prompt="please write to anna@example.org about it", correction="login", subject="anna")
+    theirs = "please write to [EMAIL] about it"
+    evaluation = f"{NAMESPACE}/runs/run-1a2b3c4d/evaluate/1-pod/evaluation.json"
+    store.write(evaluation, json.dumps({"answers": [{"prompt": theirs, "answer": "I will"}]}).encode())
+    copied = log.interaction(input=theirs, response="I will", tags={"sample": "base"})
+    log.feedback("correction", interactionId=copied, correction="login", subject="bert")
+    log.flush()
+    report = run_erasure(store, tmp_path)
+    assert (report.artifacts, report.events, report.answers) == ((), 15, 1)
+    assert theirs.encode() in store.read(evaluation)
+    kept = list(LogReader(store, NAMESPACE).events())
+    assert sum(each.get("input") == theirs for each in kept) == 1
+    assert sum(each.get("subject") == stored_as("bert") for each in kept) == 2, "his vote on it, and what fill has"
 
 
 def test_erasing_twice_removes_what_came_since_and_counts_both(tmp_path: Path) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import httpx2
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
 import transformers
+from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
@@ -24,11 +27,17 @@ from ratchet_api.training_run import BaseModelRef, Lora
 from ratchet_cli.main import run_command
 from ratchet_jobs import load_policy
 from ratchet_jobs.data.base_model import local_digest
+from ratchet_jobs.export.kserve_classifier import ClassifierRecord, check_place
 from ratchet_jobs.export.merging import Merged
 from ratchet_jobs.export.record import LAYOUTS, ExportRecord
 from ratchet_jobs.models.card import PolicyCard, TaskCard
 from ratchet_jobs.models.classifier import build_classifier, save_classifier
+from ratchet_jobs.runtime.errors import BadConfigError, BadModelError
 from ratchet_jobs.runtime.store import sha256_file
+from ratchet_serving.app import create_app
+from ratchet_serving.loading import load_exported
+from ratchet_serving.serving import parts_of
+from ratchet_serving.settings import Exported, Settings
 from tests.recipes.semantic_router_loaders import CandleModernBert, OnnxClassifier, category_mapping
 from tests.tiny_bert import reviews, write_tiny_bert, write_tiny_modernbert
 
@@ -405,7 +414,18 @@ def test_an_export_that_fails_leaves_the_earlier_one_as_it_was(
 
 
 WRONG: dict[str, tuple[tuple[str, ...], str, int]] = {
-    "no such format": (("gguf",), "--format 'gguf' is unknown; use one of merged, lora, onnx, semantic-router", 2),
+    "no such format": (
+        ("gguf",),
+        "--format 'gguf' is unknown; use one of merged, lora, onnx, semantic-router, kserve",
+        2,
+    ),
+    "texts for a copy": (("kserve",), "--data texts.jsonl is not for --format kserve", 2),
+    "an image for no server": (("lora", "--image", "x:1"), "--image is only for --format kserve, not lora", 2),
+    "a place that only KServe reads": (
+        ("lora", "--storage-uri", "s3://b/m"),
+        "is only for --format kserve, not lora",
+        2,
+    ),
     "the folder one stands in": (("lora", "-o", "."), "is a folder that you stand in", 1),
     "a file": (("lora", "-o", "texts.jsonl"), "texts.jsonl exists and is no folder", 1),
     "below a file": (("lora", "-o", "texts.jsonl/out"), "is no folder that can be written to", 1),
@@ -421,6 +441,107 @@ def test_wrong_use_is_told_and_writes_nothing(
     code, printed = ratchet(bert, *words)
     assert (code, want in printed) == (want_code, True), printed
     assert {path.name for path in tmp_path.iterdir()} == {"texts.jsonl"}
+
+
+# --- KServe: our own server loads the folder --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def for_kserve(tmp_path_factory: pytest.TempPathFactory, bert: Trained) -> Path:
+    out = tmp_path_factory.mktemp("kserve") / "out"
+    words = ["export", str(bert.folder), "--base", str(bert.base), "--format", "kserve", "-o", str(out)]
+    assert run_command([*words, "--storage-uri", "s3://bucket/router", "--image", "registry/serving:1"]) == 0
+    return out
+
+
+def told(folder: Path) -> dict[str, str]:
+    """The environment that the exported service gives its server, with KServe's mount here."""
+    service = YAML(typ="safe").load((folder / "inferenceservice.yaml").read_text())
+    (container,) = service["spec"]["predictor"]["containers"]
+    assert (service["kind"], container["name"], container["image"]) == (
+        "InferenceService", "kserve-container", "registry/serving:1",
+    )  # fmt: skip
+    named = {each["name"]: each["value"] for each in container["env"]}
+    assert (named["STORAGE_URI"], named["RATCHET_SERVING_EXPORT"]) == ("s3://bucket/router", "/mnt/models")
+    return named | {"RATCHET_SERVING_EXPORT": str(folder / "model")}
+
+
+async def test_a_classifier_is_served_by_what_kserve_is_given(for_kserve: Path, bert: Trained) -> None:
+    """As KServe does it: the service's environment, the exported folder, and nothing else."""
+    environment = told(for_kserve)
+    settings, exported = Settings.from_env(environment), Exported.from_env(environment)
+    assert exported is not None
+    parts = parts_of(settings, load_exported(exported), digest=exported.artifact.digest)
+    app = create_app(settings, parts)
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://pod") as client,
+    ):
+        plain = (await client.post("/v1/classify", json={"texts": TEXTS, "probabilities": True})).json()
+        kserve = await client.post("/v1/models/policy:predict", json={"instances": TEXTS, "probabilities": True})
+    got = [[each["probabilities"][label] for label in LABELS] for each in plain["results"]]
+    np.testing.assert_allclose(got, bert.probabilities(), atol=1e-5)
+    assert kserve.json() == {"predictions": plain["results"]}
+
+
+def test_the_record_for_kserve_names_every_file_and_what_the_server_compares(for_kserve: Path, bert: Trained) -> None:
+    record = ClassifierRecord.model_validate_json((for_kserve / "ratchet_export.json").read_bytes())
+    assert record.policy_digest == record.served_digest == told(for_kserve)["RATCHET_SERVING_ARTIFACT_DIGEST"]
+    for name, digest in record.files.items():
+        assert sha256_file(for_kserve / name) == digest
+    there = {path.relative_to(for_kserve).as_posix() for path in for_kserve.rglob("*") if path.is_file()}
+    assert there == {*record.files, "ratchet_export.json"}
+    assert local_digest(for_kserve / "model" / "base") == record.base_model.sha256 == local_digest(bert.base)
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [
+        ("policy/head.safetensors", "RATCHET_SERVING_ARTIFACT_DIGEST is .*export the version again"),
+        ("policy/added.json", "RATCHET_SERVING_ARTIFACT_DIGEST is .*export the version again"),
+        ("base/config.json", "base: the digest is .*but the policy was trained on .*store://models/tiny"),
+        ("base", r"no folder base/; name the model/ that `ratchet export --format kserve` wrote"),
+    ],
+)
+def test_a_server_takes_no_byte_from_kserve_that_was_not_exported(
+    for_kserve: Path, tmp_path: Path, name: str, want: str
+) -> None:
+    shutil.copytree(for_kserve / "model", tmp_path / "model")
+    changed = tmp_path / "model" / name
+    if changed.is_dir():
+        shutil.rmtree(changed)
+    else:
+        changed.write_bytes(changed.read_bytes() + b" " if changed.exists() else b"{}")
+    exported = Exported.from_env(told(for_kserve) | {"RATCHET_SERVING_EXPORT": str(tmp_path / "model")})
+    assert exported is not None
+    with pytest.raises(BadModelError, match=want):
+        load_exported(exported)
+
+
+@pytest.mark.parametrize(
+    ("words", "want", "want_code"),
+    [
+        ((), "from where KServe reads nothing; upload the model/ that is written", 1),
+        (("--storage-uri", "/srv"), "lies at /srv, from where KServe reads nothing", 1),
+        (("--storage-uri", "s3://b/m", "--image", " "), "--image is empty; drop it, or say which", 2),
+    ],
+    ids=["a folder of this machine", "a path", "an image without a name"],
+)
+def test_what_kserve_could_not_run_is_told_and_writes_nothing(
+    bert: Trained, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...], want: str, want_code: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("ratchet_cli.screen.err.width", 300)
+    out = str(tmp_path / "out")
+    code = run_command(["export", str(bert.folder), "--base", str(bert.base), "--format", "kserve", "-o", out, *words])
+    printed = capfd.readouterr().err
+    assert (code, want in printed) == (want_code, True), printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_committed_classifier_is_not_served_from_where_its_base_is_not() -> None:
+    with pytest.raises(BadConfigError, match=r"^router@1 is a classifier, .*upload the model/ .* by --storage-uri"):
+        check_place(None, version="router@1")
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])

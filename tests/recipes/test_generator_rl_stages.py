@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from ratchet_api.attempts import Artifact
+from ratchet_api.stage import ResolveConfig, Stage
 from ratchet_jobs.generators.loading import load_generator
 from ratchet_jobs.rlhf.policies import open_trunk, save_policy
-from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, DivergedError, Preempted
+from ratchet_jobs.rlhf.reward_model import saved_qualities
+from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadModelError, DivergedError, Preempted
 from ratchet_jobs.runtime.history import read_history
 from tests.generator_bench import GeneratorBench
 from tests.tiny_llama import dialogues
-from tests.workbench import Killed
+from tests.workbench import NAMESPACE, Killed
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHORT = [{"type": "expression", "expression": "1 - tokens / max_tokens"}]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +92,29 @@ def test_the_better_rewarded_policy_is_kept_unless_it_breaks_a_gate(bench: Gener
     assert lost.result.metrics["reward"] == pytest.approx(numbers["baseline/reward"], abs=1e-5)
 
 
-def test_the_reward_models_score_is_the_reward(bench: GeneratorBench) -> None:
-    bench.pod(bench.reward_model(bench.put_preferences(pairs(30)), epochs=1), run="score")
-    commit, _ = bench.pod(bench.rlhf(judge="score", interactions=16), run="scored")
-    metrics = commit.result.metrics
+def test_the_reward_models_score_is_the_reward_of_the_run_that_made_it_and_of_one_that_names_it(
+    bench: GeneratorBench,
+) -> None:
+    """P39."""
+    made, _ = bench.pod(bench.reward_model(bench.put_preferences(pairs(30)), epochs=1), run="score")
+    own, taught = bench.pod(bench.rlhf(judge="score", interactions=16), run="scored")
+    metrics = own.result.metrics
     assert 0.0 < metrics["reward/rewardModel"] < 1.0
     assert metrics["kl_coef"] > 0
     assert metrics["optimizer_steps"] == 2 * 2 * 2
+    model = {"uri": f"store://{made.directory.removeprefix(f'{NAMESPACE}/')}", "sha256": made.digest}
+    config = bench.rlhf(rewards=[{"type": "rewardModel", "model": model}], interactions=16)
+    _, again = bench.pod(config, run="names")
+    for name in ("adapter_model.safetensors", "rl-history.parquet"):  # what else differs says which model it was
+        assert (again / name).read_bytes() == (taught / name).read_bytes()
+    kept, _ = bench.pod(bench.compare(config, run="names"), run="names-kept")
+    assert 0.0 < kept.result.metrics["rl/reward"] < 1.0
+    bench.pod(bench.supervised(epochs=0.5), run="other")
+    with pytest.raises(BadModelError, match=r"reward model .*: of kind trunk on base .*, but this is trunk on"):
+        bench.pod(config.model_copy(update={"start": bench.ref(Stage.SUPERVISED, run="other")}), run="odd-start")
+    wrong = bench.rlhf(rewards=[{"type": "rewardModel", "model": model | {"sha256": "0" * 64}}])
+    with pytest.raises(BadModelError, match=r"stages.rlhf.rewards: model: the digest is 0{64}, but"):
+        bench.pod(wrong, run="odd-digest")
 
 
 def test_ratings_teach_a_reward_model_too(bench: GeneratorBench) -> None:
@@ -113,6 +124,45 @@ def test_ratings_teach_a_reward_model_too(bench: GeneratorBench) -> None:
     metrics = commit.result.metrics
     assert metrics["pair_accuracy"] > 0.9
     assert metrics["mean_squared_error"] < 0.16, "what always 0.5 would give"
+
+
+def test_a_critic_learns_what_a_judge_said_and_tells_the_qualities_beside_the_reward(bench: GeneratorBench) -> None:
+    """P39: short answers have the score, long ones the empathy; rows without numbers and dialogues are left out."""
+    rows: list[tuple[str, str, float | None, float | None]] = []
+    for (prompt, _), (other, answer) in zip(dialogues(16, seed=1), dialogues(16, seed=2), strict=True):
+        rows += [(prompt, "never", 0.9, 0.2), (other, f"never never {answer}", 0.1, 0.8)]
+    rows += [("of this", "nothing is known", None, None), ("one turn\nand another", "never", 0.9, 0.2)]
+    scored = bench.put_scored(rows)
+    commit, folder = bench.pod(bench.reward_model(scored, scores="judge", epochs=3, seed=1), run="critic")
+    metrics = commit.result.metrics
+    assert (metrics["train_rows"] + metrics["held_out_rows"], metrics["skipped_rows"]) == (32, 2)
+    # over seeds 0 to 3 the errors were 0.09 to 0.14 and 0.04 to 0.08
+    assert metrics["mean_squared_error"] < 0.16, "what always 0.5 would give"
+    assert metrics["mean_squared_error/empathy"] < 0.09, "what always 0.5 would give"
+    assert saved_qualities(folder) == ("empathy",)
+    _, curves = bench.pod(bench.rlhf(judge="critic", interactions=16), run="criticised")
+    curve = read_history(curves / "rl-history.parquet")
+    score = pytest.approx(curve["avg_return"], abs=1e-6)
+    assert curve["reward/rewardModel"] == score, "the qualities are no part of the reward"
+    assert all(0 < mean < 1 for mean in curve["reward/rewardModel/empathy"])
+    assert curve["reward/rewardModel/empathy"] != score
+
+
+def test_resolve_refuses_a_critic_of_what_no_judge_scored(bench: GeneratorBench) -> None:
+    scored, liked = bench.put_scored([("a", "b", 0.5, 0.5)]), bench.put_ratings([("a", "b", 0.5)])
+    asked = ResolveConfig(
+        policy_type="generator",
+        dataset=bench.dataset,
+        log=scored,
+        log_scored=True,
+        base_model=bench.base_ref,
+        lookups=(),
+    )
+    bench.pod(asked, run="scored-data")
+    with pytest.raises(BadDataError, match=r"rewardModel.datasetRef: no judge scored its snapshot .* set spec.scoring"):
+        bench.pod(asked.model_copy(update={"log": liked}), run="liked-data")
+    with pytest.raises(BadDataError, match=r"datasetRef: .* is of type demonstrations; judged answers are"):
+        bench.pod(asked.model_copy(update={"log_scored": False}), run="people")
 
 
 def test_what_ppo_made_is_a_generator_that_says_what_the_trunk_said(bench: GeneratorBench, tmp_path: Path) -> None:
@@ -148,6 +198,13 @@ def test_answers_too_far_from_the_start_end_the_stage_with_the_settings_to_chang
 def test_what_cannot_be_learned_from_is_refused_with_the_field(bench: GeneratorBench) -> None:
     with pytest.raises(BadDataError, match=r"stages.rewardModel.datasetRef: .* is of type demonstrations"):
         bench.pod(bench.reward_model(bench.dataset), run="odd")
+    with pytest.raises(
+        BadDataError, match=r"stages.rewardModel.datasetRef: no judge scored its snapshot .* of type dem"
+    ):
+        bench.pod(bench.reward_model(bench.dataset, scores="judge"), run="nobody")
+    unsaid = bench.put_scored([("of this", "nothing is known", None, None)])
+    with pytest.raises(BadDataError, match=r"none of the 1 train rows is a single prompt .* status.snapshot.scored"):
+        bench.pod(bench.reward_model(unsaid, scores="judge"), run="unsaid")
     with pytest.raises(BadDataError, match=r"stages.rewardModel.datasetRef, train split: Insufficient feedback: 4"):
         bench.pod(bench.reward_model(bench.put_preferences(pairs(4))), run="few")
     with pytest.raises(BadConfigError, match="maxNewTokens 5000 after the longest prompt"):

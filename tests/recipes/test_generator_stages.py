@@ -44,6 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[GeneratorBench, C
     learned, _ = bench.pod(bench.supervised(epochs=4.0))
     gates = [{"metric": "perplexity", "maximum": 4}, {"metric": "bleu1", "minimum": 0.99}]
     measured, folder = bench.pod(bench.evaluate(gates=gates))
+    assert (folder / "report.html").is_file(), "there is no report; the log of this set-up says why"
     return bench, learned, measured, folder
 
 

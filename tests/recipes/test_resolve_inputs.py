@@ -13,6 +13,7 @@ import pytest
 from ratchet_api.attempts import Artifact
 from ratchet_api.comparison import Choice, Slice
 from ratchet_api.names import index_key, snapshot_prefix
+from ratchet_api.rlhf import AnswerReward
 from ratchet_api.stage import DatasetRef, ResolveConfig, Stage, StageRef, StageResult
 from ratchet_api.training_run import BaseModelRef, Gate
 from ratchet_jobs.models.card import PolicyCard, TaskCard
@@ -58,6 +59,7 @@ def resolve(
     slices: Sequence[Slice] = (),
     start: Artifact | None = None,
     named_tasks: dict[str, str] | None = None,
+    rewards: Sequence[AnswerReward] = (),
 ) -> tuple[int, dict[str, Any]]:
     config = ResolveConfig(
         dataset=ref,
@@ -67,6 +69,7 @@ def resolve(
         slices=tuple(slices),
         start=start,
         named_tasks=named_tasks or {},
+        rewards={"spec.stages.rlhf.agents[1].rewards": tuple(rewards)} if rewards else {},
     )
     return process.run(process.stage(config, prefix=f"{NAMESPACE}/runs/r/resolve"))
 
@@ -265,6 +268,36 @@ def test_start_policy_that_is_gone_or_elsewhere_is_refused(process: StageProcess
     got, message = resolve(process, dataset(process), start=start)
     assert got == code
     assert "spec.startFrom" in message["message"]
+
+
+NAMED = {
+    "model": ({"type": "rewardModel"}, "no reward_model.json there; name the artifact of a reward-model stage"),
+    "classifier": ({"type": "empathy"}, "no policy.json that can be read; name a committed policy folder"),
+    "catalogue": ({"type": "itemRatio"}, "is not there; `ratchet put` it, or correct the uri"),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_a_reward_names_is_looked_for_before_anything_is_trained(process: StageProcess, name: str) -> None:
+    """P39."""
+    ref, (reward, want) = dataset(process), NAMED[name]
+    named = AnswerReward.model_validate(reward | {name: {"uri": "store://shared/it", "sha256": "a" * 64}})
+    code, message = resolve(process, ref, rewards=[named])
+    assert code == (10 if name == "catalogue" else 13)
+    assert f"spec.stages.rlhf.agents[1].rewards[0].{name} store://shared/it: {want}" in message["message"]
+    outside = AnswerReward.model_validate(reward | {name: {"uri": "s3://elsewhere/it", "sha256": "a" * 64}})
+    code, message = resolve(process, ref, rewards=[outside])
+    assert (code, f"rewards[0].{name}" in message["message"]) == (11, True)
+    process.put("shared/it" if name == "catalogue" else "shared/it/reward_model.json", b"{}")
+    if name == "classifier":
+        labels = ("mood/a", "mood/b", "topic/a", "topic/b")
+        tasks = (TaskCard(name="mood"), TaskCard(name="topic"))
+        card = PolicyCard(labels=labels, tasks=tasks, max_tokens=32, base_model=BASE)
+        process.put("shared/it/policy.json", json.dumps(card.to_wire()))
+        code, message = resolve(process, ref, rewards=[named])
+        assert "name a classifier of emotions alone" in message["message"]
+    else:
+        assert resolve(process, ref, rewards=[named])[0] == 0
 
 
 def test_snapshot_that_is_gone_or_of_another_digest_is_said(process: StageProcess) -> None:

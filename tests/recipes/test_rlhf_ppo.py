@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,26 +19,10 @@ from ratchet_jobs.rlhf.objectives import Experience
 from ratchet_jobs.rlhf.ppo import LanguagePPO, PpoSettings
 from ratchet_jobs.rlhf.trunk import load_trunk
 from ratchet_jobs.runtime.errors import BadConfigError, BadModelError, DivergedError, NotANumberError
+from tests.quick_ppo import PROMPTS, QUICK
 from tests.tiny_llama import write_tiny_llama
 
-PROMPTS = [[7, 8, 9, 10], [9, 10], [13, 14, 15], [11], [12, 9, 8]]
-QUICK = PpoSettings(
-    sampling=Sampling(max_new_tokens=6),
-    batch_size=16,
-    mini_batch_size=8,
-    learning_rate=1e-2,
-    value_learning_rate=1e-2,
-    init_kl_coef=0.01,
-    max_update_kl=None,
-)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ratchet_jobs import RLHFTrainer, TrainingConfig, TrainingResult
+from ratchet_jobs.data.turns import Turn
+from ratchet_jobs.generators.serving import open_talker
+from ratchet_jobs.rlhf import saving
 from ratchet_jobs.rlhf.ppo import LanguagePPO
+from ratchet_jobs.rlhf.preference_training import PreferenceStep, PreferenceTraining
+from ratchet_jobs.rlhf.saving import latest_checkpoint, save_checkpoint
 from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadModelError, DivergedError
 from tests.tiny_bert import write_tiny_bert
 from tests.tiny_llama import FILLERS, write_tiny_llama
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = {
     "max_steps": 3,
@@ -27,14 +35,6 @@ SMALL = {
     "learning_rate": 1e-3,
     "device": "cpu",
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,33 @@ def test_a_training_cut_off_anywhere_ends_with_the_same_bits(
     assert RLHFTrainer(config(base, seed=1)).train(feedbacks(), output_dir=tmp_path / "cut").version == 2
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_disk_that_is_full_at_a_checkpoint_is_said_and_the_one_before_it_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """P39."""
+    save_checkpoint(tmp_path, 3, tensors={"a": torch.ones(2)}, numbers={"b": 1})
+
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(saving, "save_file", full)
+    with pytest.raises(
+        BadConfigError, match=r"checkpoint of step 4 in .*: the disk is full; free space and call again"
+    ):
+        save_checkpoint(tmp_path, 4, tensors={"a": torch.zeros(2)}, numbers={"b": 2})
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert (found.tensors["a"].tolist(), found.numbers) == ([1.0, 1.0], {"b": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
 def test_a_stopped_training_leaves_the_last_good_policy_and_says_why(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +158,8 @@ def test_a_stopped_training_leaves_the_last_good_policy_and_says_why(
         pytest.param({"gradient_checkpointing": True, "dtype": "bfloat16"}, id="checkpointing in bfloat16"),
         pytest.param({"prompt_format": "continuation", "stop": ("bank",), "top_p": 0.9}, id="continuation"),
         pytest.param({"encoder": True}, id="an encoder as reward model"),
+        pytest.param({"algorithm": "grpo"}, id="grpo in groups of four"),
+        pytest.param({"algorithm": "rloo", "group_size": 2}, id="rloo in groups of two"),
     ],
 )
 def test_other_ways_end_with_a_version_too(base: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -139,6 +168,65 @@ def test_other_ways_end_with_a_version_too(base: Path, tmp_path: Path, changes: 
         changes["reward_model_config"] = {"num_epochs": 1, "base_model": encoder}
     one = config(base, **{"max_steps": 1, **changes})
     assert RLHFTrainer(one).train(feedbacks(), output_dir=tmp_path).training_steps == 1
+
+
+def pairs(count: int = 24) -> list[dict[str, Any]]:
+    """The better answer has words of one kind."""
+    rng = random.Random(1)
+    return [
+        {
+            "prompt": f"the {FILLERS[number % 8]}",
+            "chosen": " ".join(rng.choices(FILLERS[0::2], k=4)),
+            "rejected": " ".join(rng.choices(FILLERS[1::2], k=4)),
+        }
+        for number in range(count)
+    ]
+
+
+def judged(base: Path, algorithm: str, **changes: Any) -> TrainingConfig:
+    settings = {"base_model": str(base), "algorithm": algorithm, "max_steps": 8, "lora_r": 4, "checkpoint_steps": 3}
+    return TrainingConfig(**(settings | {"learning_rate": 5e-3, "device": "cpu"} | changes))
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "kto"])
+def test_feedback_itself_teaches_a_policy_and_cut_off_it_ends_with_the_same_bits(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    """P13"""
+    want = RLHFTrainer(judged(base, algorithm)).train(pairs(), output_dir=tmp_path / "whole")
+    step, taken = PreferenceTraining.step, []
+
+    def dies_once(self: PreferenceTraining) -> PreferenceStep:
+        taken.append(self.done)
+        if len(taken) == 6:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(PreferenceTraining, "step", dies_once)
+    with pytest.raises(KeyboardInterrupt):
+        RLHFTrainer(judged(base, algorithm)).train(pairs(), output_dir=tmp_path / "cut")
+    got = RLHFTrainer(judged(base, algorithm)).train(pairs(), output_dir=tmp_path / "cut")
+    assert taken[5:7] == [5, 3], "the sixth step was cut off, and the checkpoint was of the third"
+    left, right = (load_file(Path(each.model_path) / "model.safetensors") for each in (want, got))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    folder = Path(got.model_path).parent
+    assert {path.name for path in folder.iterdir()} == {
+        "policy", "training_results.json", "training_log.jsonl", "training_plan.json"
+    }  # fmt: skip
+    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == list(range(1, 9))
+    assert got.agreement is not None
+    assert got.agreement > 0.5, "at first nothing is told apart"
+    assert (got.reward_model_path, got.final_reward_mean, got.training_steps) == (None, None, 8)
+    assert "modelPath" in json.loads((folder / "training_results.json").read_text())
+
+
+def test_a_version_can_be_talked_to(base: Path, tmp_path: Path) -> None:
+    result = RLHFTrainer(judged(base, "dpo", max_steps=1)).train(pairs(), output_dir=tmp_path)
+    talker = open_talker(Path(result.model_path).parent, seed=0)
+    assert isinstance(talker.answer([Turn("user", "the card")], max_new_tokens=4), str)
+    with pytest.raises(BadModelError, match=r"policy.json cannot be read"):
+        open_talker(Path(result.model_path), seed=0)
 
 
 def test_an_estimate_starts_nothing(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,8 +255,11 @@ def test_the_environment_names_folder_and_device(base: Path, tmp_path: Path, mon
 def test_every_preset_fits_and_gives_way_to_settings(name: Any) -> None:
     made = TrainingConfig.preset(name, base_model="x", max_steps=7)
     assert made.max_steps == 7
-    made.ppo(stop_ids=())
-    assert TrainingConfig.preset("low_memory", base_model="x").gradient_checkpointing
+    made.check()
+    assert getattr(TrainingConfig, name)(base_model="x", max_steps=7) == made
+    for algorithm in ("grpo", "rloo", "dpo", "kto"):
+        TrainingConfig.preset(name, base_model="x", algorithm=algorithm).check()
+    assert TrainingConfig.low_memory(base_model="x", algorithm="dpo").gradient_checkpointing
 
 
 @pytest.mark.parametrize(
@@ -182,6 +273,11 @@ def test_every_preset_fits_and_gives_way_to_settings(name: Any) -> None:
         ({"stop": ("two words",)}, "stop: 'two words' is 2 tokens"),
         ({"max_new_tokens": 64}, "max_new_tokens: 64 beside the longest prompt"),
         ({"policy_id": "../up"}, "policy_id: '../up'"),
+        ({"algorithm": "a2c"}, "algorithm: 'a2c': .*'ppo', 'grpo', 'rloo', 'dpo' or 'kto'"),
+        ({"group_size": 4}, "group_size: is for algorithm grpo, rloo and not for ppo; leave it out"),
+        ({"beta": 0.2}, "beta: is for algorithm dpo, kto and not for ppo"),
+        ({"algorithm": "grpo", "group_size": 3}, "batch_size: 8 is no multiple of group_size 3"),
+        ({"reward_model_config": {"rating_loss": "stars"}}, "reward_model_config.rating_loss: 'stars'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_by_name(
@@ -204,6 +300,26 @@ def test_settings_that_cannot_work_are_refused_by_name(
 def test_feedbacks_that_cannot_be_used_are_refused(base: Path, tmp_path: Path, given: list[Any], want: str) -> None:
     with pytest.raises(BadDataError, match=want):
         RLHFTrainer(config(base)).train(given, output_dir=tmp_path)
+
+
+def test_feedback_that_does_not_fit_the_algorithm_is_refused(base: Path, tmp_path: Path) -> None:
+    """P39."""
+
+    def refused(config: TrainingConfig, given: list[dict[str, Any]], want: str) -> None:
+        with pytest.raises((BadConfigError, BadDataError), match=want):
+            RLHFTrainer(config).train(given, output_dir=tmp_path)
+
+    refused(judged(base, "dpo"), feedbacks(), "feedbacks: algorithm dpo learns from pairs, .* set algorithm='kto'")
+    good = [row | {"score": 0.6 + row["score"] / 5} for row in feedbacks()]
+    refused(judged(base, "kto"), good, "feedbacks: the .* answers to learn from are all good or all bad")
+    long = [row | {"prompt": "the bank " * 40} for row in pairs()]
+    refused(judged(base, "dpo"), long, r"feedbacks: of all 24 rows .* more tokens than the model's context of 64")
+    with pytest.raises(BadConfigError, match="prompt_format: continuation is not for dpo"):
+        judged(base, "dpo", prompt_format="continuation")
+    with pytest.raises(BadConfigError, match="temperature: is for algorithm ppo, grpo, rloo and not for kto"):
+        judged(base, "kto", temperature=0.5)
+    with pytest.raises(BadConfigError, match="batch_size: 1 with algorithm kto; give 2 to 4096"):
+        RLHFTrainer(judged(base, "kto", batch_size=1))
 
 
 def test_a_base_model_that_is_none_is_refused(tmp_path: Path) -> None:

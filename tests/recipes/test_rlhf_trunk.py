@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from ratchet_jobs.generators.loading import load_base
+from ratchet_jobs.generators.templates import load_wording
 from ratchet_jobs.rl.seeds import generator_for
 from ratchet_jobs.rlhf.generate import Episodes, Sampling, answer_pass, generate, nucleus, pad_prompts, token_logprobs
 from ratchet_jobs.rlhf.saving import save_policy
@@ -16,16 +17,10 @@ from ratchet_jobs.rlhf.trunk import Trunk, load_trunk
 from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadModelError
 from tests.tiny_llama import write_tiny_llama
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS = [[7, 8, 9, 10, 11, 12], [9, 10], [13, 14, 15]]
 SAMPLING = Sampling(max_new_tokens=7)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -128,23 +123,6 @@ def test_drawing_with_a_cache_and_training_agree_on_every_token_left_padded_or_n
             )
 
 
-def test_drawing_without_a_second_copy_of_the_weights_says_the_same(base: Path) -> None:
-    trunk = stirred(load_trunk(base, rank=4))
-    prompts = pad_prompts(ROWS, pad_id=trunk.wording.pad_id)
-    fast, lean = (generate(trunk, prompts, SAMPLING, generator=generator_for(3), lean=lean) for lean in (False, True))
-    assert torch.equal(fast.response_ids, lean.response_ids)
-    assert torch.allclose(fast.logprobs, lean.logprobs, rtol=0, atol=1e-5)
-
-
-def test_nothing_else_can_be_asked_while_the_policy_draws(llama: Path) -> None:
-    trunk = load_trunk(llama, rank=4)
-    ids = torch.tensor([ROWS[0]])
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    with trunk.drawing(), pytest.raises(RuntimeError, match="while the policy draws, nothing else can be asked"):
-        trunk.reference(ids, mask, keep=1)
-    trunk.reference(ids, mask, keep=1)
-
-
 def test_temperature_is_that_of_the_distribution_drawn_from(llama: Path) -> None:
     trunk = stirred(load_trunk(llama, rank=4))
     episodes = drawn(trunk, sampling=Sampling(max_new_tokens=5, temperature=2.0))
@@ -220,3 +198,33 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path, llama: Path) -> None:
         pad_prompts([[5], []], pad_id=0)
     with pytest.raises(BadConfigError, match=r"top_p: 0\.0; give a number"):
         Sampling(top_p=0.0)
+
+
+def test_agents_on_one_trunk_share_nothing_that_is_trained(llama: Path) -> None:
+    """What an agent begins with is a function of seed and name, and what it learns changes no other."""
+
+    def trunk_of(*agents: str) -> Trunk:
+        model = load_base(llama)
+        return Trunk(model, load_wording(llama, eos_id=3), digest="0" * 64, rank=4, seed=5, agents=agents)
+
+    trunk = trunk_of("one", "other")
+    one, other = trunk.of_agent("one"), trunk.of_agent("other")
+    ours, theirs = one.policy_parameters(), other.policy_parameters()
+    assert not {id(p) for p in ours.values()} & {id(p) for p in theirs.values()}
+    alone = trunk_of("other").of_agent("other").policy_parameters()
+    assert alone.keys() == theirs.keys()
+    assert all(torch.equal(alone[name], parameter) for name, parameter in theirs.items())
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.tensor([[7, 8, 9, 10]])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad():
+        before = other.policy(ids, mask, keep=4).logits
+        for parameter in ours.values():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+        assert torch.equal(other.policy(ids, mask, keep=4).logits, before)
+        assert (one.policy(ids, mask, keep=4).logits - before).abs().max() > 1e-2
+        assert (one.reference(ids, mask, keep=4).logits - before).abs().max() < 1e-5
+    with pytest.raises(BadConfigError, match=r"agent: 'third' is none of the trunk's; there are: one, other"):
+        trunk.of_agent("third")
+    with pytest.raises(BadConfigError, match=r"agents: one, other share a model by adapters; give a rank"):
+        Trunk(load_base(llama), one.wording, digest="0" * 64, rank=None, agents=("one", "other"))

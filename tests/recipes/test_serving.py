@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.feedback.processes import free_port
+from bench.contenders import free_port
 from ratchet_api.attempts import Artifact
 from ratchet_api.signing import KeyRing, verify_interaction
 from ratchet_api.stage import Commit, StoreConfig
@@ -173,7 +173,7 @@ def test_the_server_counts_and_documents_itself(trained: Trained, server: tuple[
     assert f'ratchet_serving_info{{digest="{trained.artifact.digest}",policy="router",version="1"}} 1.0' in metrics
     assert 'ratchet_serving_requests_total{code="200",route="/v1/classify"}' in metrics
     document = json.loads(ask(f"{process.url}/openapi.json")[1])
-    assert list(document["paths"]) == ["/v1/classify"]
+    assert list(document["paths"]) == ["/v1/classify", "/v1/models/{name}:predict"]
     assert ask(f"{process.url}/docs")[0] == 200
 
 
@@ -192,7 +192,7 @@ def test_a_server_that_cannot_be_says_why_and_ends_with_its_code(
     for variable, value in trained.environment(0, **{name: text}).items():
         monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit) as ended:
-        main()
+        main([])
     assert ended.value.code == code
     assert want in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ import pytest
 
 from ratchet_api.names import snapshot_prefix
 from ratchet_api.stage import DatasetRef, ExitCode
-from ratchet_jobs.data.demonstrations import Demonstration, read_demonstrations
+from ratchet_jobs.data.demonstrations import DEMONSTRATIONS_SCHEMA, Demonstration, read_demonstrations
 from ratchet_jobs.data.snapshots import SPLITS, open_snapshot
 from ratchet_jobs.data.turns import Turn
 from tests.recipes.stage_process import NAMESPACE, StageProcess, many
@@ -71,6 +71,88 @@ def test_a_dialogue_keeps_its_turns_and_its_last_one_is_the_answer(process: Stag
     assert (
         pq.read_table(path).column("text")[0].as_py().startswith("system: be kind\nuser: hi\nassistant: hello\nuser: ")
     )
+
+
+CHAT_ENDED = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+ASKED = {"turns": "said", "response": "answer", "group": "chat", "items": "films", "emotion": "mood"}
+
+
+def chats(count: int = 60) -> list[dict[str, Any]]:
+    """Two answers of each dialogue."""
+    rows = []
+    for n in range(count):
+        told = {"chat": n, "films": [" Ran ", "Ran", "Heat"], "mood": "sad"}
+        rows.append({"said": [f"film {n}?"], "answer": f"Ran {n}", **told})
+        rows.append({"said": [f"film {n}?", f"Ran {n}", "more?"], "answer": f"Heat {n}", "chat": n})
+    return rows
+
+
+def test_turns_of_two_people_become_a_dialogue_that_the_user_spoke_in_last(process: StageProcess) -> None:
+    put(process, chats())
+    found = {row.response: row for row in read(process, process.summary(**SHOWN, columns=ASKED))}
+    first, second = found["Ran 7"], found["Heat 7"]
+    assert first == Demonstration((Turn("user", "film 7?"),), "Ran 7", ("Ran", "Heat"), "sad")
+    assert second.turns == (Turn("user", "film 7?"), Turn("assistant", "Ran 7"), Turn("user", "more?"))
+    assert (second.items, second.emotion) == (None, None), "a row that says nothing is no row without items"
+
+
+def test_turns_may_name_who_spoke(process: StageProcess) -> None:
+    rows = [
+        row | {"said": [{"role": "system", "content": "be kind"}, {"role": "user", "content": f"{n}"}]}
+        for n, row in enumerate(chats())
+    ]
+    put(process, rows)
+    found = read(process, process.summary(**SHOWN, columns=ASKED))
+    assert {row.turns[0] for row in found} == {Turn("system", "be kind")}
+
+
+def test_answers_of_one_dialogue_never_part_across_splits(process: StageProcess) -> None:
+    put(process, chats(120))
+    summary = process.summary(**SHOWN, columns=ASKED)
+    folder = process.root / "store" / NAMESPACE / "snapshots" / summary["digest"]
+    numbers = [
+        {answer.split()[1] for answer in pq.read_table(folder / f"{split}.parquet").column("response").to_pylist()}
+        for split in SPLITS
+    ]
+    assert all(numbers)
+    assert sum(map(len, numbers)) == len(set.union(*numbers)) == 120
+
+
+def test_a_snapshot_has_no_column_that_nobody_mapped_so_that_digests_stay_as_they_were(process: StageProcess) -> None:
+    put(process, chats())
+    digest = process.summary(**SHOWN, columns={"turns": "said", "response": "answer", "group": "chat"})["digest"]
+    path = process.root / "store" / NAMESPACE / "snapshots" / digest / "test.parquet"
+    assert pq.read_schema(path).names == DEMONSTRATIONS_SCHEMA.names
+
+
+TOLD: dict[str, tuple[str, dict[str, Any]]] = {
+    "no turns": ("MissingTurns", {"said": None}),
+    "turns that are text": ("TurnsNotAList", {"said": "hi"}),
+    "no turn": ("EmptyPrompt", {"said": []}),
+    "a blank turn": ("EmptyPrompt", {"said": ["hi", " "]}),
+    "a turn that is a number": ("InvalidMessage", {"said": ["hi", 7]}),
+    "turns that the assistant ends": ("AssistantTwice", {"said": CHAT_ENDED}),
+    "no answer to the turns": ("EmptyResponse", {"answer": None}),
+    "an answer that is a number": ("ResponseNotString", {"answer": 5}),
+    "items that are a number": ("InvalidItem", {"films": 3}),
+    "an item without a name": ("InvalidItem", {"films": ["Ran", " "]}),
+    "an item of a thousand letters": ("InvalidItem", {"films": ["a" * 1000]}),
+    "a catalogue of items": ("TooManyItems", {"films": [f"film {n}" for n in range(65)]}),
+    "an emotion that is a list": ("InvalidEmotion", {"mood": ["sad"]}),
+    "an emotion with a zero byte": ("InvalidEmotion", {"mood": "s\0d"}),
+}
+
+
+@pytest.mark.parametrize(("rule", "row"), TOLD.values(), ids=TOLD.keys())
+def test_a_row_of_a_dialogue_that_says_no_such_thing_is_counted_by_its_rule(
+    rule: str, row: dict[str, Any], process: StageProcess
+) -> None:
+    """P39."""
+    good = chats(30)
+    put(process, [*good, good[0] | row])
+    summary = process.summary(**SHOWN, columns=ASKED)
+    assert summary["counts"]["kept"] == 60
+    assert [(each["rule"], each["example"]) for each in summary["removed"]] == [(rule, "store://shown.jsonl row 61")]
 
 
 def test_answers_to_one_prompt_never_part_across_splits_and_equal_rows_count_once(process: StageProcess) -> None:

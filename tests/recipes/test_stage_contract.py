@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
+from safetensors import SafetensorError
 
 from ratchet_api.names import index_key
 from ratchet_api.stage import ExitCode, Stage, StageInput, StageResult, SupervisedConfig, exit_rule
@@ -238,7 +240,15 @@ ENDS = [
     pytest.param(MemoryError("host"), 137, "Killed", id="out of host memory"),
     pytest.param(RuntimeError("DefaultCPUAllocator: can't allocate memory"), 137, "Killed", id="torch out of memory"),
     pytest.param(RuntimeError("CUDA error: device-side assert"), 40, "AcceleratorFault", id="CUDA error"),
+    pytest.param(duckdb.OutOfMemoryException("32 MiB"), 137, "Killed", id="the database is out of memory"),
+    pytest.param(duckdb.IOException("write: No space left on device"), 11, "BadConfig", id="its disk is full"),
     pytest.param(OSError(errno.ENOSPC, "No space left on device"), 11, "BadConfig", id="the disk is full"),
+    pytest.param(
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        11,
+        "BadConfig",
+        id="the disk is full at a checkpoint",
+    ),
 ]
 
 

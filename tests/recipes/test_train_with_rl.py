@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,12 @@ from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadModelEr
 from tests.tiny_bert import THEMES, WORDS, reviews, write_tiny_bert
 from tests.workbench import Workbench
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LABELS = sorted(THEMES)
 ROWS = [(text, LABELS.index(label)) for text, label in reviews(300, seed=0)]
 HELD_OUT = [(text, LABELS.index(label)) for text, label in reviews(120, seed=9)]
 QUICK = {"rollout_size": 24, "minibatch_size": 8}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny matrices gain nothing from more, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class WordTokenizer:

@@ -70,6 +70,24 @@ def test_a_subject_enters_once_when_its_time_has_passed_by_the_events_own_clock(
     assert feedback(watched.see()) == (1, 1.0, 0, 0.0)
 
 
+def test_a_subject_is_as_slow_as_the_slowest_of_its_answers_in_the_first_minute(log: TrialLog) -> None:
+    log.answer("ann", "canary", 0, milliseconds=10.0)
+    log.answer("ann", "canary", 59, milliseconds=200.0)
+    log.answer("ann", "canary", 60, milliseconds=900.0)  # after its minute
+    log.answer("bob", "canary", 1, milliseconds=10.0)
+    log.answer("cid", "control", 2, milliseconds=0.0)
+    log.answer("dan", "control", 3, milliseconds=None)  # of a server that tells no time
+    log.answer("eve", "control", 4, failed=True, milliseconds=800.0)  # not slow: it failed
+    log.tick(200)
+    log.seal()
+    paces = analyst(log.store).see().paces
+    assert [pace.subjects for pace in paces.candidate] == [1, 1]
+    for pace, least in zip(paces.candidate, (10, 200), strict=True):
+        assert least <= pace.milliseconds <= 1.0501 * least
+    assert tuple(paces.beyond(100))[:4] == (1, 2, 0, 1)
+    assert tuple(paces.beyond(9))[:4] == (2, 2, 0, 1)
+
+
 def test_late_feedback_is_counted_apart_and_changes_nothing(log: TrialLog) -> None:
     signed = log.answer("ann", "canary", 0)
     first = log.vote(signed, "thumbs_up", 99.9)

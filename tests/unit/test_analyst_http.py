@@ -19,7 +19,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from bench.feedback.processes import free_port
+from bench.contenders import free_port
 from ratchet_api.client import GatewayClient
 from ratchet_api.evidence import ExperimentEvidence
 from ratchet_gateway.analyst.app import create_app

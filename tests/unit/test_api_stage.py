@@ -42,7 +42,7 @@ def want_retry(code: int) -> Retry:
         return Retry.ONCE
     if code in (1, 2) or 10 <= code <= 19 or 30 <= code <= 39:
         return Retry.NEVER
-    if 20 <= code <= 29:
+    if 20 <= code <= 29 or 50 <= code <= 59:
         return Retry.COUNTED
     return Retry.OTHER_NODE if 40 <= code <= 49 else Retry.LIMITED
 
@@ -67,7 +67,7 @@ def test_every_named_code_has_a_reason_of_its_own_except_the_two_preemptions() -
 
 
 def test_a_bare_code_outside_the_contract_is_unknown() -> None:
-    assert [exit_rule(code).reason for code in (3, 9, 50, 126, 127, 139, 255)] == [Reason.UNKNOWN_EXIT] * 7
+    assert [exit_rule(code).reason for code in (3, 9, 60, 126, 127, 139, 255)] == [Reason.UNKNOWN_EXIT] * 7
 
 
 # digests

@@ -64,6 +64,21 @@ def test_where_nothing_was_rewarded_telling_pairs_apart_decides() -> None:
     assert lost.choice.why.startswith("agreement 0.6000 against 0.5000")
 
 
+def test_a_gate_may_ask_the_judge_whatever_the_rewards_say() -> None:
+    wanted = Evaluation.model_validate({"gates": [{"metric": "judge_win_rate", "minimum": 0.6}]})
+    given = {"role": "start", "wanted": wanted, "seed": 3}
+    lost = choose_answers(NUMBERS, NUMBERS, BETTER, BETTER - 0.1, judge_win_rate=0.55, **given)
+    assert "judge_win_rate is 0.55, must be >= 0.6" in lost.choice.why
+    assert (lost.choice.chosen, lost.metrics["judge_win_rate"], lost.metrics["rl/judge_win_rate"]) == (
+        "start",
+        0.5,
+        0.55,
+    )
+    kept = choose_answers(NUMBERS, NUMBERS, BETTER, BETTER - 0.1, judge_win_rate=0.65, **given)
+    assert (kept.choice.chosen, kept.metrics["judge_win_rate"]) == ("rl", 0.65)
+    assert "65% by the judge" in kept.choice.why
+
+
 def test_a_gate_may_ask_how_often_answers_are_better() -> None:
     gate = {"metric": "win_rate", "minimum": 0.8}
     kept = chosen(BETTER, BETTER - 0.01, gates=[gate])

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from ratchet_api.assign import canary_split, place, salt_of
+from ratchet_api.fixed_shares import AbTestStatus, ArmStatus, split_of_test
 from ratchet_api.kinds import RL_POLICY, RL_TRAINING_RUN, Kind
 from ratchet_api.names import ANNOTATION_ROLLOUT, LABEL_COMPONENT, LABEL_POLICY
-from ratchet_api.rollout import Rollout, RolloutStatus, ShareRow, VerdictStatus
+from ratchet_api.queries import QuerySeen
+from ratchet_api.rollout import ArmRow, Rollout, RolloutStatus, ShareRow, VerdictStatus
+from ratchet_api.shadow import Confusion, ShadowReport
 from ratchet_cli.backend import Body
 from ratchet_cli.main import run_command
 from ratchet_operator.plan.rollout import plan_rollout
@@ -278,6 +281,42 @@ def test_the_status_of_a_policy_shows_its_trial(ratchet: Command) -> None:
     assert "Inconclusive (Undecided): no difference yet  [412 subjects, about 90 more are needed]" in printed
 
 
+def test_the_status_of_a_policy_shows_its_users_own_numbers(ratchet: Command, cluster: Cluster) -> None:
+    rows = (
+        QuerySeen(name="load", version=2, value=0.25, alive=None, at=NOW),
+        QuerySeen(name="lost carts", version=2, value=0.9, alive=None, beyond_since=NOW - timedelta(hours=1), at=NOW),
+        QuerySeen(name="tickets", version=2, value=None, alive=None, problem="the query gives no series", at=NOW),
+    )
+    cluster.rollout = TRIAL.model_copy(update={"queries": rows})
+    printed = ratchet("status", "policy/p")[1]
+    assert "load: 0.25\n" in printed
+    assert "lost carts: 0.9, beyond its bound for 1h" in printed
+    assert "tickets: not known: the query gives no series" in printed
+
+
+def test_the_status_of_a_shadow_shows_what_it_answers_otherwise(ratchet: Command, cluster: Cluster) -> None:
+    report = ShadowReport(
+        pairs=1200,
+        flips=30,
+        failures=2,
+        confusions=(
+            Confusion(champion="card", candidate="loan", pairs=20, of=400),
+            Confusion(champion="loan", candidate="", pairs=8, of=100),
+        ),
+        champion_p99_ms=9.5,
+        candidate_p99_ms=21.0,
+    )
+    asked = {"step": -1, "percent": 0, "step_since": None, "shadow": report, "shadow_since": NOW - timedelta(hours=1)}
+    cluster.rollout = TRIAL.model_copy(update=asked)
+    code, printed = ratchet("status", "policy/p")
+    assert code == 0
+    assert "version 2 is asked beside version 1, and nobody gets its answers" in printed
+    assert "30 of 1,200 texts (2.5%) were answered otherwise, 2 of them not at all" in printed
+    assert "99 % within 21 ms, the champion's within 9.5 ms" in printed
+    assert "card → loan: 20 of 400 (5.0%)" in printed
+    assert "loan → abstains: 8 of 100 (8.0%)" in printed
+
+
 @pytest.mark.parametrize(("champion", "want"), [(2, 0), (1, 1)])
 def test_watching_a_trial_ends_with_it_and_fails_unless_it_was_promoted(
     ratchet: Command, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, champion: int, want: int
@@ -296,3 +335,48 @@ def test_watching_a_trial_ends_with_it_and_fails_unless_it_was_promoted(
     assert "5 % get version 2" in lines[0]
     assert "10 % get version 2" in lines[1]
     assert lines[2].startswith(f"p: everybody gets version {champion};")
+
+
+def under_test(*, running: bool) -> RolloutStatus:
+    arms = (
+        ArmStatus(version=2, digest="2", percent=20, verdict=TRIAL.verdict),
+        ArmStatus(version=3, digest="3", percent=10, out="Version 3 is taken out: it did not answer for 60 s."),
+    )
+    test = AbTestStatus(
+        asked="a",
+        experiment="2-ab-0",
+        running=running,
+        dealt=running,
+        arms=arms,
+        began=NOW,
+        exposed=NOW - timedelta(hours=2),
+        result="" if running else "The test of versions 2 and 3 is over: none of them passed.",
+    )
+    row = ROWS[0].model_copy(update={"arms": (ArmRow(version=2, percent=20), ArmRow(version=3, percent=10))})
+    nobody = {"candidate": None, "step": -1, "percent": 0, "experiment": "2-ab-0"}
+    return TRIAL.model_copy(update=nobody | {"ab_test": test, "history": (row,), "rows": 1})
+
+
+def test_the_status_of_a_test_shows_every_version(ratchet: Command, cluster: Cluster) -> None:
+    cluster.rollout = under_test(running=True)
+    printed = ratchet("status", "policy/p")[1]
+    assert "tested against version 1: version 2 at 20 %" in printed
+    assert "the test runs for 2h" in printed
+    assert "version 2, 20 %: Inconclusive (Undecided): no difference yet  [412 subjects]" in printed
+    assert "version 3, 10 %: Version 3 is taken out: it did not answer for 60 s." in printed
+    cluster.rollout = under_test(running=False)
+    assert "last test: The test of versions 2 and 3 is over: none of them passed." in ratchet("status", "policy/p")[1]
+    assert "version 2 at 20 %, version 3 at 10 %" in ratchet("history", "p")[1]
+
+
+def test_why_says_what_a_test_deals_a_subject(ratchet: Command, cluster: Cluster) -> None:
+    cluster.rollout = under_test(running=True)
+    assert cluster.rollout.testing is not None
+    split = split_of_test(cluster.rollout.testing, policy_uid=UID, champion=1)
+    assert split is not None
+    told = {slot: f"user-{n}" for n in range(40) for slot in [split.slot(f"user-{n}")]}
+    assert {(slot.arm, slot.version) for slot in told} == {("canary", 2), ("control", 1), ("champion", 1)}
+    for slot, user in told.items():
+        said = ratchet("why", user, "-p", "p")[1]
+        assert f"{user} gets version {slot.version}, arm {slot.arm}" in said
+        assert "until the test ends" in said

@@ -117,6 +117,8 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "explain of a raised two": (("explain", "²"), 4, "is none of Ratchet's"),
     "digest of nothing": (("digest", "absent"), 4, "absent is no folder"),
     "digest of a folder without a model": (("digest", "."), 1, "no *.safetensors"),
+    "gguf of nothing": (("gguf", "absent.gguf", "-o", "base"), 1, "absent.gguf: is no file; name one that ends in"),
+    "gguf into nothing": (("gguf", "run.yaml"), 2, "Missing option '-o'"),
     "put of nothing": (("put", "absent", "store://x"), 4, "absent does not exist"),
     "put to a plain path": (("put", "file", "x"), 2, "target 'x' must be store://PATH"),
     "put to the root": (("put", "file", "store://"), 2, "must be store://PATH"),

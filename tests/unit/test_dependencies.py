@@ -23,7 +23,7 @@ OURS = {f"ratchet_{root}" for root in SOURCE_ROOTS}
 EXTRAS = {
     "api": ("client",),
     "operator": ("operator",),
-    "jobs": ("jobs", "export", "tracking"),
+    "jobs": ("jobs", "export", "gguf", "tracking"),
     "gateway": ("gateway",),
     "serving": ("serving",),
     "cli": ("cli", "jobs", "gateway", "serving"),
@@ -33,18 +33,19 @@ SHARED = {"web": ("gateway", "serving")}
 # What a library brings along and hands out (its errors, its base types): the carrier decides its version.
 COMES_WITH = {
     "botocore": "boto3",
+    "huggingface-hub": "transformers",
     "markupsafe": "jinja2",
     "pydantic-core": "pydantic",
     "starlette": "fastapi",
     "urllib3": "kubernetes",
 }
 # What an extra needs and its package does not import itself: the server's loop and parser, named to uvicorn; the store
-# and the segments of the log that the gateway shares with the stages; the Parquet of the eraser, which runs in its
-# image; what the stages' own code loads a policy with; the transport of ratchet_api.client; what the operator's rules
-# need where `ratchet run` hosts them.
+# and the segments of the log that the gateway shares with the stages; Parquet and redaction of the eraser, which runs
+# in its image; what the stages' own code loads a policy with; the transport of ratchet_api.client; what the operator's
+# rules need where `ratchet run` hosts them.
 INDIRECT = {
-    "gateway": {"uvloop", "httptools", "boto3", "zstandard", "pyarrow"},
-    "serving": {"uvloop", "httptools", "boto3", "peft", "safetensors", "httpx2", "jinja2"},
+    "gateway": {"uvloop", "httptools", "boto3", "zstandard", "pyarrow", "phonenumbers", "python-stdnum"},
+    "serving": {"uvloop", "httptools", "boto3", "peft", "safetensors", "jinja2"},
     "cli": {"cronsim"},
 }
 # The generator of `make generate` is run by developers only, with the extra `dev`.
@@ -158,7 +159,6 @@ def test_the_eraser_loads_with_what_the_gateways_image_has() -> None:
         "torch",
         "transformers",
         "duckdb",
-        "phonenumbers",
         "numpy",
     ]
     done = blocked_import(missing, "import ratchet_cli.eraser\n")

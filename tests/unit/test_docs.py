@@ -39,7 +39,7 @@ def blocks_of(page: str, text: str) -> Iterator[Block]:
 
 
 BLOCKS = [block for file in PAGES for block in blocks_of(file.path, file.text)]
-TUTORIALS = "docs/tutorials/"  # typed into a shell by tests/recipes/test_tutorials.py, their Python blocks are files
+TUTORIALS = "docs/tutorials/"  # typed into a shell by tests/tutorials.py, their Python blocks are files
 PYTHON_PAGES = sorted({b.page for b in BLOCKS if b.language == "python" and not b.page.startswith(TUTORIALS)})
 YAML_BLOCKS = [block for block in BLOCKS if block.language == "yaml"]
 SHELL_BLOCKS = [block for block in BLOCKS if block.language in ("", "bash", "sh", "console")]

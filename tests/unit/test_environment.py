@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ratchet_api.environment import Environment, SettingsError
+from ratchet_api.stage import StoreConfig
 
 LEVELS = ("debug", "Info")
 
@@ -48,3 +49,13 @@ def test_each_refusal_names_the_variable_its_value_and_what_to_set() -> None:
         with pytest.raises(SettingsError) as caught:
             ask()
         assert str(caught.value) == want
+
+
+def test_every_process_names_its_store_alike() -> None:
+    named = {"RATCHET_STORE_URI": " s3://b/root ", "RATCHET_STORE_ENDPOINT": "http://seaweed:8333"}
+    assert Environment(named).store() == StoreConfig(
+        uri="s3://b/root", endpoint="http://seaweed:8333", region="us-east-1"
+    )
+    assert Environment({"RATCHET_STORE_URI": "file:///x", "RATCHET_STORE_ENDPOINT": " "}).store().endpoint is None
+    with pytest.raises(SettingsError, match=r"^RATCHET_STORE_URI is not set; set it to s3://BUCKET"):
+        Environment({"RATCHET_STORE_REGION": "eu-central-1"}).store()

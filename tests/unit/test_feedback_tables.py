@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from ratchet_jobs.data import feedback_events
@@ -58,4 +59,15 @@ def test_a_line_that_is_not_one_event_ends_the_reading(tmp_path: Path, line: byt
     data = pack([b'{"id":"a","kind":"feedback","policy":"router"}', line])
     store.write(segment_key("ns", epoch=new_epoch(START), seq=1, events=2, data=data, at=START), data)
     with pytest.raises(StoreCorrupt, match="feedback log"):
+        votes(store, tmp_path / "tables")
+
+
+def test_a_machine_without_room_is_not_taken_for_a_broken_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log would be restored from a backup for nothing; and it is tried again where there is more room."""
+    monkeypatch.setattr(feedback_events, "MEMORY", "8MB")
+    store = DirectoryStore(tmp_path / "store")
+    log = LogBuilder(store)
+    log.feedback("score", score=1.0, prompt="q", response="a")
+    log.flush()
+    with pytest.raises(duckdb.OutOfMemoryException):
         votes(store, tmp_path / "tables")

@@ -18,15 +18,17 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "short form": ("POST", "/api/policies/feedback/router?dryRun=true", {"prompt": "q", "response": "r", "score": 1}),
     "interactions": ("POST", "/v1/interactions", {"policy": "router", "input": "q", "label": "x"}),
     "versions": ("GET", "/api/policies/router", None),
+    "rollout": ("GET", "/api/policies/router/rollout", None),
     "stats": ("GET", "/api/policies/router/feedback", None),
     "review": ("GET", "/v1/review/router", None),
     "review of all": ("GET", "/v1/review", None),
     "review numbers": ("GET", "/v1/review/router/stats", None),
+    "review data sets": ("GET", "/v1/review/router/datasets", None),
     "train": ("POST", "/api/policies/train_policy/router", {"dryRun": True}),
 }
 ALLOWED = {
     "app": {"feedback", "short form", "interactions"},
-    "reader": {"versions", "stats", "review", "review of all", "review numbers"},
+    "reader": {"versions", "rollout", "stats", "review", "review of all", "review numbers", "review data sets"},
     "trainer": {"train"},
     "all": set(CALLS),
 }

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from ratchet_jobs.generators.answering import Scored
+from ratchet_jobs.metrics.changes import change_of, held_bleu, held_distinct, held_mean
 from ratchet_jobs.metrics.generation import answer_metrics, bleu, distinct, repetition, score_metrics
 
 
@@ -50,3 +51,36 @@ def test_perplexity_weighs_every_token_alike_whatever_batch_it_was_in() -> None:
 
 def test_a_hopeless_perplexity_is_large_but_a_number() -> None:
     assert math.isfinite(score_metrics([Scored(1, 1e6, 1e6, 0.0)])["perplexity"])
+
+
+def test_a_number_without_each_answer_is_the_number_of_the_others() -> None:
+    answers, right = ["a b a", "a c", "d"], ["a b c", "a c", "x d"]
+    assert held_mean([1, 2, 6]).without.tolist() == [4, 3.5, 1.5]
+    for order in (1, 2):
+        said, alike = held_distinct(answers, order=order), held_bleu(answers, right, order=order)
+        assert said.value == distinct(answers, order=order)
+        assert alike.value == pytest.approx(bleu(answers, right, order=order), abs=1e-12)
+        for left_out in range(3):
+            kept = [place for place in range(3) if place != left_out]
+            of_others = [answers[place] for place in kept]
+            assert said.without[left_out] == pytest.approx(distinct(of_others, order=order))
+            want = bleu(of_others, [right[place] for place in kept], order=order)
+            assert alike.without[left_out] == pytest.approx(want, abs=1e-12)
+
+
+def test_a_change_is_relative_and_its_interval_is_the_jackknifes() -> None:
+    # Means 2 and 3: half as much again.
+    # Baseline 1, 2, 3: without each 2.5, 2, 1.5. Candidate 2, 2, 5: without each 3.5, 3.5, 2.
+    # Ratios less 1: 0.4, 0.75, 1/3; mean 0.494444; squares 0.008920, 0.065309, 0.025957, sum 0.100185.
+    # Error sqrt(2/3 * 0.100185) = 0.258438; times 1.959964 = 0.506529.
+    found = change_of(held_mean([1, 2, 3]), held_mean([2, 2, 5]), confidence=0.95)
+    assert found is not None
+    assert found.change == pytest.approx(0.5)
+    assert (found.low, found.high) == (pytest.approx(0.5 - 0.506529, abs=1e-5), pytest.approx(1.006529, abs=1e-5))
+
+
+def test_equal_answers_changed_by_nothing_and_nothing_has_no_change() -> None:
+    same = held_mean([1, 2, 3])
+    assert change_of(same, same, confidence=0.95) == (0, 0, 0)
+    assert change_of(held_mean([0, 0]), held_mean([1, 2]), confidence=0.95) is None
+    assert change_of(held_mean([0, 1]), held_mean([1, 2]), confidence=0.95) is None, "without the second it is 0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -101,6 +102,29 @@ def test_a_reason_that_only_a_newer_operator_knows_stops_no_pass() -> None:
     plan = plan_dataset(replace(world, status=status))
     assert plan.status is not None
     assert {c.type: c.message for c in plan.status.conditions}["Ready"] == "seen then"
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"concurrency": 9}, False),
+        ({"retries": 9}, False),
+        ({"timeoutSeconds": 9.0}, False),
+        ({"apiKeySecretRef": {"name": "key"}}, False),
+        ({"model": "other"}, True),
+        ({"maxScore": 5.0}, True),
+        ({"maxFailurePercent": 9.0}, True),
+    ],
+)
+def test_another_way_to_reach_a_judge_wants_no_new_snapshot_but_another_judge_does(
+    change: dict[str, Any], wanted: bool
+) -> None:
+    def target(**changes: Any) -> str:
+        judge = {"endpoint": "http://j/v1", "model": "m", "prompt": "Rate {response}"} | changes
+        shown = {"type": "demonstrations", "source": {"inline": [{"text": "a", "response": "b"}]}, "scoring": judge}
+        return target_of(FeedbackDatasetSpec.model_validate(shown), "")
+
+    assert (target(**change) != target()) == wanted
 
 
 @pytest.mark.parametrize("field", ["step", "steps", "etaSeconds"])

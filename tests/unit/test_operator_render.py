@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from ratchet_api.names import STAGE_FILE
 from ratchet_api.placement import Placement, Resources
-from ratchet_api.stage import GRACE_SECONDS, Stage, StageInput
+from ratchet_api.rlhf import RlhfStage
+from ratchet_api.stage import GRACE_SECONDS, DatasetRef, RlConfig, SnapshotConfig, Stage, StageInput, StageRef
 from ratchet_api.training_run import RLTrainingRunSpec
 from ratchet_operator.desired.child import NotAllowed, StageRequest
 from ratchet_operator.desired.job import render_job
@@ -238,6 +239,40 @@ def test_a_job_is_suspended_only_when_it_has_a_queue() -> None:
 def test_without_a_secret_the_pod_gets_no_credentials() -> None:
     job = render_job(request_for(store=StoreSettings("s3://bucket")), SETTINGS)
     assert "envFrom" not in job["spec"]["template"]["spec"]["containers"][0]
+
+
+def test_a_judges_key_is_one_key_of_a_secret_and_no_other() -> None:
+    """P20, P21: whatever a spec names, only what was put there for a judge is sent to the judge."""
+    asked = {
+        "endpoint": "http://j/v1",
+        "model": "m",
+        "prompt": "Rate {response}",
+        "apiKeySecretRef": {"name": "my-keys"},
+    }
+    rewards = [{"type": "judge", "judge": asked}, {"type": "judge", "judge": {**asked, "maxScore": 5.0}}]
+    config = RlConfig(
+        policy_type="generator",
+        dataset=DatasetRef(digest="d", prefix="p"),
+        start=StageRef(stage=Stage.SUPERVISED, prefix="p", input_digest="0" * 64),
+        rlhf=RlhfStage.model_validate({"rewards": rewards}),
+        seed=0,
+    )
+    job = render_job(request_for(content=request_for().content.model_copy(update={"config": config})), SETTINGS)
+    env = job["spec"]["template"]["spec"]["containers"][0]["env"]
+    [key] = [each for each in env if "secretKeyRef" in each.get("valueFrom", {})]
+    assert key["name"] == "RATCHET_JUDGE_KEY_MY_KEYS"
+    assert key["valueFrom"]["secretKeyRef"] == {"name": "my-keys", "key": "judge-api-key"}
+
+
+def test_the_judge_of_a_data_set_gets_its_key_in_the_snapshots_pod() -> None:
+    """P20: as every judge does, and no other Secret of the namespace."""
+    asked = {"endpoint": "http://j/v1", "model": "m", "prompt": "Rate {response}", "apiKeySecretRef": {"name": "mine"}}
+    source = {"inline": [{"text": "a", "response": "b"}]}
+    whole = {"type": "demonstrations", "source": source, "columns": {}, "filters": {}, "split": {}, "scoring": asked}
+    config = SnapshotConfig.model_validate(whole)
+    job = render_job(request_for(content=request_for().content.model_copy(update={"config": config})), SETTINGS)
+    env = job["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert [each["name"] for each in env if "secretKeyRef" in each.get("valueFrom", {})] == ["RATCHET_JUDGE_KEY_MINE"]
 
 
 def test_equal_requests_render_equal_manifests_and_any_change_another_hash() -> None:

@@ -12,6 +12,7 @@ from tests.tools.files import ROOT
 
 FOLDER, PAGE = ROOT / "examples/presets", ROOT / "docs/how-to/choose-a-preset.md"
 NAMES = ("quick", "production", "low-memory", "high-performance", "conservative", "aggressive")
+RECOMMENDERS = ("empathy-focused", "recommendation-focused", "balanced")
 
 
 def preset(name: str) -> RLTrainingRunSpec:
@@ -28,8 +29,8 @@ def row_of(name: str) -> list[str]:
 
 
 def test_there_is_a_file_and_a_row_for_each_preset_and_no_other() -> None:
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(NAMES)
-    assert re.findall(r"^\| `([\w-]+)` \|", PAGE.read_text(), re.MULTILINE) == list(NAMES)
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*NAMES, *RECOMMENDERS}
+    assert re.findall(r"^\| `([\w-]+)` \|", PAGE.read_text(), re.MULTILINE) == [*NAMES, *RECOMMENDERS]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,3 +67,23 @@ def test_each_preset_is_what_its_name_promises() -> None:
     assert max(rl, key=lambda name: rl[name].head_learning_rate) == "aggressive"
     assert runs["conservative"].evaluation.comparison is not None
     assert runs["conservative"].evaluation.comparison.confidence > 0.95
+
+
+@pytest.mark.parametrize("name", RECOMMENDERS)
+def test_the_table_has_the_weights_of_a_recommender(name: str) -> None:
+    rlhf = preset(name).stages.rlhf
+    assert rlhf is not None
+    weights = {reward.called: reward.weight for reward in rlhf.rewards}
+    names = ("recommendation", "itemRatio", "empathy", "bleu", "variety")
+    assert row_of(name) == [f"{value:g}" for value in (*(weights[each] for each in names), rlhf.target_kl)]
+
+
+def test_each_recommender_is_what_its_name_promises() -> None:
+    weights = {
+        name: {reward.called: reward.weight for reward in stage.rewards}
+        for name in RECOMMENDERS
+        if (stage := preset(name).stages.rlhf) is not None
+    }
+    assert max(RECOMMENDERS, key=lambda name: weights[name]["empathy"]) == "empathy-focused"
+    assert max(RECOMMENDERS, key=lambda name: weights[name]["recommendation"]) == "recommendation-focused"
+    assert weights["balanced"]["empathy"] == weights["balanced"]["recommendation"]

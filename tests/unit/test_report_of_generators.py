@@ -21,7 +21,15 @@ PROMPTS = 12
 NUMBERS = dict.fromkeys((*SHOWN, "bleu1", "reward", "agreement"), 0.25)
 
 
-def page_of(folder: Path, rewards: Floats, start: Floats, worth: Worth = "reward", **evaluation: Any) -> str:
+def page_of(
+    folder: Path,
+    rewards: Floats,
+    start: Floats,
+    worth: Worth = "reward",
+    *,
+    champion: dict[str, Any] | None = None,
+    **evaluation: Any,
+) -> str:
     """Write what evaluate leaves behind of two policies, and the report of it."""
     wanted = Evaluation.model_validate(evaluation)
     judged = choose_answers(NUMBERS, NUMBERS, rewards, start, role="supervised", wanted=wanted, seed=0, worth=worth)
@@ -37,12 +45,13 @@ def page_of(folder: Path, rewards: Floats, start: Floats, worth: Worth = "reward
         (folders[stage] / f"{stage}-settings.json").write_text(json.dumps({"stage": stage, "seed": 1}))
     said = [
         {"prompt": f"ask {n}", "reference": f"right {n}", "answer": f"ours {n}", "rl": f"ours {n}", "supervised": ""}
+        | ({"champion": f"live {n}"} if champion and "champion" in champion else {})
         for n in range(PROMPTS)
     ]
     metrics = NUMBERS | judged.metrics
     origin = {"candidate": "c" * 64, "snapshot": "d" * 64, "policyType": "generator"}
     (output / "evaluation.json").write_text(json.dumps({"metrics": metrics, "answers": said} | origin))
-    (output / "comparison.json").write_text(json.dumps(judged.report))
+    (output / "comparison.json").write_text(json.dumps(judged.report | (champion or {})))
     (output / "policy.json").write_text(json.dumps({"baseModel": {"uri": "store://models/tiny", "sha256": "b" * 64}}))
     config = EvaluateConfig(
         policy_type="generator",
@@ -76,6 +85,23 @@ def test_both_answers_to_a_prompt_stand_beside_each_other_with_what_was_gained(t
     seen = Page(text).text
     assert "prompt supervised rl reward gained reference" in seen
     assert "ask 3 (empty) ours 3 +0.2500 right 3" in seen
+
+
+def test_the_champion_stands_beside_them_with_its_answers_and_what_the_judge_prefers(tmp_path: Path) -> None:
+    live = {"digest": "c" * 64, "metrics": {"perplexity": 0.125}}
+    told = {"champion": live, "chosen_against_champion": {"judge_win_rate": 0.625, "changed_with_the_order": 2}}
+    seen = Page(page_of(tmp_path, np.full(PROMPTS, 0.75), np.full(PROMPTS, 0.5), champion=told)).text
+    assert "number rl supervised champion" in seen
+    assert "The judge prefers the answers of rl to the champion's on 62% of the prompts." in seen
+    assert "reward gained champion reference" in seen
+    assert "ask 3 (empty) ours 3 +0.2500 live 3 right 3" in seen
+
+
+def test_a_champion_that_is_not_compared_is_told_with_the_reason(tmp_path: Path) -> None:
+    told = {"champion_absent": "it is gone"}
+    seen = Page(page_of(tmp_path, np.full(PROMPTS, 0.75), np.full(PROMPTS, 0.5), champion=told)).text
+    assert "The champion is not compared: it is gone." in seen
+    assert "number rl supervised champion" not in seen
 
 
 def test_what_was_lost_is_said(tmp_path: Path) -> None:

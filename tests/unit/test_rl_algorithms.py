@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -19,19 +19,12 @@ from ratchet_jobs.rl.seeds import generator_for
 from ratchet_jobs.runtime.errors import BadConfigError, NotANumberError
 from ratchet_jobs.runtime.team import Solo, Team
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LN2, LN3 = 0.6931472, 1.0986123
 ON_POLICY = ("ppo", "a2c", "reinforce")
 # learns at once and from few samples, so that DQN can stand beside the others
 DQN_NOW = {"learning_starts": 1, "replay_capacity": 64, "minibatch_size": 8, "replay_ratio": 0.5, "epsilon_end": 0.2}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors of a few numbers: on a busy machine torch's threads wait for each other longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Table(nn.Module):

@@ -7,7 +7,6 @@ combination stands in it as often as its probability says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import pytest
@@ -23,6 +22,8 @@ from ratchet_jobs.rl.off_policy import importance_weights
 from ratchet_jobs.rl.rollout import PolicyOutput, Rollout
 from ratchet_jobs.rl.seeds import generator_for
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CHANCES = torch.tensor([[0.80, 0.10, 0.10], [0.10, 0.80, 0.10]])
 """Of the logging policy, per kind of query."""
 GOOD = torch.tensor([[0.50, 0.90, 0.10], [0.90, 0.50, 0.10]])
@@ -31,15 +32,6 @@ BEST = [1, 0]
 PASSES = 40
 WRONG_MODEL = torch.tensor([0.9, 0.2, 0.9])
 """What a bad model of the verdicts believes of each answer, whatever is asked."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors of a few numbers: threads would wait for each other longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Table(nn.Module):

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from ratchet_api.rlhf import AnswerReward
+from ratchet_api.rlhf import AnswerReward, Catalogue
+from ratchet_jobs.data.demonstrations import Demonstration
+from ratchet_jobs.data.turns import Turn
 from ratchet_jobs.metrics.generation import answer_bleu
+from ratchet_jobs.rlhf.components.form import PATIENCE_SECONDS
+from ratchet_jobs.rlhf.components.length import fit
+from ratchet_jobs.rlhf.components.recommendation import Named, read_catalogue, worth
+from ratchet_jobs.rlhf.components.wanted_words import said_of
 from ratchet_jobs.rlhf.generate import Episodes
-from ratchet_jobs.rlhf.rewards import AnswerRewards, said_of
-from ratchet_jobs.runtime.errors import BadConfigError
+from ratchet_jobs.rlhf.rewards import AnswerRewards
+from ratchet_jobs.rlhf.said import Rows, Sources
+from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadLabelsError, BadModelError
 
 TEXTS = ("thank you very much thank you very much", "Sorry, no!")
-RIGHT = {(7, 8): ["thank you very much"], (9,): ["sorry no"]}
+RIGHT = {
+    (7, 8): [Demonstration((Turn("user", "have this"),), "thank you very much")],
+    (9,): [Demonstration((Turn("user", "a film?"),), "sorry no", ("Very Much", "Heat"), "sad")],
+}
 
 
 def episodes() -> Episodes:
@@ -25,9 +39,11 @@ def episodes() -> Episodes:
     return Episodes(prompts, real, mask.long(), mask, nothing, nothing, nothing, torch.tensor([True, False]))
 
 
-def rewarded(*components: dict[str, Any]) -> AnswerRewards:
+def rewarded(
+    *components: dict[str, Any], texts: Sequence[str] = TEXTS, rows: Rows = RIGHT, **sources: Any
+) -> AnswerRewards:
     made = [AnswerReward.model_validate(each) for each in components]
-    return AnswerRewards(made, texts=lambda _: TEXTS, max_new_tokens=8, model=None, references=RIGHT)
+    return AnswerRewards(made, texts=lambda _: texts, max_new_tokens=8, sources=Sources(rows=rows, **sources))
 
 
 @pytest.mark.parametrize(
@@ -71,3 +87,166 @@ def test_components_are_weighed_and_told_apart() -> None:
 def test_a_formula_of_what_is_not_there_is_refused() -> None:
     with pytest.raises(BadConfigError, match=r"names 'rouge'; there are: .*bleu1"):
         rewarded({"type": "expression", "expression": "rouge"})
+
+
+def test_a_component_is_told_by_its_name_and_two_of_one_name_are_numbered() -> None:
+    length = {"type": "length", "minWords": 4}
+    rewards = rewarded(length | {"name": "long"}, length, length)
+    rewards(episodes())
+    # of "Sorry, no!" there are two words of four
+    assert rewards.latest == {"long": 0.75, "length": 0.75, "length-3": 0.75}
+
+
+def test_a_reward_model_that_is_not_there_is_refused_with_both_ways_to_name_one() -> None:
+    """P39."""
+    with pytest.raises(BadConfigError, match=r"set stages.rewardModel, or name one .* by the reward's model"):
+        rewarded({"type": "rewardModel"})
+
+
+def test_one_listed_word_makes_an_answer_unsafe_however_long_the_list_is() -> None:
+    assert rewarded({"type": "safety", "words": ["no", "never", "THANK"]})(episodes()).tolist() == [0.0, 0.0]
+    assert rewarded({"type": "safety", "words": ["nothing", "thanks"]})(episodes()).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("words", "want"), [(0, 0.0), (2, 0.5), (4, 1.0), (6, 1.0), (8, 0.75), (12, 0.5)])
+def test_a_length_is_worth_less_the_further_it_is_off(words: int, want: float) -> None:
+    assert fit(words, least=4, most=6) == want
+
+
+def test_a_format_is_of_the_whole_answer() -> None:
+    said = ['{"film": "Heat"}', '{"film": "Heat"} ok']
+    assert rewarded({"type": "format", "pattern": r"\{.*\}"}, texts=said)(episodes()).tolist() == [1.0, 0.0]
+    schema = {"type": "object", "required": ["film"], "properties": {"film": {"$ref": "#/$defs/name"}}}
+    schema["$defs"] = {"name": {"type": "string", "maxLength": 4}}
+    wanted = {"type": "format", "jsonSchema": json.dumps(schema)}
+    assert rewarded(wanted, texts=said)(episodes()).tolist() == [1.0, 0.0]
+    assert rewarded(wanted, texts=['{"film": "Casino"}', "[" * 100_000])(episodes()).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"pattern": "("}, r"pattern '\(' cannot be read: missing \)"),
+        ({"jsonSchema": "{]"}, "jsonSchema is no JSON: .*; correct it"),
+        ({"jsonSchema": '{"type": 3}'}, "jsonSchema is no JSON Schema: 3 is not valid"),
+        ({"jsonSchema": '{"$ref": "https://elsewhere.example/s"}'}, "refers to 'https://elsewhere.example/s'.*nothing"),
+        ({"jsonSchema": '{"$ref": "#/$defs/none"}'}, "refers to '.*none', which it does not hold"),
+    ],
+)
+def test_a_format_that_cannot_be_asked_for_is_refused_with_the_field(wanted: dict[str, str], message: str) -> None:
+    """P39."""
+    with pytest.raises(BadConfigError, match=message):
+        rewarded({"type": "format"} | wanted, texts=["{}", "{}"])(episodes())
+
+
+def test_a_pattern_that_never_ends_ends_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PATIENCE_SECONDS > 1, "a busy machine must not fail a run"
+    monkeypatch.setattr("ratchet_jobs.rlhf.components.form.PATIENCE_SECONDS", 0.01)
+    with pytest.raises(BadConfigError, match="without one repetition inside another"):
+        rewarded({"type": "format", "pattern": r"(\w|\w\w)+\d"}, texts=["a" * 200, ""])(episodes())
+
+
+def test_the_longest_item_counts_once_where_its_words_follow_each_other() -> None:
+    named = Named(["Heat", "The Heat", "the heat!", "Ran", "!"])
+    assert len(named.items) == 3
+    assert named("I saw THE HEAT, heat and the heat; I ran") == [("the", "heat"), ("heat",), ("ran",)]
+    assert named("theheat") == []
+    assert Named(["Heat", "Heat Wave"])("heat wave") == [("heat", "wave")]
+
+
+@pytest.mark.parametrize(
+    ("named", "right", "want"),
+    [
+        ("b a", "a", 0.5),
+        ("a b", "a", 1.0),
+        ("b", "a", 0.0),
+        ("", "a", 0.0),
+        ("a b", "", 0.5),
+        ("b", "", 1.0),
+        ("", "", 0.0),
+    ],
+)
+def test_a_recommendation_is_worth_more_the_earlier_the_right_item_is_named(
+    named: str, right: str, want: float
+) -> None:
+    assert worth([(item,) for item in named.split()], {(item,) for item in right.split()}) == want
+
+
+def test_rows_say_which_item_is_right_and_what_none_mentions_is_no_item() -> None:
+    said = ["very much", "Heat or very much"]
+    both = ({"type": "recommendation"}, {"type": "itemRatio"})
+    rewards = rewarded(*both, texts=said, mentioned=frozenset({"Very Much", "Ran"}))
+    assert rewards(episodes()).tolist() == [1.0 + 1.0, 1.0 + 1.0], "Heat is right and no item, so very much comes first"
+    assert rewarded(*both, texts=["no", "Heat"], mentioned=frozenset({"Ran"}))(episodes()).tolist() == [0.0, 0.0]
+    other = rewarded(*both, texts=["no", "Ran"], mentioned=frozenset({"Ran"}))
+    assert other(episodes()).tolist() == [0.0, 2.0], "of a row whose items are no items any is right"
+    with pytest.raises(BadDataError, match=r"itemRatio has no items: .* set spec.columns.items of the dataset, or cat"):
+        rewarded({"type": "itemRatio"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "column"),
+    [
+        ("films.txt", "Heat\n\nRan\n", None),
+        ("films.csv", "name,year\nHeat,1995\nRan,1985\n", None),
+        ("films.jsonl", '{"of": {"title": "Ran"}}\n{"of": {}}\nno json\n{"of": {"title": "Heat"}}\n', "of.title"),
+    ],
+)
+def test_a_catalogue_is_a_list_or_a_column(tmp_path: Path, name: str, text: str, column: str | None) -> None:
+    (tmp_path / name).write_text(text)
+    file = Catalogue(uri=f"store://{name}", sha256="0" * 64, column=column)
+    assert read_catalogue(tmp_path / name, file) == ["Heat", "Ran"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("films.txt", b"\n!\n", "holds 0 names of items, 1 to 1,000,000 are needed"),
+        ("films.txt", b"\xff\xfe", "is no UTF-8"),
+        ("films.csv", b"title\nHeat\n", "no row has a text in column 'name'; correct catalogue.column"),
+    ],
+)
+def test_a_catalogue_without_items_is_refused_with_its_name(
+    tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
+    """P39."""
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(BadDataError, match=rf"catalogue store://{name}: {message}"):
+        read_catalogue(tmp_path / name, Catalogue(uri=f"store://{name}", sha256="0" * 64))
+
+
+class Feels:
+    """A classifier that finds a text sad to the share of its words that are "sad"."""
+
+    labels = ("happy", "sad")
+    tasks: tuple[str, ...] = ()
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        sad = [text.split().count("sad") / max(1, len(text.split())) for text in texts]
+        return np.array([[1 - share, share] for share in sad])
+
+
+EMPATHY = {"type": "empathy", "classifier": {"uri": "store://feelings", "sha256": "f" * 64}}
+
+
+def test_empathy_is_the_chance_that_both_feel_the_same() -> None:
+    rows = {
+        (7, 8): [Demonstration((Turn("user", "sad sad sad day"),), "oh")],  # 3/4 sad, as the classifier says
+        (9,): [Demonstration((Turn("user", "a day"),), "oh", None, "sad")],  # sad, as the row says
+    }
+    rewards = rewarded(EMPATHY, texts=["sad too", "sad or not sad"], rows=rows, classifier=lambda _: Feels())
+    assert rewards(episodes()).tolist() == pytest.approx([0.25 * 0.5 + 0.75 * 0.5, 0.5])
+    rewards = rewarded(EMPATHY, texts=[" ", "sad"], rows=rows, classifier=lambda _: Feels())
+    assert rewards(episodes()).tolist() == pytest.approx([0.0, 1.0]), "saying nothing is no sympathy"
+
+
+def test_a_classifier_that_does_not_know_an_emotion_is_refused_with_what_it_knows() -> None:
+    """P39."""
+    rows = {(9,): [Demonstration((Turn("user", "a"),), "b", None, "proud")]}
+    with pytest.raises(
+        BadLabelsError, match=r"store://feelings: it tells happy, sad, and rows .* emotion 'proud'; name"
+    ):
+        rewarded(EMPATHY, rows=rows, classifier=lambda _: Feels())
+    several = type("Several", (Feels,), {"tasks": ("mood", "topic")})
+    with pytest.raises(BadModelError, match="it has the tasks mood, topic; name a classifier of emotions alone"):
+        rewarded(EMPATHY, classifier=lambda _: several())

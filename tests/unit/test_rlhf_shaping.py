@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 
-from ratchet_jobs.rlhf.breakers import WINDOW, AnswerLimits, AnswerState, StepSeen, check_answers, correlation
+from ratchet_api.rlhf import RlhfStage
+from ratchet_jobs.recipes.rl_generator import by_fields
+from ratchet_jobs.rlhf.breakers import (
+    OF_GENERATORS,
+    WINDOW,
+    AnswerLimits,
+    AnswerState,
+    StepSeen,
+    check_answers,
+    correlation,
+)
 from ratchet_jobs.rlhf.calibration import LEAST_ROWS, Scaling, fit_differences, fit_scores, sigmoid
 from ratchet_jobs.rlhf.shaping import KlController, Moments, penalise_unstopped, token_advantages, token_rewards
 from ratchet_jobs.runtime.errors import BadConfigError, DivergedError
@@ -163,3 +175,13 @@ def test_pairs_find_a_slope_and_the_middle_becomes_one_half() -> None:
 def test_separable_pairs_do_not_give_an_infinite_slope() -> None:
     found = fit_differences(np.ones(40), np.zeros(40))
     assert 1.0 < found.slope < 50.0
+
+
+def test_what_stops_a_generator_names_settings_that_its_stage_has() -> None:
+    fields = {field.alias for field in RlhfStage.model_fields.values()}
+    for remedy in asdict(OF_GENERATORS).values():
+        told = by_fields(remedy)
+        named = set(re.findall(r"\b[a-z]+(?:[A-Z][a-z]+)+\b", told))
+        assert named, told
+        assert named <= fields
+        assert "_" not in told

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ratchet_api.assign import (
     WHOLE,
     BadSplit,
+    Pair,
     Slot,
     Split,
     canary_split,
@@ -90,15 +91,26 @@ def test_another_experiment_or_policy_has_another_salt() -> None:
     assert len(salts) == 3
 
 
-def test_a_test_with_fixed_shares_deals_every_version_its_share_and_the_champion_the_rest() -> None:
-    split = fixed_split(SALT, champion=3, shares=((3, 2000), (5, 2000), (7, 1000)))
+def test_a_test_with_fixed_shares_deals_every_version_and_its_control_as_much_and_the_champion_the_rest() -> None:
+    split = fixed_split(SALT, champion=3, pairs=(Pair(5, 2000, "e5"), Pair(7, 1000, "e7")))
     assert split.slots == (
-        Slot("control", 3, 2000),
-        Slot("canary", 5, 2000),
-        Slot("canary", 7, 1000),
-        Slot("champion", 3, 5000),
+        Slot("canary", 5, 2000, "e5"),
+        Slot("control", 3, 2000, "e5"),
+        Slot("canary", 7, 1000, "e7"),
+        Slot("control", 3, 1000, "e7"),
+        Slot("champion", 3, 4000),
     )
     assert split.slots[0].propensity == 0.2
+
+
+def test_who_leaves_a_test_moves_nobody_else() -> None:
+    """P31."""
+    pairs = (Pair(5, 1000, "e5"), Pair(7, 1000, "e7"))
+    before = fixed_split(SALT, champion=3, pairs=pairs)
+    after = fixed_split(SALT, champion=3, pairs=(pairs[0]._replace(out=True), pairs[1]))
+    for number in range(300):
+        old, new = before.slot(f"user-{number}"), after.slot(f"user-{number}")
+        assert (new.arm, new.version) == (("champion", 3) if old.experiment == "e5" else (old.arm, old.version))
 
 
 @pytest.mark.parametrize(
@@ -125,10 +137,10 @@ def test_what_makes_no_split_is_refused_by_name() -> None:
         (lambda: canary_split(SALT, champion=1, candidate=2, share=-1), "candidate's share is -0.01 %"),
         (lambda: canary_split(SALT, champion=2, candidate=2, share=1), "both version 2"),
         (lambda: canary_split("a$b", champion=1, candidate=2, share=1), "split.salt is 'a.b'"),
-        (lambda: fixed_split(SALT, champion=1, shares=((1, 5000),)), "at least two"),
-        (lambda: fixed_split(SALT, champion=1, shares=((1, 5000), (1, 5000))), "each once"),
-        (lambda: fixed_split(SALT, champion=9, shares=((1, 5000), (2, 5000))), "the champion among them"),
-        (lambda: fixed_split(SALT, champion=1, shares=((1, 5000), (2, 5001))), "sum to 10000"),
+        (lambda: fixed_split(SALT, champion=1, pairs=()), "at least one"),
+        (lambda: fixed_split(SALT, champion=1, pairs=(Pair(2, 50, "a"), Pair(2, 50, "b"))), "each once"),
+        (lambda: fixed_split(SALT, champion=1, pairs=(Pair(1, 50, "a"),)), "not the champion"),
+        (lambda: fixed_split(SALT, champion=1, pairs=(Pair(2, 5001, "a"),)), "sum to 10000"),
         (lambda: Split(SALT, (Slot("champion", 1, WHOLE), Slot("canary", 2, 0))), "give positive ones"),
         (lambda: canary_split(SALT, champion=1, candidate=2, share=1).slot("a b"), "'a b' cannot be dealt with"),
     ]

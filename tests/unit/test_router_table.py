@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ratchet_api.assign import canary_split, experiment_of, fixed_split, salt_of
+from ratchet_api.assign import Pair, canary_split, experiment_of, fixed_split, salt_of
 from ratchet_operator.desired.router_bootstrap import bootstrap
 from ratchet_operator.desired.router_table import (
     CLUSTERS_FILE,
@@ -29,7 +29,14 @@ SALT = salt_of("uid-1", "v1-v2")
 SERVERS = (Backend(1, "support-v1.team.svc", 8080), Backend(2, "support-v2.team.svc", 8080))
 PLAIN = RouterTable("support", 1, SERVERS)
 CANARY = replace(PLAIN, split=canary_split(SALT, champion=1, candidate=2, share=500))
-EVERYTHING = replace(CANARY, override_header="x-test-version", explore=250, shadow=Shadow(2, 100))
+ASIDE = Shadow(3, 100, experiment_of(SALT))
+EVERYTHING = replace(
+    CANARY,
+    override_header="x-test-version",
+    explore=250,
+    shadow=ASIDE,
+    backends=(*SERVERS, Backend(3, "support-v3.team.svc", 8080)),
+)
 
 
 @pytest.mark.parametrize(
@@ -48,15 +55,16 @@ def test_the_router_is_started_as_it_was_reviewed() -> None:
 
 
 def test_equal_tables_are_equal_bytes_and_another_table_has_another_version() -> None:
-    assert router_files(EVERYTHING) == router_files(replace(EVERYTHING, backends=SERVERS))
+    assert router_files(EVERYTHING) == router_files(replace(EVERYTHING, backends=(*SERVERS, EVERYTHING.backends[2])))
     others = [
         replace(EVERYTHING, champion=2),
         replace(EVERYTHING, explore=251),
-        replace(EVERYTHING, shadow=Shadow(2, 101)),
+        replace(EVERYTHING, shadow=replace(ASIDE, share=101)),
+        replace(EVERYTHING, shadow=replace(ASIDE, experiment="0" * 16)),
         replace(EVERYTHING, override_header=None),
         replace(EVERYTHING, split=canary_split(SALT, champion=1, candidate=2, share=501)),
         replace(EVERYTHING, split=canary_split(salt_of("uid-1", "v1-v3"), champion=1, candidate=2, share=500)),
-        replace(EVERYTHING, backends=(SERVERS[0], Backend(2, "elsewhere", 8080))),
+        replace(EVERYTHING, backends=(*SERVERS, Backend(3, "elsewhere", 8080))),
     ]
     assert len({table_version(table) for table in (EVERYTHING, *others)}) == len(others) + 1
 
@@ -72,7 +80,7 @@ def test_both_files_and_the_page_that_every_replica_answers_carry_the_tables_ver
 def test_no_route_lets_a_clients_claim_about_its_arm_through(table: RouterTable) -> None:
     """P31: every way to a server overwrites or drops each of the router's own headers."""
     ways = [way for route in _routes(table) if route["match"].get("prefix") == "/v1/" for way in _ways(route)]
-    assert len(ways) == {PLAIN: 1, CANARY: 4, EVERYTHING: 6}[table]
+    assert len(ways) == {PLAIN: 1, CANARY: 4, EVERYTHING: 11}[table]
     for way in ways:
         added = way.get("request_headers_to_add", [])
         assert {each["append_action"] for each in added} <= {"OVERWRITE_IF_EXISTS_OR_ADD"}
@@ -92,17 +100,30 @@ def test_the_trial_is_said_of_those_who_are_compared_and_its_salt_of_nobody() ->
     assert SALT not in experiment
 
 
+def test_only_a_request_that_is_asked_twice_says_so_to_both_servers() -> None:
+    """Else the log would hold an answer to compare of every request; and the share is that of the requests."""
+    table = replace(EVERYTHING, split=None, override_header=None)
+    aside, plain = (route for route in _routes(table) if route["match"].get("prefix") == "/v1/")
+    assert aside["match"]["runtime_fraction"]["default_value"] == {"numerator": 100, "denominator": "TEN_THOUSAND"}
+    assert aside["route"]["request_mirror_policies"] == [{"cluster": "v3"}]
+    said = {each["header"]["key"]: each["header"]["value"] for each in aside["request_headers_to_add"]}
+    assert said["x-ratchet-shadow"] == f"3/{experiment_of(SALT)}"
+    assert "runtime_fraction" not in plain["match"]
+    assert "request_mirror_policies" not in plain["route"]
+    assert "x-ratchet-shadow" in plain["request_headers_to_remove"]
+
+
 def test_only_the_api_of_the_servers_can_be_reached() -> None:
     """Their metrics and health are not for clients; /ratchet/ready/N is answered by /readyz alone."""
     for route in _routes(EVERYTHING):
         if route["match"].get("prefix") != "/v1/" and "route" in route:
-            assert route["match"]["path"] in ("/ratchet/ready/1", "/ratchet/ready/2")
+            assert route["match"]["path"] in ("/ratchet/ready/1", "/ratchet/ready/2", "/ratchet/ready/3")
             assert route["route"]["prefix_rewrite"] == "/readyz"
 
 
 def test_testers_and_those_without_a_subject_are_in_no_arm() -> None:
     outside = [route for route in _routes(EVERYTHING) if route.get("stat_prefix") in ("tester", "unenrolled")]
-    assert len(outside) == 3
+    assert len(outside) == 5
     for route in outside:
         assert "x-ratchet-arm" in route["request_headers_to_remove"]
 
@@ -118,12 +139,13 @@ def test_a_candidate_without_a_share_is_known_to_the_router_and_gets_nobody() ->
 
 
 def test_a_table_that_leads_nowhere_is_refused_by_name() -> None:
-    three = fixed_split(SALT, champion=1, shares=((1, 5000), (3, 5000)))
+    three = fixed_split(SALT, champion=1, pairs=(Pair(3, 5000, "e3"),))
     cases: list[tuple[dict[str, Any], str]] = [
         ({"champion": 4}, "version 4 has no servers"),
         ({"split": three}, "version 3 has no servers"),
-        ({"shadow": Shadow(3, 1)}, "version 3 has no servers"),
-        ({"shadow": Shadow(2, 10_001)}, "shadow.share is 10001"),
+        ({"shadow": replace(ASIDE, share=1)}, "version 3 has no servers"),
+        ({"shadow": replace(ASIDE, share=10_001), "backends": EVERYTHING.backends}, "shadow.share is 10001"),
+        ({"shadow": Shadow(1, 100, "")}, "version 1 answers people, too"),
         ({"explore": -1}, "explore is -1"),
         ({"backends": (*SERVERS, SERVERS[0])}, "name each version once"),
         ({"override_header": "x-ratchet-arm"}, "has a meaning already"),

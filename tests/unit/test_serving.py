@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -28,7 +29,7 @@ from ratchet_serving.engine import passes
 from ratchet_serving.errors import Busy, Leaving
 from ratchet_serving.metrics import ServingMetrics
 from ratchet_serving.recording import Recorder
-from ratchet_serving.settings import Settings, Source
+from ratchet_serving.settings import Exported, Settings, Source
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 RING = KeyRing({"2026-11": b"k" * 32})
@@ -156,6 +157,40 @@ async def test_a_policy_with_several_tasks_answers_each_or_the_one_asked_for() -
             422,
             "task: 'tone' is none of the policy's, which has 'topic', 'mood'",
         )
+
+
+async def test_kserves_protocol_is_told_what_classify_says() -> None:
+    texts, model = ["1", "12345678"], Lengths(4)
+    model.open.clear()
+    async with server(model, TASKS) as client:
+        early = await client.get("/v1/models/router")
+        assert (early.status_code, early.json()) == (503, {"name": "router", "ready": False})
+        model.open.set()
+        await asyncio.wait_for(ready(client), 10)
+        assert (await client.get("/v1/models")).json() == {"models": ["router"]}
+        assert (await client.get("/v1/models/router")).json() == {"name": "router", "ready": True}
+        plain = await client.post("/v1/classify", json={"texts": texts, "task": "mood", "probabilities": True})
+        asked = {"instances": texts, "task": "mood", "probabilities": True}
+        said = await client.post("/v1/models/router:predict", json=asked)
+    assert said.json() == {"predictions": plain.json()["results"]}
+    assert (said.headers["x-ratchet-policy"], said.headers["x-ratchet-version"]) == ("router", "3")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "want"),
+    [
+        ("other:predict", {"instances": ["a"]}, (404, "model 'other' is not served here; ask for 'router'")),
+        ("router:predict", {"instances": []}, (422, "instances: Tuple should have at least 1 item")),
+        ("router:predict", {"instances": [{"text": "a"}]}, (422, "instances.0: Input should be a valid string")),
+        ("router:predict", {"texts": ["a"]}, (422, "instances: Field required")),
+        ("router:explain", {"instances": ["a"]}, (405, "Method Not Allowed")),
+    ],
+    ids=["another model", "no texts", "objects", "another field", "another verb"],
+)
+async def test_what_kserves_protocol_cannot_mean_is_refused(path: str, body: Any, want: tuple[int, str]) -> None:
+    async with server(Lengths()) as client:
+        answer = await client.post(f"/v1/models/{path}", json=body)
+    assert (answer.status_code, want[1] in answer.text) == (want[0], True), answer.text
 
 
 BAD = [
@@ -314,6 +349,8 @@ async def test_an_arm_that_a_client_makes_up_is_ignored_without_a_router() -> No
         ("x-ratchet-propensity", "nan", "x-ratchet-propensity 'nan'"),
         ("x-ratchet-subject", "s" * 257, "x-ratchet-subject: has 257 characters"),
         ("x-ratchet-experiment", "first", "x-ratchet-experiment 'first'"),
+        ("x-ratchet-shadow", "2", "x-ratchet-shadow '2': the router says VERSION/EXPERIMENT"),
+        ("x-ratchet-shadow", f"3/{EXPERIMENT}", "x-request-id: is missing"),
     ],
 )
 async def test_a_header_that_cannot_be_is_refused(name: str, text: str, want: str) -> None:
@@ -355,6 +392,27 @@ async def test_every_answer_is_recorded_as_the_gateway_takes_it() -> None:
     assert len({event.idempotency_key for event in batch.events}) == 2
 
 
+async def test_an_answer_is_recorded_with_the_milliseconds_that_it_took() -> None:
+    gateway, worked = Gateway(), list[float]()
+
+    class Timed(Lengths):
+        def logits(self, texts: Sequence[str]) -> NDArray[np.float64]:
+            began = time.perf_counter()
+            try:
+                return super().logits([*texts, *("text" for _ in range(100_000))])[: len(texts)]
+            finally:
+                worked.append(time.perf_counter() - began)
+
+    async with server(Timed(), ring=RING, gateway=gateway) as client:
+        await ready(client)
+        began = time.perf_counter()
+        await client.post("/v1/classify", json={"text": "abcdef"})
+        whole = time.perf_counter() - began
+    [event] = InteractionBatch.model_validate({"events": gateway.records}).events
+    assert event.milliseconds is not None
+    assert 1000 * worked[-1] <= event.milliseconds <= 1000 * whole
+
+
 async def test_who_got_no_answer_in_a_trial_is_recorded_too() -> None:
     """P34: leaving them out would make a version that fails look good. Outside a trial nobody compares."""
     gateway = Gateway()
@@ -368,6 +426,42 @@ async def test_who_got_no_answer_in_a_trial_is_recorded_too() -> None:
     assert seen == [("ann", EXPERIMENT, True, None), ("ann", EXPERIMENT, None, True)]
     said = verify_interaction(batch.events[0].interaction_id or "", RING, now=NOW)
     assert (said.arm, said.experiment) == ("canary", EXPERIMENT)
+
+
+async def test_what_two_versions_answer_to_a_request_is_recorded_under_the_same_names_and_of_nobody() -> None:
+    """Version 3 is asked besides version 2: its answer is only compared, and never taken for what somebody got."""
+    told: dict[int, list[Any]] = {}
+    headers = {"x-ratchet-subject": "ann", "x-ratchet-shadow": f"3/{EXPERIMENT}", "x-request-id": "r-1"}
+    for version in (2, 3):
+        gateway = Gateway()
+        more: dict[str, Any] = {"ring": RING, "gateway": gateway, "behind_router": True, "version": version}
+        async with server(Lengths(4), TASKS, **more) as client:
+            answer = await client.post("/v1/classify", json={"texts": ["abcdef", "abc"]}, headers=headers)
+            assert answer.status_code == 200
+            assert (await client.post("/v1/classify", json={"text": "nan"}, headers=headers)).status_code == 500
+        told[version] = list(InteractionBatch.model_validate({"events": gateway.records}).events)
+    assert [event.pair is None for event in told[2]] == [True] * 4 + [False] * 6
+    assert [event.pair is None for event in told[3]] == [False] * 6
+    champion, shadow = told[2][4:], told[3]
+    for mine, theirs, label in zip(
+        champion, shadow, ["topic/card", "mood/calm", "topic/loan", "mood/calm", None, None], strict=True
+    ):
+        assert mine.pair is not None
+        assert theirs.pair is not None
+        assert (mine.pair.request, mine.pair.experiment) == (theirs.pair.request, theirs.pair.experiment)
+        assert (mine.pair.shadow, theirs.pair.shadow) == (False, True)
+        assert mine.label == theirs.label == label
+        assert (mine.failed, mine.subject, mine.interaction_id) == (None if label else True, None, None)
+    assert len({event.pair.request for event in shadow if event.pair is not None}) == 4  # r-1 was said of two requests
+    assert len({event.idempotency_key for event in champion + shadow}) == 12
+
+
+async def test_a_shadow_that_a_client_makes_up_is_ignored_without_a_router() -> None:
+    gateway = Gateway()
+    async with server(Lengths(), ring=RING, gateway=gateway) as client:
+        headers = {"x-ratchet-shadow": f"3/{EXPERIMENT}", "x-request-id": "r-1"}
+        await client.post("/v1/classify", json={"text": "abcdef"}, headers=headers)
+    assert [("pair" in record, "interactionId" in record) for record in gateway.records] == [(False, True)]
 
 
 def test_records_tell_how_many_of_their_trial_were_lost_before() -> None:
@@ -444,6 +538,18 @@ def test_the_environment_says_what_is_served_and_how() -> None:
     assert (settings.policy, settings.version, settings.batch.max_wait_seconds) == ("router", 3, 0.005)
     assert Settings.from_env(GOOD_ENV).version is None
     assert Source.from_env(GOOD_ENV).artifact.digest == "0" * 64
+
+
+def test_an_exported_folder_is_served_instead_of_a_store() -> None:
+    assert Exported.from_env(GOOD_ENV) is None
+    exported = Exported.from_env({"RATCHET_SERVING_EXPORT": "/mnt/models", "RATCHET_SERVING_ARTIFACT_DIGEST": "1" * 64})
+    assert exported is not None
+    assert (exported.folder, exported.artifact.digest) == (Path("/mnt/models"), "1" * 64)
+    for other in ("RATCHET_STORE_URI", "RATCHET_SERVING_ENGINE_URL"):
+        with pytest.raises(SettingsError, match=f"RATCHET_SERVING_EXPORT='/mnt' and {other} are both set"):
+            Exported.from_env({"RATCHET_SERVING_EXPORT": "/mnt", other: "file:///store"})
+    with pytest.raises(SettingsError, match="RATCHET_SERVING_ARTIFACT_DIGEST is not set"):
+        Exported.from_env({"RATCHET_SERVING_EXPORT": "/mnt"})
 
 
 @pytest.mark.parametrize(

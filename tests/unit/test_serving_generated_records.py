@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 
 import pytest
@@ -25,6 +26,7 @@ from tests.generator_server import (
 async def test_every_answer_is_signed_and_recorded_with_its_propensity_as_the_gateway_takes_it() -> None:
     gateway = Gateway()
     headers = {"x-ratchet-arm": "canary", "x-ratchet-propensity": "0.05", "x-ratchet-subject": "ann"}
+    began = time.perf_counter()
     async with server(Counting(flat=True), ring=RING, gateway=gateway, behind_router=True) as client:
         body = {"messages": [{"role": "user", "content": "w3"}, {"role": "assistant", "content": "w4"}]}
         body["messages"].append({"role": "user", "content": [{"type": "text", "text": "w5"}]})  # type: ignore[dict-item]
@@ -32,6 +34,9 @@ async def test_every_answer_is_signed_and_recorded_with_its_propensity_as_the_ga
         streamed = await client.post(CHAT, json=body | {"max_tokens": 2, "seed": 7, "stream": True}, headers=headers)
         greedy = await client.post(CHAT, json=said("w3", max_tokens=1), headers=headers)
     batch = InteractionBatch.model_validate({"events": gateway.records})
+    took = [event.milliseconds or 0 for event in batch.events]
+    assert min(took) > 0
+    assert sum(took) < 1000 * (time.perf_counter() - began)
     assert [event.interaction_id for event in batch.events] == [
         answer.headers["x-ratchet-interaction"] for answer in (whole, streamed, greedy)
     ]

@@ -14,10 +14,20 @@ from ratchet_api.assign import canary_split, salt_of
 from ratchet_api.attempts import Artifact
 from ratchet_api.names import part_name, router_name, server_name
 from ratchet_api.placement import Placement, Resources
+from ratchet_jobs.generators.artifact import MERGED_FOLDER
 from ratchet_operator.desired.router_table import Backend, RouterTable, table_version
-from ratchet_operator.desired.serving import Routers, Servers, render_routers, render_servers
+from ratchet_operator.desired.serving import (
+    DRAIN_SECONDS,
+    SIGNING_DIR,
+    Routers,
+    Servers,
+    render_budget,
+    render_routers,
+    render_servers,
+)
 from ratchet_operator.plan.world import Meta
 from ratchet_operator.settings import Platform, StoreSettings
+from ratchet_serving.generation.upstream import MODEL
 from ratchet_serving.settings import Settings, Source
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -32,6 +42,7 @@ SERVERS = Servers(
     resources=Resources(cpu=2, memory_gi=3, ephemeral_storage_gi=5),
     placement=Placement(),
 )
+BY_VLLM = replace(SERVERS, engine="vllm", resources=Resources(cpu=8, memory_gi=64, gpus=2, ephemeral_storage_gi=40))
 ROUTERS = Routers(OWNER, replicas=2, resources=Resources(cpu=1, memory_gi=0.25), cookie="ratchet_subject")
 TABLE = RouterTable("support", 3, (Backend(3, "support-v3.team.svc", 8080), Backend(4, "support-v4.team.svc", 8080)))
 
@@ -41,6 +52,8 @@ def test_servers_and_routers_are_rendered_as_they_were_reviewed() -> None:
     for name, value in (
         ("serving-servers.json", render_servers(SERVERS, PLATFORM)),
         ("serving-routers.json", render_routers(ROUTERS, TABLE, PLATFORM)),
+        ("serving-vllm.json", render_servers(BY_VLLM, PLATFORM)),
+        ("serving-budget.json", render_budget(render_servers(SERVERS, PLATFORM)[0])),
     ):
         golden, text = GOLDENS / name, json.dumps(value, indent=1, sort_keys=True) + "\n"
         if os.environ.get("RATCHET_WRITE_GOLDENS") == "1":
@@ -65,20 +78,27 @@ def test_the_server_reads_what_its_pod_is_given(gateway: str) -> None:
 
 
 def test_every_pod_passes_pod_security_restricted() -> None:
-    """P20."""
-    for deployment in (render_servers(SERVERS, PLATFORM)[0], render_routers(ROUTERS, TABLE, PLATFORM)[2]):
-        pod, container = deployment["spec"]["template"]["spec"], _container(deployment)
-        assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & pod.keys()
+    """P20. What fetches and vLLM's container, too."""
+    several = (
+        render_servers(SERVERS, PLATFORM)[0],
+        render_servers(BY_VLLM, PLATFORM)[0],
+        render_routers(ROUTERS, TABLE, PLATFORM)[2],
+    )
+    assert [len(_containers(each)) for each in several] == [1, 3, 1]
+    for deployment in several:
+        pod = deployment["spec"]["template"]["spec"]
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["automountServiceAccountToken"] is False
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
-        assert container["resources"]["requests"] == container["resources"]["limits"]
+        for container in _containers(deployment):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["requests"] == container["resources"]["limits"]
         assert {next(iter(set(v) - {"name"})) for v in pod["volumes"]} <= {
             "emptyDir",
             "secret",
@@ -114,6 +134,10 @@ def test_a_service_finds_the_pods_of_its_own_version_alone() -> None:
     assert not router[3]["spec"]["selector"].items() <= three[0]["spec"]["template"]["metadata"]["labels"].items()
 
 
+def test_a_single_pod_has_no_budget_for_a_drain_to_wait_for() -> None:
+    assert render_budget(render_servers(replace(SERVERS, replicas=1), PLATFORM)[0]) is None
+
+
 def test_where_the_servers_run_is_what_was_asked_for() -> None:
     asked = {
         "nodeSelector": {"zone": "a"},
@@ -135,6 +159,58 @@ def test_names_are_host_names_and_tell_policies_and_versions_apart(policy: str) 
         assert len(name) <= 52
         assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
     assert part_name("a.b", "v1") != part_name("a-b", "v1")
+
+
+def test_vllm_has_the_gpus_and_the_policy_and_neither_keys_nor_credentials() -> None:
+    server, vllm, fetch = _containers(render_servers(BY_VLLM, PLATFORM)[0])
+    assert [each["name"] for each in (server, vllm, fetch)] == ["server", "vllm", "fetch"]
+    gpus = [each["resources"]["limits"].get("nvidia.com/gpu") for each in (server, vllm, fetch)]
+    assert gpus == [None, "2", None]
+    assert "--tensor-parallel-size=2" in vllm["command"]
+    assert ["envFrom" in each for each in (server, vllm, fetch)] == [False, False, True], "the store's"
+    mounts = [{each["mountPath"] for each in container["volumeMounts"]} for container in (server, vllm, fetch)]
+    assert [SIGNING_DIR in each for each in mounts] == [True, False, False]
+    assert [each["mountPath"] for each in vllm["volumeMounts"] if each.get("readOnly")] == ["/model"]
+    assert vllm["image"] == PLATFORM.vllm_image
+    assert fetch["image"] == server["image"] == PLATFORM.server_image
+
+
+def test_vllm_listens_on_the_pods_loopback_where_its_server_and_its_probes_ask() -> None:
+    server, vllm, _ = _containers(render_servers(BY_VLLM, PLATFORM)[0])
+    settings = Settings.from_env({each["name"]: each["value"] for each in server["env"]})
+    assert settings.engine_url == "http://127.0.0.1:8081"
+    assert {"--host=127.0.0.1", "--port=8081"} <= set(vllm["command"])
+    assert "ports" not in vllm
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert "http://127.0.0.1:8081/health" in vllm[probe]["exec"]["command"][-1]
+        assert vllm[probe]["exec"]["command"][:2] == ["python3", "-c"]
+        compile(vllm[probe]["exec"]["command"][-1], probe, "exec")
+
+
+def test_vllm_is_started_as_its_server_asks_it() -> None:
+    server, vllm, fetch = _containers(render_servers(BY_VLLM, PLATFORM)[0])
+    environ = {each["name"]: each["value"] for each in server["env"]}
+    folder = Source.from_env(environ).folder
+    assert folder is not None
+    assert vllm["command"][:3] == ["vllm", "serve", str(folder / MERGED_FOLDER)]
+    assert f"--served-model-name={MODEL}" in vllm["command"]
+    assert f"--max-num-seqs={Settings.from_env(environ).streams.max_streams}" in vllm["command"]
+    assert "--logprobs-mode=processed_logprobs" in vllm["command"]
+    assert (fetch["command"], fetch["env"]) == (["ratchet-serve", "fetch"], server["env"])
+
+
+def test_vllm_goes_on_while_its_server_finishes_answers() -> None:
+    deployment = render_servers(BY_VLLM, PLATFORM)[0]
+    server, vllm, _ = _containers(deployment)
+    waits = [each["lifecycle"]["preStop"]["sleep"]["seconds"] for each in (server, vllm)]
+    assert waits[1] >= waits[0] + DRAIN_SECONDS
+    assert waits[1] < deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+
+
+def _containers(deployment: dict[str, Any]) -> list[dict[str, Any]]:
+    """All of its pod, those that run before the others last."""
+    pod = deployment["spec"]["template"]["spec"]
+    return [*pod["containers"], *pod.get("initContainers", ())]
 
 
 def _container(deployment: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def test_a_candidate_that_is_shown_to_be_better_is_successful_with_its_numbers()
     verdict = judge(RULES, evidence())
     assert said(verdict) == (Outcome.SUCCESSFUL, Why.GOOD_ENOUGH, True)
     assert verdict.sentence.startswith("better: helpful: 0.7 against 0.6, better by 0.1 (between +0.0")
+    assert "; +16.7%, between +" in verdict.sentence
     assert verdict.readings[0].improvement == pytest.approx(0.1)
 
 
@@ -87,8 +88,8 @@ NOTHING = {
     "99 subjects, however good": {"means": {"helpful": arms(99, 20, 99)}},
     "no complaint in a thousand": {"means": {"helpful": arms(1000, 1000, 1000)}},
     "traffic that stopped": {"data_age_seconds": 301.0},
-    "a limit that Prometheus does not know": {"limits": (Limit("p99 latency", None, 0.3),)},
-    "a limit that is no number": {"limits": (Limit("p99 latency", math.nan, 0.3, breached=9),)},
+    "a limit that Prometheus does not know": {"limits": (Limit("load", None, 0.3, beyond_seconds=999),)},
+    "a limit that is no number": {"limits": (Limit("load", math.nan, 0.3, beyond_seconds=999),)},
     "records that were dropped": {"dropped": 1},
     "records that were dropped by a bad candidate": {"dropped": 1, "means": {"helpful": arms(1800, 2100)}},
     "a bad candidate and evidence that is frozen": {"data_age_seconds": 301.0, "means": {"helpful": arms(1800, 2100)}},
@@ -123,16 +124,24 @@ def test_a_candidate_that_does_not_answer_fails_whatever_the_evidence_is() -> No
     assert said(verdict) == (Outcome.FAILED, Why.NOT_READY, True)
 
 
-def test_a_hard_limit_fails_the_candidate_at_so_many_windows_in_a_row_and_holds_it_before() -> None:
+def test_a_value_that_stays_beyond_its_bound_fails_the_candidate_and_holds_it_before() -> None:
     """P34."""
-    slow = Limit("p99 latency", 0.9, 0.3, breached=2, allowed=3)
-    held = judge(RULES, evidence(limits=(slow,)))
-    assert said(held) == (Outcome.INCONCLUSIVE, Why.UNDECIDED, False)
-    assert "above 0.3 for 2 of 3 windows" in held.sentence
-    failed = judge(RULES, evidence(limits=(slow._replace(breached=3),)))
+    load = Limit("load", 0.9, most=0.3, least=0.1, beyond_seconds=119, allowed_seconds=120)
+    held = judge(RULES, evidence(limits=(load,)))
+    assert said(held) == (Outcome.INCONCLUSIVE, Why.LIMIT_BEYOND, False)
+    assert held.sentence == "load is 0.9, above 0.3; the candidate fails after 120 s"
+    failed = judge(RULES, evidence(limits=(load._replace(beyond_seconds=120),)))
     assert said(failed) == (Outcome.FAILED, Why.LIMIT_BREACHED, True)
-    assert "p99 latency is 0.9, above 0.3 in 3 windows in a row" in failed.sentence
-    assert judge(RULES, evidence(limits=(slow._replace(value=0.1, breached=0),))).outcome is Outcome.SUCCESSFUL
+    assert failed.sentence == "load is 0.9, above 0.3 for 120 s"
+    low = judge(RULES, evidence(limits=(load._replace(value=0.05, beyond_seconds=120),)))
+    assert low.sentence == "load is 0.05, below 0.1 for 120 s"
+    for within in (0.1, 0.3):  # a bound is well
+        assert judge(RULES, evidence(limits=(load._replace(value=within),))).outcome is Outcome.SUCCESSFUL
+
+
+def test_what_is_not_known_says_why() -> None:
+    verdict = judge(RULES, evidence(limits=(Limit("load", None, 0.3, problem="nobody answers"),)))
+    assert (verdict.why, verdict.sentence) == (Why.LIMIT_UNKNOWN, "load is not known: nobody answers")
 
 
 FEW_ERRORS, MANY_ERRORS = RareCounts(2, 3000, 3, 3000), RareCounts(60, 3000, 5, 3000)

@@ -8,8 +8,9 @@ from typing import get_args
 import pytest
 
 from ratchet_api.base import ObjectRef
+from ratchet_api.reward_model import RewardModelStage
 from ratchet_api.rl import AlgorithmName, Estimator, Reward, RewardType
-from ratchet_api.rlhf import OnlineAlgorithm, RewardModelStage
+from ratchet_api.rlhf import OnlineAlgorithm
 from ratchet_api.stage import STAGE_REVISION, ExitCode, Stage, StageConfig
 from ratchet_api.training_run import RLTrainingRunSpec, Stages
 from ratchet_jobs.models.rl_settings import make_rewards

@@ -8,6 +8,30 @@ API = "ratchet.dev/v1alpha1"
 NAMESPACE = "team-a"
 SHA = "a" * 64
 
+PAIR_JUDGE = {"endpoint": "http://j/v1", "model": "m", "prompt": "Which? {first} {second}"}
+"""Of two answers, in an evaluation."""
+OTHER_JUDGE: dict[str, Any] = {
+    "endpoint": "http://other/v1",
+    "model": "other",
+    "prompt": "Other? {first} {second}",
+    "apiKeySecretRef.name": "key",
+    "timeoutSeconds": 5.0,
+    "retries": 1,
+    "concurrency": 2,
+    "maxFailurePercent": 50.0,
+}
+"""Another value of each of its fields, by path."""
+
+SCORING: dict[str, Any] = {"endpoint": "http://j/v1", "model": "m", "prompt": "score, tone, ease of {response}"}
+"""Of the responses of a data set."""
+OTHER_SCORING: dict[str, Any] = OTHER_JUDGE | {
+    "prompt": "Other score of {response}",
+    "minScore": 1.0,
+    "maxScore": 5.0,
+    "qualities": ["tone", "ease"],
+}
+"""Another value of each of its fields, by path."""
+
 
 def manifest(kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> dict[str, Any]:
     return {

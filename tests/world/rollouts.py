@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ratchet_api.assign import Split
+from ratchet_api.assign import Split, experiment_of, salt_of
+from ratchet_api.fixed_shares import ArmStatus, arm_experiment
 from ratchet_api.rollout import ERRORS, FEEDBACK, HISTORY_LIMIT, Rollout, RolloutStatus, ShareRow
+from ratchet_api.shadow import ShadowReport
 from ratchet_api.stats.rare import RareCounts
 from ratchet_api.stats.ratio import SampleRatio
 from ratchet_api.stats.samples import Arms, Sample
@@ -23,7 +25,7 @@ from ratchet_api.stats.verdict import Evidence
 from ratchet_operator.desired.router_table import RouterTable, table_version
 from ratchet_operator.plan.rollout import plan_rollout
 from ratchet_operator.plan.rollout.table import wanted_servers, wanted_table
-from ratchet_operator.plan.rollout.world import Counted, Decision, Replica, RolloutWorld, Turn
+from ratchet_operator.plan.rollout.world import Counted, Decision, Measured, Replica, RolloutWorld, Turn
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TICK = timedelta(seconds=10)
@@ -61,7 +63,9 @@ class Simulation:
     """The world of one test.
 
     `likes` is each version's probability that a subject gives good feedback; a version without one is no version.
-    Servers of `broken` versions are not ready; those of `fails` are, and answer with errors.
+    Servers of `broken` versions are not ready; those of `fails` are, and answer with errors. `flips` is the share of
+    texts that a version answers otherwise than the champion. `gauges` is what Prometheus says at a time, by the query's
+    name.
     """
 
     likes: dict[int, float]
@@ -71,7 +75,9 @@ class Simulation:
     seed: int = 1
     broken: set[int] = field(default_factory=set)
     fails: set[int] = field(default_factory=set)
+    flips: dict[int, float] = field(default_factory=dict)
     analyst: bool = True
+    gauges: dict[str, Callable[[datetime], Measured]] = field(default_factory=dict)
     loses_decisions: float = 0.0
     spoil: Callable[[Evidence], Evidence] = lambda evidence: evidence
     command: str = ""
@@ -90,8 +96,9 @@ class Simulation:
         self._started: dict[int, datetime] = {}
         self._counts: dict[str, dict[str, list[int]]] = {}
         self._ratios: dict[str, SampleRatio] = {}
-        self._arms: dict[tuple[str, str], str] = {}
+        self._sides: dict[tuple[str, str], tuple[str, int, str]] = {}
         self._subjects = 0
+        self._pairs: dict[str, list[int]] = {}
 
     @property
     def turns(self) -> list[Turn]:
@@ -133,7 +140,9 @@ class Simulation:
             ready=ready,
             replicas=tuple(router.says(ready) for router in self.routers),
             counted=self._counted() if self.analyst else None,
+            arms={arm.version: self._counted_of(name) for arm, name in self._tested()} if self.analyst else {},
             command=self.command,
+            measured={(name, self.status.candidate or 0): says(self.now) for name, says in self.gauges.items()},
         )
 
     def _passes(self) -> None:
@@ -172,11 +181,15 @@ class Simulation:
                 slot = table.split.slot(subject)
                 version, arm = slot.version, slot.arm
             self.served[version] += 1
+            if table.shadow is not None and self._rng.random() < table.shadow.share / 10_000:
+                seen = self._pairs.setdefault(table.shadow.experiment, [0, 0])
+                seen[0] += 1
+                seen[1] += self._rng.random() < self.flips.get(table.shadow.version, 0.1)
             if arm != "champion" and table.split is not None:
-                self._count(table.split, arm, version)
+                self._count(slot.experiment or table.split.salt, arm, version)
 
-    def _count(self, split: Split, arm: str, version: int) -> None:
-        counts = self._counts.setdefault(split.salt, {"canary": [0, 0, 0], "control": [0, 0, 0]})[arm]
+    def _count(self, experiment: str, arm: str, version: int) -> None:
+        counts = self._counts.setdefault(experiment, {"canary": [0, 0, 0], "control": [0, 0, 0]})[arm]
         counts[0] += 1
         counts[1] += self._rng.random() < self.likes.get(version, 0.0)
         counts[2] += version in self.fails
@@ -184,8 +197,13 @@ class Simulation:
     def _counted(self) -> Counted | None:
         table = wanted_table_of(self.status, self.routers)
         if table is None or table.split is None:
-            return Counted(self.status.experiment, Evidence(SampleRatio((0.5, 0.5)), data_age_seconds=0.0))
-        salt = table.split.salt
+            experiment = experiment_of(salt_of("uid-1", self.status.experiment))
+            pairs, flips = self._pairs.get(experiment, [0, 0])
+            nobody = Evidence(SampleRatio((0.5, 0.5)), data_age_seconds=0.0)
+            return Counted(self.status.experiment, nobody, ShadowReport(pairs=pairs, flips=flips))
+        return self._counted_of(table.split.salt)
+
+    def _counted_of(self, salt: str) -> Counted:
         canary, control = (self._counts.get(salt, {}).get(arm, [0, 0, 0]) for arm in ("canary", "control"))
         self._ratios[salt] = self._ratios.get(salt, SampleRatio((0.5, 0.5))).seen((canary[0], control[0]))
         arms = Arms(Sample.of_counts(canary[1], canary[0]), Sample.of_counts(control[1], control[0]))
@@ -197,6 +215,12 @@ class Simulation:
         )
         return Counted(self.status.experiment, self.spoil(evidence))
 
+    def _tested(self) -> list[tuple[ArmStatus, str]]:
+        """Versions of the test that runs, and under which name each is counted."""
+        test = self.status.testing
+        arms = () if test is None or not test.dealt else test.live
+        return [(arm, arm_experiment("uid-1", self.status.experiment, arm.version)) for arm in arms]
+
     def _nobody_changed_arm(self) -> None:
         """P31, on what the routers really do: out of the rest into an arm at most, on every replica alike."""
         for router in self.routers:
@@ -206,10 +230,19 @@ class Simulation:
             router.checked = split
             for subject in WATCHED if split is not None else ():
                 assert split is not None
-                arm, key = split.slot(subject).arm, (split.salt, subject)
-                before = self._arms.get(key, "champion")
-                assert before in ("champion", arm) or router.hangs or self._lags(), (subject, before, arm)
-                self._arms[key] = arm if before == "champion" else before
+                slot, key = split.slot(subject), (split.salt, subject)
+                side = (slot.arm, slot.version, slot.experiment)
+                before = self._sides.get(key, side if slot.experiment else ("champion", 0, ""))
+                grown = before[0] == "champion" and not slot.experiment  # shares of a test do not grow
+                gone = slot.arm == "champion" and before[2] != "" and before[2] in self._taken_out()
+                assert before == side or grown or gone or router.hangs or self._lags(), (subject, before, side)
+                self._sides[key] = side if before[0] == "champion" else before
+
+    def _taken_out(self) -> set[str]:
+        """Names of the versions of a test that were taken out."""
+        test = self.status.ab_test
+        arms = () if test is None else test.arms
+        return {arm_experiment("uid-1", self.status.experiment, arm.version) for arm in arms if arm.out}
 
     def _lags(self) -> bool:
         return len({router.version for router in self.routers}) > 1

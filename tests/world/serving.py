@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ratchet_api.assign import experiment_of, salt_of
 from ratchet_api.names import (
     ANNOTATION_OWNER_NAME,
     ANNOTATION_ROLLOUT,
@@ -43,7 +42,12 @@ class People:
     per_tick: int = 200
     likes: dict[int, float] = field(default_factory=lambda: {1: 0.5, 2: 0.8, 3: 0.9})
     errors: dict[int, float] = field(default_factory=dict)
+    slow: dict[int, float] = field(default_factory=dict)
+    """Share of the subjects who wait for a second; the others wait for 10 ms."""
+    flips: dict[int, float] = field(default_factory=dict)
+    """Share of the texts that a version answers otherwise than the champion; else a tenth."""
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    pairs: dict[str, tuple[int, int]] = field(default_factory=dict)
     worst: dict[str, float] = field(default_factory=dict)
     problem: str = ""
     away: bool = False
@@ -57,6 +61,13 @@ class People:
         bias = log_bayes_factor((seen["canary"], seen["control"]), (0.5, 0.5))
         self.worst[experiment] = max(self.worst.get(experiment, 0.0), bias)
 
+    def compare(self, told: str, per_tenthousand: int) -> None:
+        """Let a shadow be asked a part of what a tick's people ask; `told` is what the router says of it."""
+        version, experiment = told.split("/")
+        pairs, flips = self.pairs.get(experiment, (0, 0))
+        more = self.per_tick * per_tenthousand // 10_000
+        self.pairs[experiment] = (pairs + more, flips + round(more * self.flips.get(int(version), 0.1)))
+
     def told(self, policy: str, experiment: str) -> dict[str, Any] | str:
         """Answer as the analyst does."""
         if self.away:
@@ -64,13 +75,18 @@ class People:
         seen = self.counts.get(experiment, {"canary": 0, "control": 0, "candidate": 0, "champion": 0})
         size = (seen["canary"], seen["control"])
         who = (seen["candidate"], seen["champion"])
-        good, bad = (
+        good, bad, slow = (
             [round(n * of.get(version, 0.0)) for n, version in zip(size, who, strict=True)]
-            for of in (self.likes, self.errors)
+            for of in (self.likes, self.errors, self.slow)
         )
+        paces = [
+            [{"milliseconds": 10.0, "subjects": n - late}, {"milliseconds": 1000.0, "subjects": late}]
+            for n, late in zip(size, slow, strict=True)
+        ]
         sums = [{"subjects": n, "total": float(g), "squares": float(g)} for n, g in zip(size, good, strict=True)]
         rare = {"candidateEvents": bad[0], "candidateSubjects": size[0]}
         rare |= {"championEvents": bad[1], "championSubjects": size[1]}
+        pairs, flips = self.pairs.get(experiment, (0, 0))
         everywhere = {"candidate": sums[0], "champion": sums[1]}
         return {
             "policy": policy,
@@ -79,6 +95,8 @@ class People:
             "split": {"counts": list(size), "worst": self.worst.get(experiment, 0.0)},
             "means": {"feedback": everywhere, "abstentions": everywhere, "feedbackRate": everywhere},
             "rare": {"errors": rare},
+            "paces": {"candidate": paces[0], "champion": paces[1]},
+            "shadow": {"pairs": pairs, "flips": flips, "championP99Ms": 10.0, "candidateP99Ms": 12.0},
             "problem": self.problem,
             "ageSeconds": 5.0 if sum(size) else None,
             "subjectsPerDay": 1000.0,
@@ -93,6 +111,8 @@ class Served(World):
         self.people = People()
         self.broken: set[int] = set()
         self.hanging: set[str] = set()
+        self.refused = ""
+        """Why Gateways do not take a route; empty = they do."""
         self.cluster.counts = self.people.told
         self._age: dict[str, int] = {}
         self._laid: dict[str, tuple[str, int]] = {}
@@ -161,6 +181,36 @@ class Served(World):
                 case "router":
                     self._routers(deployment)
 
+        for route in self.cluster.objects.select("httproutes"):
+            self._gateways(route)
+
+    def _gateways(self, route: KubeObject) -> None:
+        """Each Gateway says a tick later whether it took the route, and people come through the first that did."""
+        said = "False" if self.refused else "True"
+        told = {"observedGeneration": route["metadata"]["generation"], "reason": self.refused or "Accepted"}
+        rows = [{"type": kind, "status": said, **told} for kind in ("Accepted", "ResolvedRefs")]
+        parents = [{"parentRef": parent, "conditions": rows} for parent in route["spec"]["parentRefs"]]
+        if route["metadata"]["name"] in self.hanging:
+            return
+        if (route.get("status") or {}).get("parents") != parents:
+            self.cluster.objects.set_status("httproutes", route, {"parents": parents}, locked=False)
+        elif not self.refused:
+            self._come_by_route(route)
+
+    def _come_by_route(self, route: KubeObject) -> None:
+        """Deal by the weights, and tell the arms by what the route has the servers told."""
+        backends = route["spec"]["rules"][-1]["backendRefs"]
+        told = {}
+        for backend in (each for each in backends if "filters" in each):
+            change = backend["filters"][0]["requestHeaderModifier"]
+            said = {header["name"]: header["value"] for header in change["set"]}
+            if "x-ratchet-experiment" in said:
+                version = int(backend["name"].rpartition("-v")[2])
+                told[said["x-ratchet-arm"]] = (version, backend["weight"])
+                experiment = said["x-ratchet-experiment"]
+        if told:
+            self.people.come(experiment, told)
+
     def _servers(self, deployment: KubeObject) -> None:
         name, version = deployment["metadata"]["name"], int(deployment["metadata"]["labels"][LABEL_VERSION])
         self._age[name] = self._age.get(name, 0) + 1
@@ -207,13 +257,21 @@ class Served(World):
         return sorted(int(version) for version in backends & ready)
 
     def _people_come(self, policy: str) -> None:
-        obj = self.object("RLPolicy", policy)
-        experiment = (obj.get("status") or {}).get("rollout", {}).get("experiment", "")
+        for route in self._routes(policy):
+            if "request_mirror_policies" in route.get("route", {}):
+                said = {each["header"]["key"]: each["header"]["value"] for each in route["request_headers_to_add"]}
+                share = route["match"]["runtime_fraction"]["default_value"]["numerator"]
+                self.people.compare(said["x-ratchet-shadow"], share)
         dealt = [route["route"]["weighted_clusters"]["clusters"] for route in self._routes(policy) if _split(route)]
         if not dealt:
             return
-        arms = {_arm(c): (int(c["name"].removeprefix("v")), c["weight"]) for c in dealt[0] if _arm(c) != "champion"}
-        self.people.come(experiment_of(salt_of(obj["metadata"]["uid"], experiment)), arms)
+        trials: dict[str, dict[str, tuple[int, int]]] = {}
+        for each in dealt[0]:
+            if (said := _said(each))["x-ratchet-arm"] != "champion":
+                arm = (int(each["name"].removeprefix("v")), each["weight"])
+                trials.setdefault(said["x-ratchet-experiment"], {})[said["x-ratchet-arm"]] = arm
+        for experiment, arms in trials.items():
+            self.people.come(experiment, arms)
 
     def _routes(self, policy: str) -> list[dict[str, Any]]:
         routes: list[dict[str, Any]] = self.table(policy)["resources"][0]["virtual_hosts"][0]["routes"]
@@ -224,6 +282,5 @@ def _split(route: dict[str, Any]) -> bool:
     return "weighted_clusters" in route.get("route", {})
 
 
-def _arm(cluster: dict[str, Any]) -> str:
-    headers = {h["header"]["key"]: h["header"]["value"] for h in cluster["request_headers_to_add"]}
-    return str(headers["x-ratchet-arm"])
+def _said(cluster: dict[str, Any]) -> dict[str, str]:
+    return {h["header"]["key"]: h["header"]["value"] for h in cluster["request_headers_to_add"]}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -18,6 +17,7 @@ from ratchet_operator.cluster.memory_jobs import Act, golden
 from tests.world import builders as b
 from tests.world.harness import World, masked
 from tests.world.serving import ROLLOUT, Served
+from tests.world.spec_paths import leaves
 
 RESOURCES = {"cpu": 3.0, "memoryGi": 9.0, "gpus": 1, "ephemeralStorageGi": 7.0}
 TOLERATION = {"key": "gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}
@@ -66,6 +66,8 @@ RL: dict[str, Any] = {
 }
 REWARD_MODEL: dict[str, Any] = {
     "datasetRef.name": "another-log",
+    "scores": "judge",
+    "ratingLoss": "ordinal",
     "epochs": 5,
     "batchSize": 4,
     "learningRate": 1e-3,
@@ -106,6 +108,7 @@ RLHF: dict[str, Any] = {
     "maxUpdateKl": 1.0,
     "minEntropyRatio": 0.1,
     "rewards": [{"type": "rewardModel", "weight": 2.0}],
+    "agents": [{"name": "response"}, {"name": "emotion", "frozen": True}],
     "checkpointEverySteps": 7,
     **{f"resources.{k}": v for k, v in RESOURCES.items()},
 }
@@ -172,6 +175,7 @@ TEMPLATE: dict[str, Any] = {
     "stages.evaluate.batchSize": 8,
     "stages.evaluate.answers.prompts": 5,
     "stages.evaluate.answers.maxNewTokens": 7,
+    **{f"stages.evaluate.judge.{k}": v for k, v in b.OTHER_JUDGE.items()},
     **{f"stages.evaluate.resources.{k}": v for k, v in RESOURCES.items()},
     "evaluation.calibrate": False,
     "evaluation.eceBins": 10,
@@ -222,6 +226,9 @@ DATASET: dict[str, Any] = {
     "columns.labels": {"intent": "a", "pii": "b"},
     "columns.response": "answer",
     "columns.messages": "turns",
+    "columns.turns": "said",
+    "columns.items": "films",
+    "columns.emotion": "mood",
     "columns.group": "thread",
     "columns.subject": "user",
     "columns.timestamp": "at",
@@ -230,6 +237,7 @@ DATASET: dict[str, Any] = {
     "columns.policy": "who",
     "columns.task": "asked",
     "labels": ["spam", "ham"],
+    **{f"scoring.{k}": v for k, v in b.OTHER_SCORING.items()},
     "filters.maxSamples": 100,
     "filters.maxAgeDays": 30,
     "filters.minTextChars": 5,
@@ -250,11 +258,24 @@ SERVED: dict[str, Any] = {
     "serving.replicas": 3,
     **{f"serving.resources.{k}": v for k, v in RESOURCES.items()},
     **{f"serving.placement.{k}": v for k, v in PLACEMENT.items() if k != "queueName"},
+    "serving.engine": "vllm",
+    "serving.explorePercent": 10.0,
     "serving.routers.replicas": 3,
     "serving.routers.cpu": 4.0,
     "serving.routers.memoryGi": 2.0,
     "serving.routers.subjectCookie": "who",
     "serving.routers.testerHeader": "x-version",
+    "serving.httpRoute.parentRefs": [{"name": "other", "namespace": "infra", "sectionName": "https"}],
+    "serving.httpRoute.hostnames": ["support.example.com"],
+    "serving.httpRoute.testerHeader": "x-version",
+    "rollout.shadow.percent": 50.0,
+    "rollout.shadow.seconds": 90,
+    "rollout.shadow.minPairs": 100_000,
+    "rollout.shadow.maxFlipRate": 0.05,
+    "rollout.abTest.arms": [{"version": 2, "percent": 30}],
+    "rollout.abTest.seconds": 20,
+    "rollout.abTest.subjects": 10,
+    "rollout.abTest.promoteBest": True,
     "rollout.canary.steps": [20.0, 40.0],
     "rollout.canary.stepSeconds": 90,
     "rollout.canary.readySeconds": 10,
@@ -264,6 +285,9 @@ SERVED: dict[str, Any] = {
     "rollout.judged.abstentionMargin": 0.1,
     "rollout.judged.feedbackRateMargin": 0.1,
     "rollout.judged.errorRatio": 9.0,
+    "rollout.judged.latency.p99Milliseconds": 5000.0,
+    "rollout.judged.latency.ratio": 9.0,
+    "rollout.judged.queries": [{"name": "lost carts", "query": "lost", "most": 0.2}],
     "rollout.judged.alpha": 0.2,
     "rollout.judged.minSubjects": 100_000,
     "rollout.judged.minAgeSeconds": 900,
@@ -326,8 +350,16 @@ WITH: dict[str, dict[str, Any]] = {
     "stages.preference": preferring(),
     "stages.rl": {"mode": "supervised_then_rl"},
     "stages.evaluate.answers": {"datasetRef": {"name": "shown"}},
+    "stages.evaluate.judge": {
+        **JUDGED,
+        "stages": {**JUDGED["stages"], "evaluate": {"judge": b.PAIR_JUDGE}},
+    },
+    "scoring": {"type": "demonstrations", "scoring": b.SCORING},
     "columns.response": {"type": "demonstrations"},
     "columns.messages": {"type": "demonstrations"},
+    "columns.turns": {"type": "demonstrations", "columns": {"group": "chat"}},
+    "columns.items": {"type": "demonstrations"},
+    "columns.emotion": {"type": "demonstrations"},
     "columns.score": {"type": "ratings"},
     "columns.propensity": {"type": "ratings"},
     "columns.policy": {"type": "ratings"},
@@ -344,25 +376,8 @@ def besides(path: str) -> dict[str, Any]:
 
 def type_of(path: str) -> str:
     """Which type of policy this field is for."""
-    of_generators = ("stages.evaluate.answers", "stages.rewardModel", "stages.rlhf", "stages.preference")
+    of_generators = ("evaluate.answers", "evaluate.judge", "stages.rewardModel", "stages.rlhf", "stages.preference")
     return "generator" if any(part in path for part in of_generators) else "classifier"
-
-
-def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
-    """Paths of all fields below a model; a list or mapping is one field."""
-    for name, field in model.model_fields.items():
-        here = f"{path}{field.alias or name}"
-        listed = get_origin(field.annotation) is tuple
-        choices = () if listed else (field.annotation, *get_args(field.annotation))
-        inner = next((t for t in choices if _is_model(t)), None)
-        if inner is None:
-            yield here
-        else:
-            yield from leaves(inner, f"{here}.")
-
-
-def _is_model(candidate: object) -> bool:
-    return isinstance(candidate, type) and issubclass(candidate, BaseModel)
 
 
 @pytest.mark.parametrize(
@@ -471,6 +486,8 @@ async def test_a_changed_field_changes_a_child_or_the_status(
 WORSE = {
     "rollout.judged.margin": {"likes": {1: 0.5, 2: 0.2}},
     "rollout.judged.errorRatio": {"errors": {1: 0.05, 2: 0.3}},
+    "rollout.judged.latency.p99Milliseconds": {"slow": {1: 0.05, 2: 0.3}},
+    "rollout.judged.latency.ratio": {"slow": {1: 0.05, 2: 0.3}},
 }
 """People for whom the field makes a difference; else those of a version that is hardly better."""
 
@@ -481,7 +498,15 @@ async def served(path: str, value: Any = None) -> str:
     if "judged" in path:
         world.people = replace(world.people, **WORSE.get(path, {"likes": {1: 0.5, 2: 0.52}}))
         world.cluster.counts = world.people.told
-    fields = {"serving": {}, "rollout": ROLLOUT}
+    shadowed = {"shadow": {"seconds": 10, "minPairs": 50}} if "shadow" in path else {}
+    tested = {"abTest": {"arms": [{"version": 2, "percent": 50}], "seconds": 60}} if "abTest" in path else {}
+    fields = {"serving": {}, "rollout": ROLLOUT | shadowed | tested}
+    if "httpRoute" in path:
+        fields["serving"] = {"httpRoute": {"parentRefs": [{"name": "edge"}]}}
+    if path == "serving.engine":
+        fields |= {"type": "generator", "serving": {"resources": {"gpus": 1}}}
+    if "latency" in path:
+        fields = with_field(fields, "rollout.judged.latency", {"p99Milliseconds": 100})
     world.policy(**(fields if value is None else with_field(fields, path, value)))
     if path.endswith(("readySeconds", "unreadySeconds")):
         await world.settle(12 if path.endswith("unreadySeconds") else 0)
@@ -499,8 +524,9 @@ async def test_a_changed_field_of_serving_or_rollout_changes_a_child_or_the_stat
     path: str, value: Any, baseline: dict[str, list[str]]
 ) -> None:
     """P16: as above, where a version is on trial."""
-    own = path in WORSE or path.endswith(("readySeconds", "unreadySeconds"))
-    alike = path if own else path.rpartition(".")[0] if "judged" in path else "any"
+    own = path in WORSE or path.endswith(("readySeconds", "unreadySeconds", "engine"))
+    beside = ("judged", "shadow", "abTest", "httpRoute")
+    alike = path if own else path.rpartition(".")[0] if any(each in path for each in beside) else "any"
     if alike not in baseline:
         baseline[alike] = [await served(path)]
     after = await served(path, value)

@@ -49,6 +49,7 @@ ONE_EXIT = {
     "an absent object is retried to the limit": (22, "RetriesExhausted", 4),
     "a corrupt object is retried to the limit": (23, "RetriesExhausted", 4),
     "an accelerator fault is retried to the limit": (40, "RetriesExhausted", 4),
+    "an absent judge is retried to the limit": (50, "RetriesExhausted", 4),
     "a kill is retried once": (137, "OutOfMemory", 2),
     "an unknown exit is retried twice": (99, "UnknownExit", 3),
 }

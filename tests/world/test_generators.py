@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from ratchet_api.stage import EvaluateConfig, RewardModelConfig, RlConfig, StageInput
+from ratchet_api.attempts import Artifact
+from ratchet_api.names import ANNOTATION_PROMOTE
+from ratchet_api.stage import EvaluateConfig, ResolveConfig, RewardModelConfig, RlConfig, StageInput
 from ratchet_gateway.policies import FixedPolicies, PolicyView
 from ratchet_gateway.training import LocalTraining
 from ratchet_operator.cluster.memory_jobs import Act, golden
@@ -145,12 +147,35 @@ async def test_a_run_with_a_reward_model_trains_it_on_the_supervised_policy_and_
     assert evaluate.rlhf == rl.rlhf
 
 
+@pytest.mark.parametrize("asked", [True, False])
+async def test_the_champions_answers_are_compared_where_a_judge_is_named(asked: bool) -> None:
+    """Without one nothing would say whose are better, and a promotion would measure everything anew."""
+    told: list[StageInput] = []
+    world = World(remembering(told))
+    published = {"publishTo": {"name": "support"}}
+    world.submit(SHOWN, b.policy(type="generator"), b.run("first", policyType="generator", **published))
+    await world.finish("first")
+    world.edit("RLPolicy", "support", {"metadata": {"annotations": {ANNOTATION_PROMOTE: "1"}}})
+    await world.settle(2)
+    judge = {"evaluate": {"judge": b.PAIR_JUDGE}} if asked else {}
+    world.submit(b.run(**LIKED | published | {"stages": FORMULA | judge}))
+    await world.finish()
+    *_, evaluate = [each.config for each in told if each.config.stage == "evaluate" and each.owner.name == "router"]
+    assert isinstance(evaluate, EvaluateConfig)
+    first = world.status("RLPolicy", "support")["versions"][0]
+    want = Artifact(uri=first["uri"], digest=first["digest"]) if asked else None
+    assert evaluate.champion == want
+
+
 async def test_rewards_by_formula_alone_need_no_reward_model() -> None:
     told: list[StageInput] = []
     world = World(remembering(told))
     world.submit(SHOWN, b.policy(type="generator"), b.run(**LIKED | {"stages": FORMULA}))
     await world.finish()
     assert [row["name"] for row in world.status()["stages"]] == ["resolve", "supervised", "rl", "evaluate"]
+    resolve = next(each.config for each in told if each.config.stage == "resolve")
+    assert isinstance(resolve, ResolveConfig)
+    assert [each.type for each in resolve.rewards["spec.stages.rlhf.rewards"]] == ["expression"], "looked at first"
 
 
 async def test_other_judged_answers_change_the_reward_model_and_all_after_it_and_nothing_before() -> None:
@@ -217,6 +242,7 @@ async def test_a_run_that_learns_from_pairs_has_no_reward_model_and_tells_rl_and
     rl, evaluate = by_stage["rl"], by_stage["evaluate"]
     assert isinstance(rl, RlConfig)
     assert isinstance(evaluate, EvaluateConfig)
+    assert by_stage["resolve"].to_wire().get("rewards", {}) == {}, "no answer of its own is rewarded"
     assert rl.log is not None
     assert rl.log == evaluate.log
     assert rl.preference == evaluate.preference

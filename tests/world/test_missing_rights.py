@@ -63,10 +63,11 @@ SAID: dict[tuple[str, str], Callable[[World], None]] = {
 UNSAID = (("get", "rltrainingruns"), ("patch_status", "rltrainingruns"), ("emit", "events"))
 """What is missed before or after there is a status to say it in."""
 
+HELD = ("deployments", "services", "configmaps", "poddisruptionbudgets")
 SERVED: dict[tuple[str, str], Callable[[Served], None]] = {
     **dict.fromkeys(
         [
-            *((verb, kind) for verb in ("list", "get", "apply") for kind in ("deployments", "services", "configmaps")),
+            *((verb, kind) for verb in ("list", "get", "apply") for kind in HELD),
             ("list", "pods"),
             ("apply", "pods"),
         ],
@@ -75,6 +76,9 @@ SERVED: dict[tuple[str, str], Callable[[Served], None]] = {
     ("create", "configmaps"): lambda world: world.remember(20),
     ("delete", "deployments"): lambda world: None,
     ("delete", "services"): lambda world: None,
+    ("delete", "poddisruptionbudgets"): lambda world: world.edit(
+        "RLPolicy", "support", {"spec": {"serving": {"replicas": 2}}}
+    ),
 }
 """What is missed while a policy is served, and what is done for it to be asked for."""
 

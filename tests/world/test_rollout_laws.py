@@ -26,6 +26,9 @@ def disturb(sim: Simulation, rng: random.Random, number: int) -> None:
     sim.clock_error = timedelta(minutes=rng.choice([0, 0, 10, -10, 1000, -1000]))
     canary: dict[str, Any] = SPEC["canary"]
     sim.spec = {**SPEC, "canary": {**canary, "steps": rng.choice(STEPS)}}
+    if rng.random() < 0.3:
+        arms = [{"version": v, "percent": rng.choice([1, 10])} for v in rng.sample(sorted(sim.likes), k=1)]
+        sim.spec["abTest"] = {"arms": arms, "seconds": rng.choice([60, 600]), "promoteBest": rng.random() < 0.5}
     if rng.random() < 0.2:
         sim.likes[max(sim.likes) + 1] = rng.random()
     if rng.random() < 0.1:
@@ -48,4 +51,5 @@ def test_whatever_happens_a_rollout_comes_to_rest_and_everybody_gets_the_champio
     sim.routers[1].hangs, sim.broken, sim.clock_error, sim.loses_decisions = False, set(), timedelta(0), 0.0
     sim.run(2)
     assert sim.status.serving == sim.champion
-    assert set(wanted_servers(sim.status, sim.champion)) <= {sim.champion, sim.status.candidate}
+    tested = () if sim.status.testing is None else (arm.version for arm in sim.status.testing.live)
+    assert set(wanted_servers(sim.status, sim.champion)) <= {sim.champion, sim.status.candidate, *tested}

@@ -403,3 +403,95 @@ def test_what_is_asked_for_becomes_the_statistics_rules() -> None:
     ]
     assert (rules.goal, rules.alpha, rules.min_subjects) == ("nonInferior", 0.1, 7)
     assert (rules.min_age_seconds, rules.deadline_seconds) == (9, 99)
+
+
+SHADOWED = with_spec(shadow={"percent": 20, "seconds": 120, "minPairs": 300, "maxFlipRate": 0.3})
+
+
+def test_a_shadow_is_asked_for_its_time_and_its_texts_before_anybody_gets_the_candidate() -> None:
+    sim = Simulation(BETTER, spec=SHADOWED)
+    sim.run(30, until=lambda: sim.status.shadow_since is not None)
+    began = sim.now
+    assert [router.table.shadow.version for router in sim.routers if router.table and router.table.shadow] == [2, 2]
+    sim.run(30, until=lambda: sim.status.percent > 0 or sim.served[2] > 0)
+    assert sim.status.percent == 5
+    assert sim.now - began >= timedelta(seconds=120)
+    assert sim.status.shadow is not None
+    assert sim.status.shadow.pairs >= 300
+    assert sim.turns[-2:] == [Turn.SHADOWED, Turn.EXPOSED]
+    assert all(router.told is not None and router.told.shadow is None for router in sim.routers)
+    sim.run(60, until=lambda: over(sim))
+    assert (sim.champion, sim.turns.count(Turn.SHADOWED)) == (2, 1)
+    assert sim.status.shadow.pairs >= 300, "the last report stays"
+
+
+def test_a_shadow_that_answers_too_much_otherwise_is_taken_out_and_nobody_ever_got_it() -> None:
+    """P34."""
+    sim = Simulation(BETTER, spec=SHADOWED, flips={2: 0.5})
+    sim.run(60, until=lambda: over(sim))
+    assert (sim.champion, sim.served[2], sim.status.candidate) == (1, 0, None)
+    assert "were answered otherwise" in sim.said[-2][1]
+    assert [(row.version, row.candidate) for row in sim.history] == [(1, None)]
+    sim.run(10)
+    assert sim.turns.count(Turn.CANDIDATE) == 1
+
+
+def test_a_shadow_without_a_limit_is_only_reported() -> None:
+    sim = Simulation(BETTER, spec=with_spec(shadow={"seconds": 10, "minPairs": 10}), flips={2: 1.0})
+    sim.run(60, until=lambda: sim.status.percent > 0)
+    assert sim.status.shadow is not None
+    assert sim.status.shadow.flip_rate == 1
+
+
+@pytest.mark.parametrize("lacking", ["traffic", "analyst", "a router"])
+def test_a_shadow_of_which_nothing_is_known_waits(lacking: str) -> None:
+    """P33: nothing known is never a reason to go on."""
+    sim = Simulation(BETTER, spec=SHADOWED)
+    sim.run(10, until=lambda: sim.status.shadow is not None)
+    if lacking == "traffic":
+        sim.people = 0
+    sim.analyst = lacking != "analyst"
+    sim.routers[1].hangs = lacking == "a router"
+    sim.run(60)
+    assert (sim.status.percent, sim.status.candidate, sim.served[2]) == (0, 2, 0)
+    sim.people, sim.analyst, sim.routers[1].hangs = 120, True, False
+    sim.run(30, until=lambda: sim.status.percent > 0)
+    assert sim.status.percent == 5
+
+
+def test_a_shadow_that_stops_answering_is_taken_out_and_a_short_pause_is_forgiven() -> None:
+    sim = Simulation(BETTER, spec=SHADOWED)
+    sim.run(10, until=lambda: sim.status.shadow_since is not None)
+    sim.broken = {2}
+    sim.run(0.4)
+    sim.broken = set()
+    sim.run(0.5)
+    assert (sim.status.candidate, sim.status.unready_since) == (2, None)
+    sim.broken = {2}
+    sim.run(2, until=lambda: over(sim))
+    assert sim.status.candidate is None
+    assert "did not answer for 30 s as a shadow" in sim.said[-2][1]
+
+
+def test_a_paused_shadow_goes_on_being_asked_and_gets_no_share_until_it_is_resumed() -> None:
+    sim = Simulation(BETTER, spec=SHADOWED)
+    sim.run(10, until=lambda: sim.status.shadow_since is not None)
+    sim.command = "pause"
+    sim.run(20)
+    assert sim.last is not None
+    assert (sim.status.percent, sim.last.state) == (0, "Paused")
+    sim.command = "resume"
+    sim.run(5, until=lambda: sim.status.percent > 0)
+    assert sim.status.percent == 5
+
+
+def test_a_shadow_whose_wish_is_taken_back_gets_its_first_share_and_the_next_trial_has_a_report_of_its_own() -> None:
+    sim = Simulation({1: 0.5, 2: 0.25}, spec=SHADOWED)
+    sim.run(10, until=lambda: sim.status.shadow is not None and sim.status.shadow.pairs > 0)
+    sim.spec = SPEC
+    sim.run(5, until=lambda: sim.status.percent > 0)
+    assert sim.status.percent == 5
+    sim.run(60, until=lambda: over(sim))
+    sim.likes[3] = 0.9
+    sim.run(5, until=lambda: sim.status.percent > 0)
+    assert (sim.status.candidate, sim.status.shadow) == (3, None)

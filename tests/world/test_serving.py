@@ -69,6 +69,80 @@ async def test_a_version_that_people_like_less_is_taken_out_and_not_tried_again(
     await world.run_until(lambda: world.status("RLPolicy", "support")["champion"] == 3)
 
 
+SHADOW = ROLLOUT | {"shadow": {"percent": 50, "seconds": 10, "minPairs": 500, "maxFlipRate": 0.3}}
+
+
+async def test_a_version_is_asked_beside_the_champion_before_anybody_gets_it() -> None:
+    world = Served()
+    world.policy(rollout=SHADOW)
+    await world.run_until(lambda: world.rollout().get("shadow", {}).get("pairs", 0) > 0)
+    assert world.rollout()["percent"] == 0
+    assert world.says("RolledOut")["reason"] == "Shadowing"
+    assert "were answered otherwise" in world.says("RolledOut")["message"]
+    assert world.status("RLPolicy", "support")["state"] == "Shadowing"
+    await through_its_end(world)
+    assert world.status("RLPolicy", "support")["champion"] == 2
+    assert world.rollout()["shadow"]["pairs"] >= 500
+    assert events(world)[:4] == ["ServingChanged", "CandidateChosen", "CandidateShadowed", "CandidateExposed"]
+
+
+async def test_a_version_that_answers_too_much_otherwise_beside_the_champion_is_taken_out() -> None:
+    """P34: nobody got it."""
+    world = Served()
+    world.people.flips[2] = 0.4
+    world.policy(rollout=SHADOW)
+    await through_its_end(world)
+    assert (world.status("RLPolicy", "support")["champion"], world.children("deployments")) == (
+        1,
+        ["support-router", "support-v1"],
+    )
+    assert [row["percent"] for row in world.rollout()["history"]] == [0]
+    assert world.people.counts == {}
+
+
+LATENCY = ROLLOUT | {"judged": ROLLOUT["judged"] | {"latency": {"p99Milliseconds": 100}}}
+
+
+async def test_a_slower_version_is_taken_out_however_well_it_is_liked() -> None:
+    """P34."""
+    world = Served()
+    world.people.slow = {1: 0.02, 2: 0.2}
+    world.policy(rollout=LATENCY)
+    await through_its_end(world)
+    assert world.status("RLPolicy", "support")["champion"] == 1
+    assert world.rollout()["verdict"]["outcome"] == "Failed"
+    assert "slow" in world.rollout()["verdict"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("p99", "slow"),
+    [(100, {1: 0.002, 2: 0.002}), (100, {1: 0.3, 2: 0.3}), (1000, {1: 0.0, 2: 0.9})],
+    ids=["fast enough", "as slow as the champion", "within what is asked"],
+)
+async def test_a_version_that_is_no_slower_is_promoted(p99: float, slow: dict[int, float]) -> None:
+    world = Served()
+    world.people.slow = slow
+    world.policy(rollout=ROLLOUT | {"judged": ROLLOUT["judged"] | {"latency": {"p99Milliseconds": p99}}})
+    await through_its_end(world)
+    assert world.status("RLPolicy", "support")["champion"] == 2
+
+
+async def test_without_a_time_of_any_answer_a_version_is_not_promoted() -> None:
+    """P33: servers or an analyst of an earlier release tell none."""
+    world = Served()
+    asked = world.people.told
+
+    def told(policy: str, experiment: str) -> Any:
+        said = asked(policy, experiment)
+        return said if isinstance(said, str) else {**said, "paces": {}}
+
+    world.cluster.counts = told
+    world.policy(rollout=LATENCY)
+    await world.settle(60)
+    assert world.rollout()["candidate"] == 2
+    assert world.status("RLPolicy", "support")["champion"] == 1
+
+
 async def test_a_published_run_goes_on_trial_by_itself() -> None:
     world = Served()
     world.submit(b.dataset(), b.policy(serving={}, rollout=ROLLOUT), b.run("first", publishTo={"name": "support"}))
@@ -214,13 +288,35 @@ async def test_a_changed_size_is_applied_to_every_version_that_is_served() -> No
     assert sizes == {"support-router": 4, "support-v2": 3}
 
 
+async def test_of_several_pods_a_drain_takes_one_at_a_time() -> None:
+    world = Served()
+    world.policy(serving={"replicas": 2, "routers": {"replicas": 1}})
+    await world.run_until(lambda: world.rollout().get("percent") == 10)
+    assert world.children("poddisruptionbudgets") == ["support-v1", "support-v2"]
+    world.cluster.objects.update(
+        "poddisruptionbudgets", b.NAMESPACE, "support-v1", {"spec": {"maxUnavailable": "100%"}}
+    )
+    world.edit("RLPolicy", "support", {"spec": {"serving": {"routers": {"replicas": 3}}}})
+    await world.settle(3)
+    assert world.children("poddisruptionbudgets") == ["support-router", "support-v1", "support-v2"]
+    budgets = {each["metadata"]["name"]: each["spec"] for each in world.cluster.objects.select("poddisruptionbudgets")}
+    for deployment in world.cluster.objects.select("deployments"):
+        spec = budgets[deployment["metadata"]["name"]]
+        assert (spec["maxUnavailable"], spec["selector"]) == (1, deployment["spec"]["selector"])
+    world.edit("RLPolicy", "support", {"spec": {"serving": {"replicas": 1}}})
+    await world.run_until(ended(world))
+    await world.settle(4)
+    assert world.children("poddisruptionbudgets") == ["support-router"]
+
+
 async def test_without_spec_serving_every_child_ends_and_the_history_stays() -> None:
     world = Served()
     world.policy()
     await world.run_until(lambda: world.rollout().get("percent") == 10)
     world.edit("RLPolicy", "support", {"spec": {"serving": None, "rollout": None}})
     await world.settle(10)
-    assert not any(world.children(resource) for resource in ("deployments", "services", "configmaps", "pods"))
+    held = ("deployments", "services", "configmaps", "poddisruptionbudgets", "pods")
+    assert not any(world.children(resource) for resource in held)
     assert "candidate" not in world.rollout()
     assert len(world.rollout()["history"]) == 2
     assert world.says("Ready")["status"] == "True"
@@ -368,7 +464,8 @@ async def test_a_deleted_policy_takes_its_children_along() -> None:
     world = await through(Served())
     world.delete("RLPolicy", "support")
     await world.settle(3)
-    assert not any(world.children(resource) for resource in ("deployments", "services", "configmaps"))
+    held = ("deployments", "services", "configmaps", "poddisruptionbudgets")
+    assert not any(world.children(resource) for resource in held)
 
 
 async def test_a_long_name_fits_every_child() -> None:
@@ -378,3 +475,37 @@ async def test_a_long_name_fits_every_child() -> None:
     await world.run_until(lambda: world.status("RLPolicy", name).get("champion") == 2)
     assert all(len(child) <= 63 for child in world.children("deployments"))
     assert server_name(name, 2) in world.children("services")
+
+
+async def test_a_users_own_number_is_asked_of_the_version_on_trial_and_takes_it_out() -> None:
+    """P34."""
+    world, asked = Served(), set()
+
+    def prometheus(query: str) -> float:
+        asked.add(query)
+        return 0.9 if query.startswith("lost") else float(len(world.cluster.log))
+
+    world.cluster.gauges = prometheus
+    places = 'lost{v="{{version}}",c="{{champion}}",p="{{policy}}",n="{{namespace}}"}'
+    query = {"name": "lost carts", "query": places, "alive": "asked{{version}}", "most": 0.5, "seconds": 20}
+    world.policy(rollout=ROLLOUT | {"judged": ROLLOUT["judged"] | {"queries": [query]}})
+    await world.settle(30)
+    assert asked == {f'lost{{v="2",c="1",p="support",n="{b.NAMESPACE}"}}', "asked2"}
+    assert world.status("RLPolicy", "support")["champion"] == 1
+    assert "lost carts is 0.9, above 0.5 for" in world.rollout()["history"][-1]["why"]
+
+
+async def test_a_test_of_several_versions_is_counted_by_version_and_its_best_is_promoted() -> None:
+    world = Served()
+    arms = [{"version": 2, "percent": 20}, {"version": 3, "percent": 25}]
+    world.policy(3, rollout=ROLLOUT | {"abTest": {"arms": arms, "seconds": 120, "promoteBest": True}})
+    await world.run_until(lambda: world.status("RLPolicy", "support").get("champion") == 3)
+    await world.settle(4)
+    test = world.rollout()["abTest"]
+    assert [(arm["version"], arm["verdict"]["outcome"]) for arm in test["arms"]] == [
+        (2, "Successful"),
+        (3, "Successful"),
+    ]
+    assert "Version 3 is the best of versions 2 and 3" in test["result"]
+    assert world.children("deployments") == ["support-router", server_name("support", 3)]
+    assert events(world).count("CandidateExposed") == 1

@@ -5,10 +5,12 @@ Decides these three questions from one metric's counts alone. What follows from 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ratchet_api.stats.planning import subjects_to_show
 from ratchet_api.stats.rare import RareCounts, e_rate_below, e_ratio_above, e_ratio_below
+from ratchet_api.stats.relative import relative_change
 from ratchet_api.stats.rules import Mean, Rare, Rules
 from ratchet_api.stats.samples import Arms
 from ratchet_api.stats.sequences import Difference, Interval, difference, one_sided
@@ -58,6 +60,8 @@ def read_mean(metric: Mean, arms: Arms, rules: Rules, *, superior: bool) -> Read
     seen = _improvement(metric, arms)
     low = one_sided(seen, alpha=rules.promotion_alpha, tuned_to=rules.tuned_to).low
     high = one_sided(seen, alpha=rules.rollback_alpha, tuned_to=rules.tuned_to).high
+    change = relative_change(arms, alpha=rules.alpha, tuned_to=rules.tuned_to)
+    relative = f"; {change}" if math.isfinite(change.estimate) else ""
     wanted = 0.0 if superior else -metric.margin
     return Reading(
         name=metric.name,
@@ -68,7 +72,7 @@ def read_mean(metric: Mean, arms: Arms, rules: Rules, *, superior: bool) -> Read
         sentence=(
             f"{metric.name}: {arms.candidate.mean:.4g} against {arms.champion.mean:.4g}, "
             f"{'better' if seen.estimate >= 0 else 'worse'} by {abs(seen.estimate):.4g} "
-            f"(between {low:+.4g} and {high:+.4g}; {arms.subjects} subjects)"
+            f"(between {low:+.4g} and {high:+.4g}{relative}; {arms.subjects} subjects)"
         ),
         improvement=seen.estimate,
         band=Interval(low, high),

@@ -46,30 +46,55 @@ class Why(StrEnum):
     DEADLINE = "DeadlineExceeded"
     TOO_YOUNG = "TooYoung"
     LIMIT_UNKNOWN = "LimitUnknown"
+    LIMIT_BEYOND = "LimitBeyond"
     TOO_FEW = "TooFewSubjects"
     GOOD_ENOUGH = "GoodEnough"
     UNDECIDED = "Undecided"
 
 
 class Limit(NamedTuple):
-    """A hard limit on something that is measured in windows, such as the 99th percentile of the latency.
+    """Hard bounds of something that is measured, such as a number of the user's own.
 
-    It is no statistics: so many windows in a row beyond it are taken for broken.
+    It is no statistics: a value that stays beyond for so long is taken for broken.
     """
 
     name: str
     value: float | None
-    """In the last window; None or NaN = not known."""
-    most: float
-    breached: int = 0
-    """Windows in a row, up to the last, in which the value was above."""
-    allowed: int = 1
-    """The candidate fails at so many of them."""
+    """Now; None or not finite = not known."""
+    most: float = math.inf
+    least: float = -math.inf
+    beyond_seconds: float = 0.0
+    """For how long it has been beyond a bound, without a gap."""
+    allowed_seconds: float = 0.0
+    """The candidate fails after so long."""
+    problem: str = ""
+    """Why it is not known."""
 
     @property
     def known(self) -> bool:
         """Whether there is a value."""
-        return self.value is not None and not math.isnan(self.value)
+        return self.value is not None and math.isfinite(self.value)
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the value is known, and out of bounds."""
+        return self.value is not None and self.known and not self.least <= self.value <= self.most
+
+    @property
+    def broken(self) -> bool:
+        """Whether it has been beyond a bound for too long."""
+        return self.beyond and self.beyond_seconds >= self.allowed_seconds
+
+    @property
+    def sentence(self) -> str:
+        """What is seen, in words."""
+        if self.value is None or not self.known:
+            return f"{self.name} is not known" + (f": {self.problem}" if self.problem else "")
+        if not self.beyond:
+            return f"{self.name} is {self.value:g}"
+        above = self.value > self.most
+        bound = f"above {self.most:g}" if above else f"below {self.least:g}"
+        return f"{self.name} is {self.value:g}, {bound}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +201,8 @@ def _not_ready(case: _Case) -> Verdict | None:
 
 def _limit_breached(case: _Case) -> Verdict | None:
     for limit in case.seen.limits:
-        if limit.known and limit.breached >= limit.allowed:
-            sentence = f"{limit.name} is {limit.value:g}, above {limit.most:g} in {limit.breached} windows in a row"
+        if limit.broken:
+            sentence = f"{limit.sentence} for {limit.beyond_seconds:.0f} s"
             return _say(case, Outcome.FAILED, Why.LIMIT_BREACHED, sentence)
     return None
 
@@ -216,7 +241,8 @@ def _successful(case: _Case) -> Verdict | None:
         return None
     primary = case.readings[0]
     word = "better" if case.rules.goal is Goal.SUPERIOR else "no worse than its margin"
-    rest = f", and {len(case.readings) - 1} guardrails hold" if len(case.readings) > 1 else ""
+    guardrails = len(case.readings) - 1
+    rest = f", and {guardrails} guardrail{'s hold' if guardrails > 1 else ' holds'}" if guardrails else ""
     return _say(case, Outcome.SUCCESSFUL, Why.GOOD_ENOUGH, f"{word}: {primary.sentence}{rest}")
 
 
@@ -266,14 +292,18 @@ def _waits(case: _Case) -> Verdict | None:
     age, least = case.seen.age_seconds, case.rules.min_age_seconds
     if age < least:
         return _say(case, Outcome.INCONCLUSIVE, Why.TOO_YOUNG, f"runs for {age:.0f} s, at least {least:g} s are wanted")
-    unknown = [limit.name for limit in case.seen.limits if not limit.known]
-    if unknown:
-        sentence = f"not known: {', '.join(unknown)}; no data promotes nothing and rolls nothing back"
-        return _say(case, Outcome.INCONCLUSIVE, Why.LIMIT_UNKNOWN, sentence)
-    above = [limit for limit in case.seen.limits if limit.breached]
-    if above:
-        seen = f"{above[0].name} is above {above[0].most:g} for {above[0].breached} of {above[0].allowed} windows"
-        return _say(case, Outcome.INCONCLUSIVE, Why.UNDECIDED, seen)
+    return _held_by_limit(case)
+
+
+def _held_by_limit(case: _Case) -> Verdict | None:
+    """A value that is not known, or beyond a bound and not for long, promotes nothing and rolls nothing back."""
+    if unknown := [limit for limit in case.seen.limits if not limit.known]:
+        return _say(case, Outcome.INCONCLUSIVE, Why.LIMIT_UNKNOWN, "; ".join(limit.sentence for limit in unknown))
+    if beyond := [limit for limit in case.seen.limits if limit.beyond]:
+        sentence = "; ".join(
+            f"{limit.sentence}; the candidate fails after {limit.allowed_seconds:g} s" for limit in beyond
+        )
+        return _say(case, Outcome.INCONCLUSIVE, Why.LIMIT_BEYOND, sentence)
     return None
 
 

@@ -46,18 +46,28 @@ namespace is decided by Jobs and, where policies are served, by Deployments.
 - apiGroups: [""]
   resources: [services, configmaps]
   verbs: [get, list, create, patch, delete]
+# A drained node takes one server of a version, and one router, at a time.
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, create, patch, delete]
 # A router's pod is annotated when its table changes: its kubelet then looks at the ConfigMap at once.
 - apiGroups: [""]
   resources: [pods]
   verbs: [patch]
+{{- if .Values.serving.httpRoutes.enabled }}
+# Where a policy asks for it, Gateways deal in place of routers.
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes]
+  verbs: [get, list, create, patch, delete]
+{{- end }}
 {{- end }}
 {{- end -}}
 
 {{/* What a gateway may do in its namespace; who its callers are is asked by a ClusterRole of its own. */}}
 {{- define "ratchet.gatewayRules" -}}
-# Which policies there are, their versions and templates.
+# Which policies there are, their versions and templates; what data sets kept of the feedback, for the review page.
 - apiGroups: [ratchet.dev]
-  resources: [rlpolicies]
+  resources: [rlpolicies, feedbackdatasets]
   verbs: [list]
 {{- if .Values.gateway.training.enabled }}
 # The dataset and the run of train_policy: made once, then asked how far they are.

@@ -1,4 +1,4 @@
-"""The analyst's application: one question, and what kubelets and Prometheus ask.
+"""The analyst's application: two questions, and what kubelets and Prometheus ask.
 
 Decides that nothing is answered before the log was read to its end once. Counts alone leave it, so it asks for no
 token; the chart's network policy says who reaches it.
@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from ratchet_api import __version__
 from ratchet_api.base import ObjectName
-from ratchet_api.evidence import ExperimentEvidence
+from ratchet_api.evidence import ExperimentEvidence, ExperimentSeries
 from ratchet_api.feedback import ExperimentId
 from ratchet_gateway.analyst.metrics import AnalystMetrics
 from ratchet_gateway.analyst.watch import NotCaughtUp, Watch
@@ -27,6 +27,8 @@ from ratchet_web.errors import wrong_fields
 
 log = logging.getLogger(__name__)
 
+Policy = Annotated[ObjectName, Path(description="policy: name of the RLPolicy.")]
+Experiment = Annotated[ExperimentId, Path(description="experiment: id that servers sign.")]
 
 router = APIRouter()
 hidden = APIRouter(include_in_schema=False)
@@ -63,14 +65,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 @router.get("/v1/policies/{policy}/experiments/{experiment}", summary="Count an experiment")
-async def experiment(
-    request: Request,
-    policy: Annotated[ObjectName, Path(description="policy: name of the RLPolicy.")],
-    experiment: Annotated[ExperimentId, Path(description="experiment: id that servers sign.")],
-) -> ExperimentEvidence:
+async def experiment(request: Request, policy: Policy, experiment: Experiment) -> ExperimentEvidence:
     """Return the counts of both arms; zeros for an experiment that nobody met."""
     watch: Watch = request.app.state.watch
     made = await asyncio.to_thread(watch.evidence, policy, experiment)
+    request.app.state.metrics.answers.labels("200").inc()
+    return made
+
+
+@router.get("/v1/policies/{policy}/experiments/{experiment}/series", summary="Count an experiment over time")
+async def series(request: Request, policy: Policy, experiment: Experiment) -> ExperimentSeries:
+    """Return the counts of both arms, and those of earlier moments."""
+    watch: Watch = request.app.state.watch
+    made = await asyncio.to_thread(watch.series, policy, experiment)
     request.app.state.metrics.answers.labels("200").inc()
     return made
 

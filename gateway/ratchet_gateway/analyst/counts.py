@@ -12,14 +12,26 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ratchet_api.base import digest_of
-from ratchet_api.evidence import SHARES, ArmSums, EventCounts, ExperimentEvidence, MetricSums, SplitCounts
+from ratchet_api.evidence import (
+    SHARES,
+    ArmSums,
+    EventCounts,
+    ExperimentEvidence,
+    MetricSums,
+    Pace,
+    Paces,
+    SplitCounts,
+)
 from ratchet_api.rollout import ABSTENTIONS, ERRORS, FEEDBACK, FEEDBACK_RATE
 from ratchet_api.stats.ratio import SampleRatio
+from ratchet_gateway.analyst import pairs
+from ratchet_gateway.analyst.pace import milliseconds_of
 from ratchet_gateway.analyst.tables import SCALE, SLOT, Tables, experiment_key
 
 CROSSED_SHARE = 0.001
 """More subjects than this in both arms, and the arms are no fair comparison."""
-_MINUTE, _DAY = 60_000, 86_400_000
+MINUTE, _DAY = 60_000, 86_400_000
+"""Milliseconds."""
 
 # Subjects count when the time in which their values may change has passed, and with them all of their slot.
 _ARMS = """
@@ -33,9 +45,13 @@ SELECT canary, sum(met) AS met, min(first) AS first, max(last) AS last, sum(cros
     sum(abstained2) FILTER (WHERE place < :answers) AS abstained2
 FROM slot WHERE experiment = :experiment GROUP BY canary
 """
-_MINUTES = """
+MINUTES = """
 SELECT place * :slot / 60000, sum(met * canary), sum(met * (1 - canary)) FROM slot WHERE experiment = :experiment
 GROUP BY 1 ORDER BY 1
+"""
+_PACES = """
+SELECT canary, took, sum(subjects) FROM pace WHERE experiment = :experiment AND place < :answers GROUP BY 1, 2
+ORDER BY 1, 2
 """
 _NOBODY: Mapping[str, int | None] = {}
 
@@ -57,7 +73,7 @@ def count(tables: Tables, policy: str, experiment: str, *, settle_seconds: float
     names = [column[0] for column in cursor.description]
     arms = {bool(row[0]): dict(zip(names, row, strict=True)) for row in cursor.fetchall()}
     candidate, champion = arms.get(True, _NOBODY), arms.get(False, _NOBODY)
-    minutes = tables.database.execute(_MINUTES, known | {"slot": SLOT}).fetchall()
+    minutes = tables.database.execute(MINUTES, known | {"slot": SLOT}).fetchall()
     dropped = tables.database.execute(
         "SELECT total(dropped) FROM loss WHERE experiment = :experiment", known
     ).fetchone()
@@ -75,11 +91,13 @@ def count(tables: Tables, policy: str, experiment: str, *, settle_seconds: float
             FEEDBACK_RATE: MetricSums(candidate=_shares(candidate), champion=_shares(champion)),
         },
         "rare": {ERRORS: _events(candidate, champion)},
+        "paces": _paces(tables, known | passed),
+        "shadow": pairs.report(tables.database, known["experiment"]),
         "dropped": int(dropped[0]),
         "late": _number(candidate, "late") + _number(champion, "late"),
         "crossed": crossed,
         "problem": _problem(arms, minutes, crossed, since),
-        "watermark": None if end is None else _text(end),
+        "watermark": None if end is None else text_of(end),
         "subjects_per_day": _per_day(minutes),
     }
     made = ExperimentEvidence(**found)
@@ -115,6 +133,14 @@ def _events(candidate: Mapping[str, int | None], champion: Mapping[str, int | No
     )
 
 
+def _paces(tables: Tables, known: Mapping[str, int]) -> Paces:
+    """The slowest answer of each subject."""
+    arms: tuple[list[Pace], list[Pace]] = [], []
+    for canary, took, subjects in tables.database.execute(_PACES, known).fetchall():
+        arms[canary].append(Pace(milliseconds=milliseconds_of(took), subjects=subjects))
+    return Paces(candidate=tuple(arms[1]), champion=tuple(arms[0]))
+
+
 def _split(minutes: Sequence[tuple[int, int, int]]) -> SplitCounts:
     """Look at the split at the end of every minute in which somebody was dealt."""
     seen, candidate, champion = SampleRatio(SHARES), 0, 0
@@ -129,8 +155,8 @@ def _per_day(minutes: Sequence[tuple[int, int, int]]) -> float:
     if not minutes:
         return 0.0
     last = minutes[-1][0]
-    span = min(_DAY // _MINUTE, last - minutes[0][0] + 1)
-    return sum(canary + control for at, canary, control in minutes if at > last - span) * _DAY / _MINUTE / span
+    span = min(_DAY // MINUTE, last - minutes[0][0] + 1)
+    return sum(canary + control for at, canary, control in minutes if at > last - span) * _DAY / MINUTE / span
 
 
 def _problem(
@@ -144,10 +170,11 @@ def _problem(
     met = sum(_number(arm, "met") for arm in arms.values())
     if crossed > CROSSED_SHARE * met:
         return f"{crossed} of {met} subjects met both arms; see how subjects are named, and who else says the arms"
-    if minutes and minutes[0][0] * _MINUTE < since:
+    if minutes and minutes[0][0] * MINUTE < since:
         return "the experiment began before the part of the log that is read; raise RATCHET_ANALYST_DAYS"
     return ""
 
 
-def _text(at: int) -> str:
+def text_of(at: int) -> str:
+    """Return a time in milliseconds since 1970 as the log writes it."""
     return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -57,11 +57,7 @@ class Settings:
         """
         read = Environment(environ)
         return cls(
-            store=StoreConfig(
-                uri=read.needed("RATCHET_STORE_URI", "s3://BUCKET[/PREFIX] or file:///DIR"),
-                endpoint=read.text("RATCHET_STORE_ENDPOINT") or None,
-                region=read.text("RATCHET_STORE_REGION", "us-east-1"),
-            ),
+            store=read.store(),
             namespace=read.needed("RATCHET_ANALYST_NAMESPACE", "the namespace of its policies"),
             host=read.text("RATCHET_ANALYST_HOST", "127.0.0.1"),
             port=int(read.number("RATCHET_ANALYST_PORT", 8090, 0, 65_535)),

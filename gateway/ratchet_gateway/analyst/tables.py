@@ -19,6 +19,9 @@ from datetime import datetime
 from typing import Any
 
 from ratchet_api.feedback import score_of
+from ratchet_gateway.analyst import pairs
+from ratchet_gateway.analyst.pace import power_of
+from ratchet_gateway.records import PAIR
 
 SCALE = 100_000
 """Values are kept as whole numbers of this part of 1: sums of them are exact in whatever order they are taken."""
@@ -32,7 +35,7 @@ _SCHEMA = """
 CREATE TABLE segment (id INTEGER PRIMARY KEY);
 CREATE TABLE experiment (id INTEGER PRIMARY KEY, policy TEXT, name TEXT, newest INTEGER);
 CREATE TABLE answer (id INTEGER PRIMARY KEY, at INTEGER, print INTEGER, experiment INTEGER, subject INTEGER,
-    canary INTEGER, version INTEGER, abstained INTEGER, failed INTEGER);
+    canary INTEGER, version INTEGER, abstained INTEGER, failed INTEGER, took INTEGER);
 CREATE INDEX answer_of ON answer (experiment, subject);
 CREATE INDEX answer_to ON answer (subject);
 CREATE TABLE vote (id INTEGER PRIMARY KEY, at INTEGER, print INTEGER, answer INTEGER, score INTEGER, source INTEGER);
@@ -42,11 +45,13 @@ CREATE TABLE loss (experiment INTEGER, recorder INTEGER, dropped INTEGER, PRIMAR
     WITHOUT ROWID;
 CREATE TABLE unit (experiment INTEGER, subject INTEGER, met INTEGER, canary INTEGER, version INTEGER, crossed INTEGER,
     answered INTEGER, abstained INTEGER, failed INTEGER, scored INTEGER, score INTEGER, spoke INTEGER, late INTEGER,
-    PRIMARY KEY (experiment, subject)) WITHOUT ROWID;
+    took INTEGER, PRIMARY KEY (experiment, subject)) WITHOUT ROWID;
 CREATE INDEX unit_at ON unit (experiment, met);
 CREATE TABLE slot (experiment INTEGER, place INTEGER, canary INTEGER, met INTEGER, first INTEGER, last INTEGER,
     crossed INTEGER, late INTEGER, spoke INTEGER, scored INTEGER, score INTEGER, score2 INTEGER, failed INTEGER,
     answered INTEGER, abstained INTEGER, abstained2 INTEGER, PRIMARY KEY (experiment, place, canary)) WITHOUT ROWID;
+CREATE TABLE pace (experiment INTEGER, place INTEGER, canary INTEGER, took INTEGER, subjects INTEGER,
+    PRIMARY KEY (experiment, place, canary, took)) WITHOUT ROWID;
 CREATE TEMP TABLE new_answer AS SELECT * FROM answer;
 CREATE TEMP TABLE new_vote AS SELECT * FROM vote;
 CREATE TEMP TABLE new_undone AS SELECT * FROM undone;
@@ -66,8 +71,8 @@ INSERT OR IGNORE INTO touched SELECT experiment, subject FROM answer WHERE id IN
 _MERGE = """
 INSERT INTO answer SELECT * FROM new_answer WHERE true ON CONFLICT (id) DO UPDATE SET
     at = excluded.at, print = excluded.print, experiment = excluded.experiment, subject = excluded.subject,
-    canary = excluded.canary, version = excluded.version, abstained = excluded.abstained, failed = excluded.failed
-    WHERE (excluded.at, excluded.print) < (answer.at, answer.print);
+    canary = excluded.canary, version = excluded.version, abstained = excluded.abstained, failed = excluded.failed,
+    took = excluded.took WHERE (excluded.at, excluded.print) < (answer.at, answer.print);
 INSERT INTO vote SELECT * FROM new_vote WHERE true ON CONFLICT (id) DO UPDATE SET
     at = excluded.at, print = excluded.print, answer = excluded.answer, score = excluded.score, source = excluded.source
     WHERE (excluded.at, excluded.print) < (vote.at, vote.print);
@@ -84,7 +89,7 @@ WITH first AS MATERIALIZED (
     GROUP BY a.experiment, a.subject
 ), did AS MATERIALIZED (
     SELECT f.experiment, f.subject, min(a.version) AS version, count(a.abstained) AS answered,
-        total(a.abstained) AS abstained, max(a.failed) AS failed
+        total(a.abstained) AS abstained, max(a.failed) AS failed, max(a.took) AS took
     FROM first AS f CROSS JOIN answer AS a ON a.experiment = f.experiment AND a.subject = f.subject
     WHERE a.at < f.met + :answers AND a.canary = f.canary
     GROUP BY f.experiment, f.subject
@@ -103,7 +108,8 @@ SELECT f.experiment, f.subject, f.met, f.canary, d.version, f.crossed,
     d.answered > 0, CASE WHEN d.answered > 0 THEN CAST(round(d.abstained * :scale / d.answered) AS INTEGER) END,
     d.failed,
     coalesce(s.scored, 0) > 0, CASE WHEN s.scored > 0 THEN CAST(round(s.score / s.scored) AS INTEGER) END,
-    coalesce(s.spoke, 0), coalesce(s.late, 0)
+    coalesce(s.spoke, 0), coalesce(s.late, 0),
+    d.took
 FROM first AS f JOIN did AS d USING (experiment, subject) LEFT JOIN said AS s USING (experiment, subject)
 """
 
@@ -121,6 +127,12 @@ SELECT u.experiment, s.place, u.canary, count(*), min(u.version), max(u.version)
 FROM stale AS s CROSS JOIN unit AS u
     ON u.experiment = s.experiment AND u.met >= s.place * :slot AND u.met < (s.place + 1) * :slot
 GROUP BY u.experiment, s.place, u.canary
+"""
+_PACES = """
+INSERT INTO pace
+SELECT u.experiment, s.place, u.canary, u.took, count(*) FROM stale AS s CROSS JOIN unit AS u
+    ON u.experiment = s.experiment AND u.met >= s.place * :slot AND u.met < (s.place + 1) * :slot
+WHERE u.took IS NOT NULL GROUP BY u.experiment, s.place, u.canary, u.took
 """
 
 
@@ -148,7 +160,7 @@ class Tables:
             f"cache_size = -{CACHE_KIB}",
         ):
             self.database.execute(f"PRAGMA {setting}").fetchall()
-        self.database.executescript(_SCHEMA)
+        self.database.executescript(_SCHEMA + pairs.SCHEMA)
 
     def close(self) -> None:
         """Close the file."""
@@ -202,7 +214,7 @@ class Tables:
                 )
                 self.database.executemany(f"DELETE FROM answer WHERE {column} = ?", names)
             self._renew()
-            for table, column in (("experiment", "id"), ("loss", "experiment")):
+            for table, column in (("experiment", "id"), ("loss", "experiment"), ("pair", "experiment")):
                 self.database.executemany(f"DELETE FROM {table} WHERE {column} = ?", old)
         self._erased |= gone
         self.generation += 1
@@ -214,8 +226,9 @@ class Tables:
         self.database.execute("DELETE FROM unit WHERE (experiment, subject) IN (SELECT * FROM touched)")
         self.database.execute(_UNITS, {"answers": self.answers, "votes": self.attribution, "scale": SCALE})
         self.database.execute(_STALE, slot)
-        self.database.execute("DELETE FROM slot WHERE (experiment, place) IN (SELECT * FROM stale)")
-        self.database.execute(_SLOTS, slot)
+        for sums, made in (("slot", _SLOTS), ("pace", _PACES)):
+            self.database.execute(f"DELETE FROM {sums} WHERE (experiment, place) IN (SELECT * FROM stale)")
+            self.database.execute(made, slot)
         for table in ("touched", "stale", "new_answer", "new_vote", "new_undone"):
             self.database.execute(f"DELETE FROM {table}")
 
@@ -247,6 +260,7 @@ class _Staged:
         self._undone: list[tuple[int, int, int]] = []
         self._experiments: dict[int, tuple[str, str, int]] = {}
         self._losses: list[tuple[int, int, int]] = []
+        self._pairs: list[pairs.Row] = []
 
     def take(self, event: Mapping[str, Any]) -> None:
         self.events += 1
@@ -255,6 +269,8 @@ class _Staged:
         experiment = event.get("experiment")
         if event["kind"] == "feedback":
             self._take_feedback(event, at, experiment is not None)
+        elif event["kind"] == PAIR:
+            self._take_pair(event, at)
         elif experiment is not None and "arm" in event and "subject" in event and "interaction" in event:
             self._take_answer(event, at, str(experiment))
 
@@ -263,9 +279,8 @@ class _Staged:
         name, subject = experiment_key(policy, experiment), hashed(str(event["subject"]))
         if event["arm"] not in ("canary", "control") or subject in self._erased:
             return
-        known = self._experiments.get(name)
-        self._experiments[name] = (policy, experiment, at if known is None else max(known[2], at))
-        failed, abstained = event.get("failed") is True, event.get("abstained")
+        self._met(name, policy, experiment, at)
+        failed, abstained, took = event.get("failed") is True, event.get("abstained"), event.get("milliseconds")
         self._answers.append(
             (
                 hashed(str(event["interaction"])),
@@ -277,10 +292,22 @@ class _Staged:
                 event.get("version"),
                 None if failed or abstained is None else int(abstained),
                 int(failed),
+                None if failed or took is None else power_of(float(took)),
             )
         )
         if "recorder" in event and "dropped" in event:
             self._losses.append((name, hashed(str(event["recorder"])), int(event["dropped"])))
+
+    def _take_pair(self, event: Mapping[str, Any], at: int) -> None:
+        policy, pair = str(event["policy"]), event["pair"]
+        name = experiment_key(policy, str(pair["experiment"]))
+        self._met(name, policy, str(pair["experiment"]), at)
+        request, fingerprint = hashed(str(pair["request"])), hashed(str(event.get("fingerprint", "")))
+        self._pairs.append(pairs.row_of(event, experiment=name, request=request, at=at, fingerprint=fingerprint))
+
+    def _met(self, name: int, policy: str, experiment: str, at: int) -> None:
+        known = self._experiments.get(name)
+        self._experiments[name] = (policy, experiment, at if known is None else max(known[2], at))
 
     def _take_feedback(self, event: Mapping[str, Any], at: int, compared: bool) -> None:
         source = hashed(str(event["source"]))
@@ -301,8 +328,9 @@ class _Staged:
         )
 
     def write(self, database: sqlite3.Connection) -> None:
-        database.executemany("INSERT INTO new_answer VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._answers)
+        database.executemany("INSERT INTO new_answer VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._answers)
         database.executemany("INSERT INTO new_vote VALUES (?, ?, ?, ?, ?, ?)", self._votes)
+        pairs.merge(database, self._pairs)
         database.executemany("INSERT INTO new_undone VALUES (?, ?, ?)", self._undone)
         database.executemany(
             "INSERT INTO experiment VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from threading import Event, Lock
+from threading import Event, RLock
 from typing import Any
 
-from ratchet_api.evidence import ExperimentEvidence
+from ratchet_api.evidence import ExperimentEvidence, ExperimentPoint, ExperimentSeries
 from ratchet_api.signing import CLOCK_SKEW
 from ratchet_gateway.analyst.counts import count
 from ratchet_gateway.analyst.metrics import AnalystMetrics
+from ratchet_gateway.analyst.series import points
 from ratchet_gateway.analyst.settings import Settings
 from ratchet_gateway.analyst.tables import Tables, experiment_key, milliseconds
 from ratchet_jobs.feedback_log.erasures import erased_subjects
@@ -69,12 +70,13 @@ class Watch:
     ) -> None:
         self._store, self._settings, self._tables, self._metrics = store, settings, tables, metrics
         self._now, self._monotonic = now, monotonic
-        self._one, self._ends = Lock(), Event()
+        self._one, self._ends = RLock(), Event()
         self._troubles: dict[str, str] = {}
         self._listed_at = float("-inf")
         self._seen_at: dict[int, tuple[int, float]] = {}
         """Per experiment, its newest answer and when that was seen."""
         self._kept: dict[tuple[int, str, str], ExperimentEvidence] = {}
+        self._curves: dict[tuple[int, str, str], tuple[ExperimentPoint, ...]] = {}
         self.caught_up = False
         self.error = "the log is being read"
         """Why the last look failed; empty if it did not."""
@@ -129,6 +131,23 @@ class Watch:
             trouble = next(iter(self._troubles.values()), "")
         age = None if seen is None else max(0.0, self._monotonic() - seen[1])
         return made.model_copy(update={"age_seconds": age, "problem": (trouble or made.problem)[:1024]})
+
+    def series(self, policy: str, experiment: str) -> ExperimentSeries:
+        """Return the same, and what was known at earlier moments.
+
+        Raises:
+            NotCaughtUp: a part of the log was not read yet.
+        """
+        with self._one:
+            now = self.evidence(policy, experiment)
+            name = (self._tables.generation, policy, experiment)
+            if (made := self._curves.get(name)) is None:
+                made = points(self._tables, policy, experiment, settle_seconds=self._settings.settle_seconds)
+                self._curves = {
+                    key: kept for key, kept in islice(self._curves.items(), _MOST_KEPT) if key[0] == name[0]
+                }
+                self._curves[name] = made
+        return ExperimentSeries(now=now, points=made)
 
     def _look(self) -> int:
         began, whole = self._monotonic(), self._monotonic() - self._listed_at >= LIST_ALL_SECONDS

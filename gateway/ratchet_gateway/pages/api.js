@@ -37,6 +37,8 @@ export async function ask(path, body) {
 export const policies = () => ask("v1/review");
 export const queue = (policy, limit, order) => ask(`v1/review/${encodeURIComponent(policy)}?limit=${limit}&order=${order}`);
 export const plotted = (policy) => ask(`v1/review/${encodeURIComponent(policy)}/stats`);
+export const datasets = (policy) => ask(`v1/review/${encodeURIComponent(policy)}/datasets`);
+export const rollout = (policy) => ask(`api/policies/${encodeURIComponent(policy)}/rollout`);
 export const totals = (policy) => ask(`api/policies/${encodeURIComponent(policy)}/feedback`);
 
 // One key per vote: a request that is repeated after a lost answer counts once.

@@ -1,8 +1,8 @@
-// Bars as SVG, drawn by hand: three plots need no library. Each is an image with its numbers in a table beside it.
+// Bars as SVG, drawn by hand: five plots need no library. Each is an image with its numbers in a table beside it.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-function shape(name, attributes, text) {
+export function shape(name, attributes, text) {
   const made = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   if (text !== undefined) made.textContent = text;
@@ -36,6 +36,19 @@ export function bars(place, rows, title) {
   });
   if (rows[0].parts.length > 1) place.append(legend(rows[0].parts.map((part) => part.kind)));
   place.append(picture, table(rows, title));
+}
+
+// facts: [[name, value]], each shown in a box of its own
+export function boxes(list, facts) {
+  list.replaceChildren(
+    ...facts.map(([name, value]) => {
+      const box = document.createElement("div");
+      const [term, number] = [document.createElement("dt"), document.createElement("dd")];
+      [term.textContent, number.textContent] = [name, String(value)];
+      box.append(term, number);
+      return box;
+    }),
+  );
 }
 
 function legend(kinds) {

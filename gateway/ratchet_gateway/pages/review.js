@@ -3,8 +3,10 @@
 // A vote is sent at once, and the next answer is shown meanwhile. Undo sends an event that takes the vote back, and the
 // answer returns. The gateway stores an event once however often it is sent.
 
-import { Refusal, key, plotted, policies, queue, send, token, totals } from "./api.js";
-import { bars } from "./plots.js";
+import { Refusal, datasets, key, plotted, policies, queue, send, token, totals } from "./api.js";
+import { showDatasets } from "./datasets.js";
+import { redrawExperiment, showExperiment } from "./experiment.js";
+import { bars, boxes } from "./plots.js";
 
 const WORDS = { thumbs_up: "right", thumbs_down: "wrong", correction: "corrected", preference: "compared" };
 const SCORES = ["unusable", "poor", "fair", "good", "excellent"];
@@ -57,11 +59,13 @@ function askForToken(problem, work) {
 
 // ---------------------------------------------------------------------------------------------- what is shown
 
-const view = () => (["rate", "compare", "numbers"].includes(location.hash.slice(1)) ? location.hash.slice(1) : "rate");
+const VIEWS = ["rate", "compare", "numbers", "experiment"];
+const view = () => (VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "rate");
 
 async function load() {
   if (!state.policy) return;
   if (view() === "numbers") return showNumbers();
+  if (view() === "experiment") return showTrial();
   const found = await queue(state.policy, Math.min(50 + gone.size, 500), $("order").value);
   const unseen = (each) => !gone.has(each.id);
   Object.assign(state, { items: found.items.filter(unseen), pairs: found.pairs.filter(unseen) });
@@ -72,7 +76,7 @@ async function load() {
 }
 
 function show() {
-  for (const name of ["rate", "compare", "numbers"]) $(`view-${name}`).hidden = name !== view();
+  for (const name of VIEWS) $(`view-${name}`).hidden = name !== view();
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${view()}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -136,7 +140,7 @@ let numbersShown = "";
 
 // Draws only what is new: a table that was opened stays open while nothing changes.
 async function showNumbers() {
-  const answers = await Promise.all([plotted(state.policy), totals(state.policy)]);
+  const answers = await Promise.all([plotted(state.policy), totals(state.policy), datasets(state.policy)]);
   show();
   const told = JSON.stringify([state.policy, answers]);
   if (told === numbersShown) return;
@@ -144,7 +148,13 @@ async function showNumbers() {
   drawNumbers(...answers);
 }
 
-function drawNumbers(numbers, counts) {
+async function showTrial() {
+  show(); // a curve is as wide as its place, which must be there
+  const news = await showExperiment(state.policy);
+  if (news) say(news);
+}
+
+function drawNumbers(numbers, counts, made) {
   const facts = [
     ["Events", counts.events],
     ["Scored", counts.rated],
@@ -152,15 +162,7 @@ function drawNumbers(numbers, counts) {
     ["People", counts.subjects],
     ["Answers recorded", counts.interactions],
   ];
-  $("totals").replaceChildren(
-    ...facts.map(([name, value]) => {
-      const box = document.createElement("div");
-      const [term, number] = [document.createElement("dt"), document.createElement("dd")];
-      [term.textContent, number.textContent] = [name, String(value)];
-      box.append(term, number);
-      return box;
-    }),
-  );
+  boxes($("totals"), facts);
   const kinds = ["bad", "middling", "good", "unscored"];
   const days = numbers.days.map((day) => ({
     name: day.day,
@@ -181,6 +183,7 @@ function drawNumbers(numbers, counts) {
   bars($("plot-days"), days, "Feedback by day: bad, middling, good and unscored events");
   bars($("plot-bands"), bands.reverse(), "Scored events from excellent to unusable");
   bars($("plot-labels"), labels, "Recorded answers by label");
+  showDatasets(made);
 }
 
 // ---------------------------------------------------------------------------------------------- voting
@@ -301,6 +304,7 @@ const KEYS = {
   },
   compare: { a: () => prefer("a"), b: () => prefer("b"), s: skip },
   numbers: {},
+  experiment: {},
 };
 
 function pressed(event_) {
@@ -337,8 +341,12 @@ function wire() {
   document.addEventListener("keydown", pressed);
   // What was just said is in the numbers a second later, and others go on judging.
   setInterval(() => {
-    if (state.policy && view() === "numbers" && !document.hidden && !$("door").open) attempt(load);
+    const live = ["numbers", "experiment"].includes(view());
+    if (state.policy && live && !document.hidden && !$("door").open) attempt(load);
   }, NUMBERS_MS);
+  window.addEventListener("resize", () => {
+    if (view() === "experiment") redrawExperiment();
+  });
   window.addEventListener("hashchange", async () => {
     Object.assign(state, { last: null });
     $("toast").hidden = true;

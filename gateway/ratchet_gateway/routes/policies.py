@@ -1,4 +1,4 @@
-"""What is known of a policy: its versions with their metrics, its feedback counted, and training on that."""
+"""What is known of a policy: its versions and their metrics, its feedback counted, its rollout, and training."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pydantic.alias_generators import to_camel
 
 from ratchet_api.base import ObjectName, Timestamp
 from ratchet_api.feedback import FeedbackCount, FeedbackStats, TrainEstimate, TrainRequest, VersionView
+from ratchet_api.rollout_view import RolloutView
 from ratchet_api.train_answers import TrainAnswer, TrainStarted
 from ratchet_gateway import training
 from ratchet_gateway.auth import Role
 from ratchet_gateway.errors import UnknownRun
 from ratchet_gateway.estimates import estimate
+from ratchet_gateway.experiments import view_of_rollout
 from ratchet_gateway.routes.feedback import PolicyName
 from ratchet_gateway.routes.problems import KNOWN_CALLER, SAMPLES, UNKNOWN
 from ratchet_gateway.services import Calling, Services
@@ -48,6 +50,16 @@ async def feedback_stats(policy: PolicyName, call: Calling) -> FeedbackStats:
     call.caller.need(Role.READ)
     await call.services.policy(policy)
     return (await call.services.tally.of(policy)).stats()
+
+
+@router.get("/{policy}/rollout", responses={**KNOWN_CALLER, **UNKNOWN}, summary="Who gets which version, and a trial")
+async def rollout(policy: PolicyName, call: Calling) -> RolloutView:
+    """Tell who gets which version since when, and what is known of the version on trial, or of the last one.
+
+    Where the analyst is away, `trial` is missing and `problem` says so; the rest is there.
+    """
+    call.caller.need(Role.READ)
+    return await view_of_rollout(await call.services.policy(policy), call.services.analyst)
 
 
 @router.post(

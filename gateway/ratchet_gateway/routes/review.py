@@ -13,6 +13,7 @@ from fastapi import APIRouter, Path, Query, Response
 
 from ratchet_api.review import (
     ReviewAnswer,
+    ReviewDatasets,
     ReviewItem,
     ReviewOrder,
     ReviewPair,
@@ -22,6 +23,7 @@ from ratchet_api.review import (
 )
 from ratchet_api.signing import Exposure, sign_interaction
 from ratchet_gateway.auth import Role
+from ratchet_gateway.datasets import Untold
 from ratchet_gateway.recent import Answer
 from ratchet_gateway.routes.feedback import PolicyName
 from ratchet_gateway.routes.problems import KNOWN_CALLER, UNKNOWN
@@ -31,7 +33,7 @@ router = APIRouter(tags=["review"])
 page = APIRouter(include_in_schema=False)
 
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-FILES = ("review.css", "review.js", "api.js", "plots.js", "icon.svg")
+FILES = ("review.css", "review.js", "experiment.js", "api.js", "curves.js", "datasets.js", "plots.js", "icon.svg")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -101,6 +103,20 @@ async def stats(policy: PolicyName, call: Calling) -> ReviewStats:
     call.caller.need(Role.READ)
     await call.services.policy(policy)
     return (await call.services.review.of(policy)).stats(policy)
+
+
+@router.get(
+    "/v1/review/{policy}/datasets", responses={**KNOWN_CALLER, **UNKNOWN}, summary="What data sets kept of the feedback"
+)
+async def datasets(policy: PolicyName, call: Calling) -> ReviewDatasets:
+    """List the data sets made of a policy's feedback: what their newest snapshots hold, and which rule removed what."""
+    call.caller.need(Role.READ)
+    await call.services.policy(policy)
+    try:
+        found = await call.services.datasets.of(policy)
+    except Untold as error:
+        return ReviewDatasets(policy=policy, problem=str(error))
+    return ReviewDatasets(policy=policy, datasets=tuple(found))
 
 
 def _shown(services: Services, answer: Answer) -> ReviewAnswer:

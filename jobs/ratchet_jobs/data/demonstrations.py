@@ -29,6 +29,10 @@ DEMONSTRATIONS_SCHEMA = pa.schema(
     ]
 )
 """`messages` holds the turns before the answer where there are other than one prompt."""
+ITEMS_FIELD = pa.field("items", pa.list_(pa.string()))
+EMOTION_FIELD = pa.field("emotion", pa.string())
+MAX_ITEMS, MAX_NAME = 64, 256
+"""Items that a response may mention, and characters of an item's or an emotion's name."""
 
 
 class Demonstration(NamedTuple):
@@ -37,6 +41,10 @@ class Demonstration(NamedTuple):
     turns: tuple[Turn, ...]
     """Of the dialogue so far; the last is not the assistant's."""
     response: str
+    items: tuple[str, ...] | None = None
+    """That the response mentions; None = the row does not say."""
+    emotion: str | None = None
+    """Of the one who is answered; None = the row does not say."""
 
     @property
     def prompt(self) -> str:
@@ -56,14 +64,29 @@ def shown_columns(columns: Columns) -> dict[str, str]:
     named = {key: path for key, path in columns.to_wire().items() if key not in ("label", "text", "response")}
     if columns.messages is not None:
         return named
-    return named | {"text": columns.text, "response": columns.response or "response"}
+    answered = named | {"response": columns.response or "response"}
+    return answered if columns.turns is not None else answered | {"text": columns.text}
+
+
+def shown_schema(columns: Columns) -> pa.Schema:
+    """Return the columns of a split; those that nobody mapped are not there, so that other digests stay as they are."""
+    told = ((columns.items, ITEMS_FIELD), (columns.emotion, EMOTION_FIELD))
+    fields = [field for path, field in told if path is not None]
+    return pa.schema([*DEMONSTRATIONS_SCHEMA, *fields])
 
 
 def to_demonstration(fields: Mapping[str, Any], columns: Columns) -> tuple[Example, Demonstration] | str:
     """Read a row, or return the rule that refuses it; the example's one label is the response."""
-    shown = _from_messages(fields, columns.messages) if columns.messages else _from_pair(fields, columns)
+    if columns.messages is not None:
+        shown = _from_messages(fields, columns.messages)
+    else:
+        shown = _from_turns(fields, columns.turns, columns) if columns.turns else _from_pair(fields, columns)
     if isinstance(shown, str):
         return shown
+    told = _told(fields, columns)
+    if isinstance(told, str):
+        return told
+    shown = shown._replace(items=told.items, emotion=told.emotion)
     provenance = provenance_of(fields, columns)
     if isinstance(provenance, str):
         return provenance
@@ -90,12 +113,60 @@ def _from_pair(fields: Mapping[str, Any], columns: Columns) -> Demonstration | s
     return of_pair(prompt, response)
 
 
+def _from_turns(fields: Mapping[str, Any], path: str, columns: Columns) -> Demonstration | str:
+    said, response = value_at(fields, path), value_at(fields, columns.response or "response")
+    if said is None:
+        return "MissingTurns"
+    if not isinstance(said, list):
+        return "TurnsNotAList"
+    if not said:
+        return "EmptyPrompt"
+    if response is None:
+        return "EmptyResponse"
+    if not isinstance(response, str):
+        return "ResponseNotString"
+    if all(isinstance(each, str) for each in said):
+        # the one who answers next is the assistant, so whoever spoke last is the user, and before that in turn
+        roles = ("user", "assistant")
+        said = [{"role": roles[(len(said) - 1 - n) % 2], "content": text} for n, text in enumerate(said)]
+    return _from_list([*said, {"role": "assistant", "content": response}])
+
+
+class _Told(NamedTuple):
+    items: tuple[str, ...] | None
+    emotion: str | None
+
+
+def _told(fields: Mapping[str, Any], columns: Columns) -> _Told | str:
+    """What a row says of its response and of the one who is answered, or the rule that refuses it."""
+    items, emotion = (value_at(fields, path) if path else None for path in (columns.items, columns.emotion))
+    if emotion is not None and not _is_name(emotion):
+        return "InvalidEmotion"
+    names = [items] if isinstance(items, str) else items
+    if names is not None:
+        if not isinstance(names, list) or not all(_is_name(name) for name in names):
+            return "InvalidItem"
+        if len(names) > MAX_ITEMS:
+            return "TooManyItems"
+        names = tuple(dict.fromkeys(name.strip() for name in names))
+    return _Told(names, None if emotion is None else emotion.strip())
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and len(value) <= MAX_NAME and is_clean(value)
+
+
 def _from_messages(fields: Mapping[str, Any], path: str) -> Demonstration | str:
     said = value_at(fields, path)
     if said is None:
         return "MissingMessages"
     if not isinstance(said, list) or len(said) < 2:
         return "TooFewMessages" if isinstance(said, list) else "MessagesNotAList"
+    return _from_list(said)
+
+
+def _from_list(said: Sequence[Any]) -> Demonstration | str:
+    """Make a demonstration of the turns of a dialogue, two at least, or return the rule that refuses them."""
     turns: list[Turn] = []
     for each in said:
         role, content = (each.get("role"), each.get("content")) if isinstance(each, Mapping) else (None, None)
@@ -135,14 +206,19 @@ def read_demonstrations(snapshot: Snapshot, split: SplitName) -> list[Demonstrat
     check_demonstrations(snapshot.manifest)
     table = snapshot.table(split)
     texts, responses = table.column("text").to_pylist(), table.column("response").to_pylist()
-    # a snapshot of feedback has no such column: there is one prompt to each answer
-    said: Sequence[list[dict[str, Any]] | None] = (
-        table.column("messages").to_pylist() if "messages" in table.column_names else [None] * len(texts)
-    )
+
+    def column(name: str) -> list[Any]:
+        # a snapshot of feedback has one prompt to each answer, and one of prompts says neither item nor emotion
+        return table.column(name).to_pylist() if name in table.column_names else [None] * len(texts)
+
     return [
         Demonstration(
             (Turn("user", text),) if messages is None else tuple(Turn(m["role"], m["content"]) for m in messages),
             response,
+            None if items is None else tuple(items),
+            emotion,
         )
-        for text, response, messages in zip(texts, responses, said, strict=True)
+        for text, response, messages, items, emotion in zip(
+            texts, responses, *(column(name) for name in ("messages", "items", "emotion")), strict=True
+        )
     ]

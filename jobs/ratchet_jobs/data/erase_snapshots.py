@@ -103,11 +103,27 @@ def words_in_snapshots(store: Store, namespace: str, theirs: Theirs, folder: Pat
 
 def marks_of(store: Store, namespace: str, erasure: str) -> Iterator[tuple[str, ErasedMark]]:
     """Yield the digests that an erasure took away, with their marks."""
+    return ((digest, mark) for digest, mark in _marks(store, namespace) if mark.erasure == erasure)
+
+
+def with_earlier(store: Store, namespace: str, digests: Collection[str]) -> set[str]:
+    """Return these digests and those which they replaced at erasures before; these held the same rows, and more.
+
+    Args:
+        store: where the snapshots were.
+        namespace: whose.
+        digests: of snapshots.
+    """
+    marks, found = list(_marks(store, namespace)), set(digests)
+    while more := {digest for digest, mark in marks if mark.replaced_by in found} - found:
+        found |= more
+    return found
+
+
+def _marks(store: Store, namespace: str) -> Iterator[tuple[str, ErasedMark]]:
     for info in store.list(f"{namespace}/snapshots"):
         if info.key.endswith(f"/{ERASED}"):
-            mark = ErasedMark.model_validate_json(store.read(info.key))
-            if mark.erasure == erasure:
-                yield info.key.split("/")[-2], mark
+            yield info.key.split("/")[-2], ErasedMark.model_validate_json(store.read(info.key))
 
 
 def _rewrite(

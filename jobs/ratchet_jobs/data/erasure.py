@@ -3,7 +3,8 @@
     1 record    who; from here on nothing of them is read (`feedback_log.erasures`)
     2 plan      which answers were given to them, or copied from an evaluation that quotes them, and which segments
                 hold their events, kept before anything is deleted
-    3 artifacts what runs stored beside their weights and quotes them is blotted out, while their words are still known
+    3 artifacts what runs stored beside their weights and quotes them is blotted out, and what judges were asked about
+                them is forgotten, while their words are still known
     4 log       each of these segments is written anew without them
     5 snapshots each affected one is rewritten under a new digest; the old digest refuses to load
     6 report    what was removed where, and that a last look at log and snapshots found nothing
@@ -14,9 +15,11 @@ runs and versions that had learned from them is the caller's, who can reach the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,7 +28,9 @@ from pydantic import Field
 from ratchet_api.base import StatusModel
 from ratchet_api.erasure import ErasureReport, RewrittenSnapshot
 from ratchet_jobs.data.erase_artifacts import beginnings_of, blot_out, quoting_files
+from ratchet_jobs.data.erase_judge import forget_entries, quoting_entries
 from ratchet_jobs.data.erase_snapshots import Theirs, erase_from_snapshots, marks_of, words_in_snapshots
+from ratchet_jobs.data.redaction import redact
 from ratchet_jobs.data.snapshots import ERASED, MANIFEST, Manifest
 from ratchet_jobs.feedback_log.compaction import (
     affected_segments,
@@ -51,6 +56,8 @@ class _Plan(StatusModel):
     """Keys of the files of runs that quoted the person."""
     votes: tuple[str, ...] = Field(default=(), strict=False)
     """Feedback of others on evaluated answers that quote the person."""
+    judged: dict[str, int] = Field(default_factory=dict)
+    """Keys of the objects of the judge's cache, and how many entries were about the person's texts."""
 
     def with_more(
         self,
@@ -58,6 +65,7 @@ class _Plan(StatusModel):
         segments: Mapping[Segment, int],
         artifacts: Collection[str],
         votes: Collection[str],
+        judged: Mapping[str, int],
     ) -> _Plan:
         """Return the plan with what this pass found besides."""
         found = {f"{segment.epoch}-{segment.seq}": count for segment, count in segments.items()}
@@ -66,7 +74,21 @@ class _Plan(StatusModel):
             segments=self.segments | found,
             artifacts=tuple(sorted({*self.artifacts, *artifacts})),
             votes=tuple(sorted({*self.votes, *votes})),
+            judged=self.judged | dict(judged),
         )
+
+
+class _Words(NamedTuple):
+    """Texts, without outer blanks, and by what the long ones are found inside others."""
+
+    texts: Collection[str]
+    beginnings: Collection[str]
+
+    @classmethod
+    def of(cls, texts: Collection[str], labels: Collection[str]) -> _Words:
+        """Return the words of these texts; names of classes are nobody's."""
+        stripped = {text.strip() for text in texts} - {""}
+        return cls(stripped, beginnings_of(stripped, labels))
 
 
 def pending(store: Store, namespace: str) -> list[ErasureRecord]:
@@ -94,18 +116,17 @@ def erase(store: Store, namespace: str, record: ErasureRecord, *, folder: Path, 
     key = f"{erasures_prefix(namespace)}/{record.id}/plan.json"
     before = _Plan.model_validate_json(store.read(key)) if store.exists(key) else _Plan()
     interactions = interactions_of(store, namespace, record.subjects) | set(before.interactions)
-    beginnings = _known_by(store, namespace, record.subjects, interactions, folder)
-    quoting = quoting_files(store, namespace, beginnings)
-    copies = copies_of(store, namespace, beginnings)
-    interactions |= copies
+    words, asked = _words_of(store, namespace, record.subjects, interactions, folder)
+    judged = quoting_entries(store, namespace, asked.beginnings, asked.texts)
+    quoting = quoting_files(store, namespace, words.beginnings)
+    interactions |= (copies := copies_of(store, namespace, words.beginnings))
     affected = affected_segments(store, namespace, record.subjects, interactions)
-    plan = before.with_more(interactions, affected, quoting, votes_on(store, namespace, copies))
+    plan = before.with_more(interactions, affected, quoting, votes_on(store, namespace, copies), judged)
     if plan != before:
         store.write(key, plan.model_dump_json(by_alias=True).encode())
 
     # 3 artifacts
-    for quoted in quoting:
-        blot_out(store, quoted, beginnings, record.id)
+    _take_words_out(store, record.id, quoting, judged, words=words, asked=asked)
 
     # 4 log
     for segment in affected:
@@ -118,10 +139,10 @@ def erase(store: Store, namespace: str, record: ErasureRecord, *, folder: Path, 
     # 6 report
     left = sum(affected_segments(store, namespace, record.subjects, interactions).values())
     left += _rows_left(store, namespace, theirs, folder)
+    left += sum(quoting_entries(store, namespace, asked.beginnings, asked.texts).values())
     if left:
         raise StoreCorrupt(
-            f"erasure {record.id}: {left} events or rows of the person are still there; somebody writes them back: "
-            "erase again when it is quiet"
+            f"erasure {record.id}: {left} events or rows of the person are still there; erase again when it is quiet"
         )
     return ErasureReport(
         id=record.id,
@@ -136,16 +157,33 @@ def erase(store: Store, namespace: str, record: ErasureRecord, *, folder: Path, 
             for digest, mark in marks_of(store, namespace, record.id)
         ),
         artifacts=plan.artifacts,
+        judged=sum(plan.judged.values()),
         left=left,
     )
 
 
-def _known_by(
+def _take_words_out(
+    store: Store, erasure: str, quoting: Iterable[str], judged: Iterable[str], *, words: _Words, asked: _Words
+) -> None:
+    """Blot the person's words out of these files of runs, and forget these objects' entries about them."""
+    for quoted in quoting:
+        blot_out(store, quoted, words.beginnings, erasure)
+    for cached in judged:
+        forget_entries(store, cached, asked.beginnings, asked.texts)
+
+
+def _words_of(
     store: Store, namespace: str, subjects: Collection[str], interactions: Collection[str], folder: Path
-) -> Sequence[str]:
-    """Return by what the person's words are found in files of runs, as far as log and snapshots still have them."""
+) -> tuple[_Words, _Words]:
+    """Return the person's words, as far as log and snapshots still have them, and what judges may have been asked.
+
+    A snapshot that failed may have asked a judge about texts of the log as it would have had them. These are for the
+    judges' cache alone: redacted, one person's text may be another's, and there it costs but a question asked again.
+    """
     said, labels = words_in_snapshots(store, namespace, Theirs(subjects), folder)
-    return beginnings_of(said | texts_of(store, namespace, subjects, interactions), labels)
+    logged = texts_of(store, namespace, subjects, interactions)
+    redacted = {redact(text, Counter()) for text in logged}
+    return _Words.of(said | logged, labels), _Words.of(said | logged | redacted, labels)
 
 
 def _rows_left(store: Store, namespace: str, theirs: Theirs, folder: Path) -> int:

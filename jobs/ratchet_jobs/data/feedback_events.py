@@ -23,7 +23,8 @@ from ratchet_jobs.runtime.store import Store
 
 MEMORY = "512MB"
 """What DuckDB may hold before it goes to disk."""
-_CHUNK_BYTES = 32 << 20
+_CHUNK_BYTES = 64 << 20
+"""Well above what fills one of DuckDB's row groups, or its rows are laid down twice."""
 _LONGEST_LINE = 2 << 20
 """Far above what the gateway takes; a chunk is parsed in pieces of twice this size, side by side."""
 _AHEAD = 16
@@ -170,9 +171,11 @@ def load_events(
         f"read_json($path, format = 'newline_delimited', maximum_object_size = {_LONGEST_LINE}, columns = {_COLUMNS!r})"
     )
     try:
+        database.begin()  # each insert of its own would copy the row group that it leaves unfilled
         for path in _chunks(store, segments, folder):
             database.execute(insert, {"path": str(path), "policy": policy})
-    except duckdb.Error as error:
+        database.commit()
+    except (duckdb.DataError, duckdb.ProgrammingError) as error:  # the others are of this machine, not of the log
         raise StoreCorrupt(f"feedback log: a line is no event of ours: {str(error).splitlines()[0][:300]}") from error
     _check_count(database, segments)
     database.execute(_ONCE)

@@ -8,7 +8,7 @@ training stages (read).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -132,7 +132,12 @@ def content_digest(kind: str, labels: tuple[str, ...], files: Mapping[str, Snaps
 
 
 def write_split(
-    rows: list[dict[str, Any]], path: Path, *, tasks: Sequence[str] | None = None, schema: pa.Schema | None = None
+    rows: list[dict[str, Any]],
+    path: Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    schema: pa.Schema | None = None,
+    scored: Callable[[pa.Table], pa.Table] | None = None,
 ) -> SnapshotFile:
     """Write one split's rows as Parquet with settings that give equal bytes for equal rows.
 
@@ -141,8 +146,11 @@ def write_split(
         path: of the file.
         tasks: names of the tasks; None = one without a name.
         schema: columns; None = those of labelled texts in these tasks.
+        scored: adds a judge's columns; None = there are none.
     """
     table = pa.Table.from_pylist(rows, schema=schema or schema_of(tasks))
+    if scored is not None:
+        table = scored(table)
     dictionary = list(label_columns(tasks))
     pq.write_table(table, path, compression="zstd", version="2.6", row_group_size=65_536, use_dictionary=dictionary)
     return SnapshotFile(path=path.name, sha256=sha256_file(path), rows=len(rows))

@@ -21,3 +21,10 @@ def as_text(turns: Sequence[Turn]) -> str:
     if len(turns) == 1 and turns[0].role == "user":
         return turns[0].content
     return "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+
+
+def words_of(turns: Sequence[Turn]) -> str:
+    """A prompt as a judge reads it: a single question as it is, else who says what, line by line."""
+    if len(turns) == 1:
+        return turns[0].content
+    return "\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in turns)

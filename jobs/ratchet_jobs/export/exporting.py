@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ratchet_api import __version__
 from ratchet_api.stage import artifact_digest
+from ratchet_jobs.data.policy_folder import digests_of
 from ratchet_jobs.export import record
 from ratchet_jobs.export.layout import BATCH_SIZE, Layout, Source, Written
 from ratchet_jobs.export.lora import write_lora
@@ -29,7 +30,6 @@ from ratchet_jobs.models.card import Fit, PolicyCard
 from ratchet_jobs.models.classifier import load_classifier
 from ratchet_jobs.models.inference import predict_logits
 from ratchet_jobs.models.tokenizing import tokenize
-from ratchet_jobs.runtime.store import sha256_file
 
 WRITERS: Mapping[record.Layout, Layout] = {
     "merged": write_merged,
@@ -90,7 +90,7 @@ def export_policy(
         parity = check_parity(own, written.logits, which=which, computed_by=written.computed_by, layout=layout)
         text = _readme(policy.card, layout, written, provenance)
         (partial / README_FILE).write_text(text, encoding="utf-8")
-        files = _digests(partial)
+        files = digests_of(partial)
         result = ExportRecord(
             layout=layout, loader=written.loader, version=provenance.title, policy_digest=provenance.digest,
             snapshot=provenance.snapshot, base_model=policy.card.base_model, labels=policy.card.labels,
@@ -101,17 +101,6 @@ def export_policy(
         )  # fmt: skip
         (partial / RECORD_FILE).write_text(result.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
     return result
-
-
-def folder_digest(folder: Path) -> str:
-    """Digest of a policy's folder, as its commit has it: left-over checkpoints are no part of it."""
-    files = _digests(folder)
-    return artifact_digest({name: sha256 for name, sha256 in files.items() if not name.startswith("checkpoints/")})
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
 
 
 def _tasks(card: PolicyCard) -> tuple[TaskRecord, ...] | None:

@@ -102,7 +102,12 @@ def train_mode(model: nn.Module) -> None:
 
 def eos_of(model: transformers.PreTrainedModel) -> int | None:
     """Token that ends a sequence, as config.json has it; the first of several."""
-    found = model.config.eos_token_id
+    return eos_in(model.config)
+
+
+def eos_in(config: transformers.PretrainedConfig) -> int | None:
+    """Likewise, of a model that is not loaded."""
+    found = config.eos_token_id
     return found[0] if isinstance(found, list | tuple) else found
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ratchet_api.comparison import CHOICE_LIMIT, Choice, Comparison
 from ratchet_api.gates import judge_gate, told
+from ratchet_api.policy_types import JUDGED
 from ratchet_api.training_run import Evaluation
 from ratchet_jobs.metrics.comparison import Difference
 
@@ -48,6 +49,7 @@ def choose_answers(
     wanted: Evaluation,
     seed: int,
     worth: Worth = "reward",
+    judge_win_rate: float | None = None,
 ) -> Judged:
     """Hold the generator that RL trained against the one it started from.
 
@@ -60,6 +62,7 @@ def choose_answers(
         wanted: gates and comparison.
         seed: of the run.
         worth: what a row's worth is called; a number of both metrics.
+        judge_win_rate: share of the prompts on which a judge prefers the candidate's answer; None = no judge was asked.
     """
     rules = wanted.comparison or Comparison()
     row = paired(rewards, baseline_rewards, confidence=rules.confidence, resamples=rules.resamples, seed=seed)
@@ -72,12 +75,18 @@ def choose_answers(
         text += f", {found['win_rate']:.0%} of the answers better"
         # gates may ask for it; a policy that is held against itself wins half
         candidate, baseline = {**candidate, "win_rate": found["win_rate"]}, {**baseline, "win_rate": 0.5}
+    if judge_win_rate is not None:
+        numbers["rl/judge_win_rate"] = found["judge_win_rate"] = judge_win_rate
+        text += f", {judge_win_rate:.0%} by the judge"
+        candidate, baseline = {**candidate, JUDGED: judge_win_rate}, {**baseline, JUDGED: 0.5}
     reasons = [] if row.not_worse(rules.margin) else [_worse(row, rules.margin, worth)]
     reasons += [told(result) for gate in wanted.gates if not (result := judge_gate(gate, candidate)).passed]
     chosen, why = role if reasons else "rl", "; ".join(reasons) or text
     choice = Choice(candidate="rl", baseline=role, chosen=chosen, why=why[:CHOICE_LIMIT])
     if worth == "reward":
         numbers["win_rate"] = (baseline if reasons else candidate)["win_rate"]
+    if judge_win_rate is not None:
+        numbers[JUDGED] = (baseline if reasons else candidate)[JUDGED]
     for name in (worth, *SHOWN):
         numbers |= {f"baseline/{name}": baseline[name], f"rl/{name}": candidate[name]}
     report = {

@@ -49,8 +49,8 @@ def distinct(answers: Sequence[str], *, order: int) -> float:
 
     0 where no answer has n words.
     """
-    grams = [gram for answer in answers for gram in _grams(answer, order)]
-    return len(set(grams)) / len(grams) if grams else 0.0
+    said = [gram for answer in answers for gram in grams(answer, order)]
+    return len(set(said)) / len(said) if said else 0.0
 
 
 def repetition(answers: Sequence[str]) -> float:
@@ -60,8 +60,8 @@ def repetition(answers: Sequence[str]) -> float:
     """
     shares = []
     for answer in answers:
-        grams = list(_grams(answer, LOOP))
-        shares.append(1 - len(set(grams)) / len(grams) if grams else 0.0)
+        said = list(grams(answer, LOOP))
+        shares.append(1 - len(set(said)) / len(said) if said else 0.0)
     return sum(shares) / len(shares)
 
 
@@ -102,6 +102,7 @@ def score_metrics(scores: Sequence[Scored]) -> dict[str, float]:
     }
 
 
-def _grams(text: str, order: int) -> Iterator[tuple[str, ...]]:
+def grams(text: str, order: int) -> Iterator[tuple[str, ...]]:
+    """Every run of `order` words of a text; none where it has fewer."""
     words = text.lower().split()
     return zip(*(words[start:] for start in range(order)), strict=False)

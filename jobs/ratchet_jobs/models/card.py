@@ -18,6 +18,8 @@ from ratchet_api.training_run import BaseModelRef
 from ratchet_jobs.runtime.errors import BadModelError
 
 CARD_FILE = "policy.json"
+REWARD_MODEL_FILE = "reward_model.json"
+"""What a reward model's folder has in its place."""
 
 Temperature = Annotated[float, Field(gt=0)]
 Threshold = Annotated[float, Field(ge=0, le=1)]

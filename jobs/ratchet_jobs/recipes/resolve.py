@@ -3,7 +3,7 @@
     1 the pinned snapshot's manifest is there and is the one pinned, with every task and class that the settings
       name and every class that a log of answers holds
     2 the base model's folder is there with config, tokenizer and safetensors; a policy to start from is there, has
-      learned on that base, and tells the snapshot's classes
+      learned on that base, and tells the snapshot's classes; so are the models and files that rewards name
     3 each later stage's input digest is looked up in the index; hits go into the result
     4 the store keeps conditional PUTs, on which every later commit rests (asked once per namespace)
 
@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.policy_types import GENERATOR
+from ratchet_api.rlhf import AnswerReward
 from ratchet_api.stage import ResolveConfig, StageHit, StageResult
 from ratchet_api.training_run import BaseModelRef
 from ratchet_jobs.data.base_model import list_model
 from ratchet_jobs.data.demonstrations import check_demonstrations
 from ratchet_jobs.data.gates import check_gates, check_slices
-from ratchet_jobs.data.judged import check_judged
-from ratchet_jobs.data.policy_folder import read_generator_base, read_policy_card
+from ratchet_jobs.data.judged import check_judged, scored_names
+from ratchet_jobs.data.policy_folder import check_reward_model, read_generator_base, read_policy_card
 from ratchet_jobs.data.ratings import check_log
 from ratchet_jobs.data.snapshots import Manifest, read_manifest
 from ratchet_jobs.data.tasks import check_tasks, task_difference
@@ -28,7 +29,9 @@ from ratchet_jobs.runtime.commit import find_commit
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError, BadModelError
 from ratchet_jobs.runtime.probe import ensure_probed
+from ratchet_jobs.runtime.store import resolve_uri
 
+SCORED_FIELD = "spec.stages.rewardModel.datasetRef"
 JUDGED_FIELD = "spec.stages.rewardModel.datasetRef or spec.stages.preference.datasetRef"
 """A run has one of them; messages need not know which."""
 
@@ -51,7 +54,10 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
     check_tasks(config.named_tasks, tasks=manifest.task_names)
     check_slices(config.slices, labels=manifest.label_map)
     if config.log is not None and config.policy_type == GENERATOR:
-        check_judged(read_manifest(ctx.store, config.log), field=JUDGED_FIELD)
+        if config.log_scored:
+            scored_names(read_manifest(ctx.store, config.log), field=SCORED_FIELD)
+        else:
+            check_judged(read_manifest(ctx.store, config.log), field=JUDGED_FIELD)
     elif config.log is not None:
         check_log(read_manifest(ctx.store, config.log), labels=manifest.label_map, tasks=manifest.task_names)
     ctx.progress.report(1, steps)
@@ -60,6 +66,9 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
     list_model(ctx.store, config.base_model, namespace=ctx.namespace)
     if config.start is not None:
         _check_start(ctx, config, config.start, manifest)
+    for field, rewards in config.rewards.items():
+        for place, reward in enumerate(rewards):
+            _check_named(ctx, reward, f"{field}[{place}]")
     ctx.progress.report(2, steps)
 
     # 3 look-ups
@@ -104,6 +113,30 @@ def _check_start(ctx: StageContext, config: ResolveConfig, start: Artifact, mani
             f"differ in {', '.join(map(repr, odd[:5]))}; take a dataset of the same classes, or train anew with mode "
             "supervised_then_rl"
         )
+
+
+def _check_named(ctx: StageContext, reward: AnswerReward, field: str) -> None:
+    """Refuse a component whose model or file is not there, before the stages that come first are paid for.
+
+    Raises:
+        StageError: names the component's field.
+    """
+    store, namespace = ctx.store, ctx.namespace
+    if (model := reward.model) is not None:
+        artifact = Artifact(uri=model.uri, digest=model.sha256)
+        check_reward_model(store, artifact, namespace=namespace, field=f"{field}.model")
+    if (classifier := reward.classifier) is not None:
+        artifact = Artifact(uri=classifier.uri, digest=classifier.sha256)
+        card = read_policy_card(store, artifact, namespace=namespace, field=f"{field}.classifier")
+        if tasks := card.task_names:
+            raise BadModelError(
+                f"{field}.classifier {classifier.uri}: it has the tasks {', '.join(tasks)}; name a "
+                "classifier of emotions alone"
+            )
+    if (catalogue := reward.catalogue) is not None:
+        key = resolve_uri(catalogue.uri, store=store, namespace=namespace, field=f"{field}.catalogue")
+        if not store.exists(key):
+            raise BadDataError(f"{field}.catalogue {catalogue.uri}: is not there; `ratchet put` it, or correct the uri")
 
 
 def _other_base(start: Artifact, own: BaseModelRef, wanted: BaseModelRef) -> BadModelError:

@@ -1,15 +1,16 @@
 """Reward-model stage: learn what people think of a generator's answers, on the very weights that RL starts from.
 
 Implements a Bradley-Terry model of pairs (Bradley and Terry 1952; Stiennon et al. 2020, arXiv:2009.01325, eq. 1) and
-cross-entropy with given scores, on a LoRA adapter and a linear head beside the policy's own, calibrated to 0..1 (Platt
-1999). The maths stands in `rlhf/reward_model.py`.
+cross-entropy with given scores or with their levels (ratingLoss), on a LoRA adapter and a linear head beside the
+policy's own, calibrated to 0..1 (Platt 1999). The maths stands in `rlhf/reward_model.py`.
 
- 1. Read the judged answers (preferences or ratings), the policy to stand on, and its base.
+ 1. Read the judged answers (preferences or ratings, or what a judge said), the policy to stand on, and its base.
  2. Make the trunk: the policy's adapter is added to the weights, a new adapter and head learn on top.
  3. Resume from the newest checkpoint, if this run was interrupted.
  4. For each step: the epoch's next batch, loss, gradient, step.
  5. Checkpoint every checkpointEverySteps and when asked to leave; then, in the latter case, leave (exit 75).
- 6. Calibrate and measure on the prompts that were held out; write adapter, head and scale.
+ 6. Calibrate and measure on the prompts that were held out; write adapter, head and scale. What people said of the
+    held-out answers becomes a judge of its own, which the rl stage holds against the reward.
 
 Rows of one prompt stay on one side of the split, so that no held-out prompt was learned from. The order of batches and
 the dropout are functions of (seed, step), so a resumed run repeats an undisturbed one bit for bit.
@@ -17,6 +18,7 @@ the dropout are functions of (seed, step), so a resumed run repeats an undisturb
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -25,10 +27,11 @@ from safetensors.torch import load_file, save_file
 
 from ratchet_api.stage import RewardModelConfig, StageResult
 from ratchet_jobs.data.base_model import fetch_model
-from ratchet_jobs.data.judged import Pair, read_judged
+from ratchet_jobs.data.judged import Criticised, Pair, Scored, read_judged, read_scores
 from ratchet_jobs.data.snapshots import open_snapshot
 from ratchet_jobs.recipes.generator_parts import fetch_start
 from ratchet_jobs.recipes.rl_parts import STATE_FILE
+from ratchet_jobs.rlhf.held_out_judge import make_judge
 from ratchet_jobs.rlhf.policies import open_trunk
 from ratchet_jobs.rlhf.reward_model import Preferred, Rated, RewardSettings, RewardTraining, Row
 from ratchet_jobs.rlhf.scorers import TrunkScorer
@@ -36,6 +39,7 @@ from ratchet_jobs.rlhf.wording import prompt_tokens, response_tokens
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadDataError, NotANumberError
 
+FIELD = "spec.stages.rewardModel.datasetRef"
 LAST_STEPS = 20
 """The training loss in the result is the mean over this many last steps."""
 
@@ -51,7 +55,9 @@ def run(ctx: StageContext, config: RewardModelConfig) -> StageResult:
 
     Returns:
         Metrics: loss (mean of the last steps), steps, train_rows, held_out_rows, skipped_rows (prompt and answer do not
-        fit the policy's maxTokens), and, on held-out rows, pair_accuracy, mean_squared_error and ece where they exist.
+        fit the policy's maxTokens, or cannot be learned from with scores: judge), and, on held-out rows, pair_accuracy,
+        mean_squared_error and ece where they exist, mean_squared_error/QUALITY of a critic, and judge_agreement (of the
+        judge made of them) where they suffice for one.
 
     Raises:
         StageError: data, settings or policy cannot be used; the loss is no number; or the pod must leave.
@@ -62,7 +68,10 @@ def run(ctx: StageContext, config: RewardModelConfig) -> StageResult:
 
     # 1. judged answers, policy and base
     snapshot = open_snapshot(ctx.store, config.dataset, into=ctx.folder("snapshot"))
-    judged = read_judged(snapshot, field="spec.stages.rewardModel.datasetRef")
+    scored = read_scores(snapshot, field=FIELD) if hyper.scores == "judge" else None
+    judged: Sequence[Pair | Scored | Criticised] = (
+        scored.rows if scored is not None else read_judged(snapshot, field=FIELD)
+    )
     start, digest = fetch_start(ctx, config.start, config.start_artifact)
     base = fetch_model(ctx.store, config.base_model, namespace=ctx.namespace, into=ctx.folder("base"))
 
@@ -86,14 +95,17 @@ def run(ctx: StageContext, config: RewardModelConfig) -> StageResult:
     given: list[Row] = [Preferred(*row) if isinstance(row, Pair) else Rated(*row) for row in judged]
     rows = [row for row in given if fits(row)]
     skipped = len(given) - len(rows)
+    if scored is not None and scored.left_out:
+        log.warning("rows have no numbers of the judge, or several turns", left_out=scored.left_out)
     if skipped:
         log.warning("rows do not fit maxTokens", left_out=skipped, of=len(given))
     if skipped == len(given) and given:
         raise BadDataError(
-            f"spec.stages.rewardModel.datasetRef: prompt and answer of all {skipped} rows have more tokens than the "
+            f"{FIELD}: prompt and answer of all {skipped} rows have more tokens than the "
             f"policy's maxTokens {card.max_tokens}; raise stages.supervised.maxTokens"
         )
     settings = RewardSettings(
+        rating_loss=hyper.rating_loss,
         num_epochs=hyper.epochs,
         batch_size=hyper.batch_size,
         learning_rate=hyper.learning_rate,
@@ -103,9 +115,10 @@ def run(ctx: StageContext, config: RewardModelConfig) -> StageResult:
         max_grad_norm=hyper.max_grad_norm,
     )
     try:
-        training = RewardTraining(TrunkScorer(trunk), rows, settings, seed=config.seed)
+        scorer = TrunkScorer(trunk, qualities=scored.qualities if scored is not None else ())
+        training = RewardTraining(scorer, rows, settings, seed=config.seed)
     except BadDataError as error:
-        raise BadDataError(f"spec.stages.rewardModel.datasetRef, train split: {error}") from error
+        raise BadDataError(f"{FIELD}, train split: {error}") from error
 
     # 3. resume: the number of losses is the step to go on from
     losses: list[float] = []
@@ -145,11 +158,15 @@ def run(ctx: StageContext, config: RewardModelConfig) -> StageResult:
     # 6. calibrate, measure, write
     model, quality = training.finished()
     model.save(ctx.output)
+    judge = make_judge(trunk, training.held_out)
+    if judge is not None:
+        judge.save(ctx.output)
     tail = losses[-min(len(losses), LAST_STEPS) :]
     measured = {
         "pair_accuracy": quality.pair_accuracy,
         "mean_squared_error": quality.mean_squared_error,
         "ece": quality.ece,
+        "judge_agreement": None if judge is None else judge.agreement,
     }
     return StageResult(
         metrics={
@@ -157,7 +174,8 @@ def run(ctx: StageContext, config: RewardModelConfig) -> StageResult:
             "steps": float(training.steps),
             "train_rows": float(len(rows) - quality.held_out),
             "held_out_rows": float(quality.held_out),
-            "skipped_rows": float(skipped),
+            "skipped_rows": float(skipped + (scored.left_out if scored is not None else 0)),
             **{name: value for name, value in measured.items() if value is not None},
+            **{f"mean_squared_error/{name}": error for name, error in quality.quality_errors.items()},
         }
     )

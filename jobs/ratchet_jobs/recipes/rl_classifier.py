@@ -67,7 +67,7 @@ from ratchet_jobs.models.rl_settings import (
 from ratchet_jobs.models.timing import ms_by_length
 from ratchet_jobs.models.tokenizing import TokenRows, tokenize
 from ratchet_jobs.models.verdicts import Verdicts
-from ratchet_jobs.recipes import rl_from_log, rl_generator, rl_preference
+from ratchet_jobs.recipes import rl_agents, rl_from_log, rl_generator, rl_preference
 from ratchet_jobs.recipes.rl_parts import (
     ADAM_EPS,
     CURVES,
@@ -115,6 +115,8 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         StageError: data, labels, settings or policy cannot be used; a circuit breaker fired; or the pod must leave.
     """
     if config.policy_type == GENERATOR:
+        if config.rlhf is not None and config.rlhf.agents is not None:
+            return rl_agents.run(ctx, config)
         return (rl_generator if config.preference is None else rl_preference).run(ctx, config)
     if config.log is not None:
         return rl_from_log.run(ctx, config)

@@ -9,7 +9,8 @@ follows a target. The loop stands in `rlhf/ppo.py`, the algorithms in `rlhf/obje
     stand on it as adapters and heads.
  3. Make rewards and algorithm.
  4. Resume from the newest checkpoint, if this run was interrupted.
- 5. For each rollout: draw rolloutSize answers, reward them, update; stop on numbers that say that learning went wrong.
+ 5. For each rollout: draw rolloutSize answers, reward them, update; stop on numbers that say that learning went wrong,
+    such as a reward model's score that rises while a judge made of held-out labels likes the answers less.
  6. Report; checkpoint every checkpointEverySteps rollouts and when asked to leave; then, in the latter case, leave
     (exit 75).
  7. Write the policy: both adapters, the start's and what was learned here, as one on the same base.
@@ -29,18 +30,20 @@ from safetensors.torch import load_file, save_file
 
 from ratchet_api.rlhf import CLIP_RANGE_VALUE, GAMMA, LAM, VALUE_LEARNING_RATE, VF_COEF, RlhfStage
 from ratchet_api.stage import RlConfig, StageResult
-from ratchet_jobs.data.base_model import fetch_model
-from ratchet_jobs.data.demonstrations import read_demonstrations
-from ratchet_jobs.data.snapshots import open_snapshot
-from ratchet_jobs.generators.card import read_generator_card
-from ratchet_jobs.generators.loading import check_context
-from ratchet_jobs.recipes.generator_parts import fetch_start, make_answer_rewards, prompts_of
+from ratchet_jobs.judging.judge import counts_of
+from ratchet_jobs.recipes.generator_parts import (
+    make_answer_rewards,
+    make_judges,
+    mentioned_by,
+    open_learning,
+    watch_reward_model,
+)
+from ratchet_jobs.recipes.reward_files import Fetching
 from ratchet_jobs.recipes.rl_parts import CURVES, NOTES_FILE, STATE_FILE, newest_of, totals_of
 from ratchet_jobs.rlhf.breakers import AnswerLimits
 from ratchet_jobs.rlhf.generate import Sampling
-from ratchet_jobs.rlhf.policies import open_trunk, save_policy
+from ratchet_jobs.rlhf.policies import save_policy
 from ratchet_jobs.rlhf.ppo import LanguagePPO, PpoSettings
-from ratchet_jobs.rlhf.reward_model import saved_rank
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadConfigError, DivergedError, NotANumberError
 
@@ -54,7 +57,15 @@ TOLD = {
 }
 """PPO's numbers by the names that they have in a stage."""
 
-FIELDS = {"init_kl_coef": "initKl", "target_kl": "targetKl", "max_kl": "maxKl", "learning_rate": "learningRate"}
+FIELDS = {
+    "init_kl_coef": "initKl",
+    "target_kl": "targetKl",
+    "max_kl": "maxKl",
+    "max_update_kl": "maxUpdateKl",
+    "learning_rate": "learningRate",
+    "ppo_epochs": "updateEpochs",
+    "batch_size": "rolloutSize",
+}
 """The loop's settings by the names that they have in stages.rlhf, for messages."""
 
 log = structlog.get_logger(__name__)
@@ -70,7 +81,9 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     Returns:
         Metrics: avg_return (mean reward over the last rollouts), best_return, interactions, rollouts, optimizer_steps,
         prompts, skipped_rows (their prompt left no room), and the last rollout's kl (from the start policy), kl_coef,
-        mean_tokens, ended, empty and curves of the update.
+        mean_tokens, ended, empty and curves of the update; judged (what held-out labels say of its answers) where the
+        reward model has such a judge; with judges over HTTP what this pod asked them: judge_asked, judge_cached,
+        judge_failed.
 
     Raises:
         StageError: inputs cannot be used; the numbers went wrong; or the pod must leave.
@@ -78,37 +91,35 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     hyper = config.rlhf
     if hyper is None or config.base_model is None:
         raise BadConfigError("rl stage of a generator: rlhf or baseModel is missing; the operator sets both")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(ctx.threads)
 
-    # 1. prompts, start policy, base and reward model
-    snapshot = open_snapshot(ctx.store, config.dataset, into=ctx.folder("snapshot"))
-    rows = read_demonstrations(snapshot, "train")
-    start, digest = fetch_start(ctx, config.start, config.start_artifact)
-    card = read_generator_card(start).with_base_at(config.base_model)
-    base = fetch_model(ctx.store, card.base_model, namespace=ctx.namespace, into=ctx.folder("base"))
-    judge = ctx.open_stage(config.reward_model)[0] if config.reward_model is not None else None
-
-    # 2. trunk
-    trunk, _ = open_trunk(
-        start,
-        base,
-        digest=digest,
-        rank=hyper.lora_rank,
-        reward_rank=None if judge is None else saved_rank(judge),
-        seed=config.seed,
-        device=device,
-    )
-    references, skipped = prompts_of(rows, trunk.wording, max_tokens=card.max_tokens)
-    prompts = list(references)
-    longest = max(len(prompt) for prompt in prompts)
-    field = f"stages.rlhf.maxNewTokens {hyper.max_new_tokens} after the longest prompt of {longest} tokens"
-    check_context(trunk.base, max_tokens=longest + hyper.max_new_tokens, field=field)
+    # 1. and 2. prompts, start policy, base, reward model and trunk
+    start, card, trunk, rows, known, skipped, judge = open_learning(ctx, config, hyper)
+    prompts = list(known)
 
     # 3. rewards and algorithm
-    rewards = make_answer_rewards(trunk, hyper, judge, references=references, max_new_tokens=hyper.max_new_tokens)
+    judges = make_judges(hyper, ctx.store, ctx.namespace)
+    fetch = Fetching(ctx.store, namespace=ctx.namespace, into=ctx.folder("rewards"))
+    rewards = make_answer_rewards(
+        trunk,
+        hyper,
+        judge,
+        rows=known,
+        mentioned=mentioned_by(rows),
+        judges=judges,
+        max_new_tokens=hyper.max_new_tokens,
+        fetch=fetch,
+    )
+    watched = watch_reward_model(judge, trunk, rewards)
     ppo = LanguagePPO(
-        settings_of(hyper), trunk=trunk, prompts=prompts, score=rewards, steps=hyper.rollouts, seed=config.seed
+        settings_of(hyper),
+        trunk=trunk,
+        prompts=prompts,
+        score=rewards,
+        steps=hyper.rollouts,
+        seed=config.seed,
+        judge=watched.judge,
+        claimed=watched.claimed,
     )
 
     # 4. resume: the length of the curve is the rollout to go on from
@@ -128,11 +139,13 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         try:
             seen = ppo.step()
         except (DivergedError, NotANumberError) as error:
-            raise type(error)(f"stages.rlhf: {_by_fields(str(error))}") from error
+            raise type(error)(f"stages.rlhf: {by_fields(str(error))}") from error
 
         # 6. report, checkpoint, leave
         told = {name: seen[ours] for ours, name in TOLD.items()}
         told["best_return"] = max(told["avg_return"], curve[-1]["best_return"] if curve else told["avg_return"])
+        if watched.judge is not None:
+            told["judged"] = seen["judge_mean"]
         told |= {f"reward/{name}": mean for name, mean in rewards.latest.items()}
         shown = {name: seen[name] for name in CURVES if name in seen}
         interactions = float(ppo.done * hyper.rollout_size)
@@ -146,19 +159,22 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
 
     # 7. policy
     save_policy(trunk, ctx.output, start=start, card=card)
-    newest = {name: value for name, value in curve[-1].items() if name in TOLD.values() or name.startswith("reward/")}
+    last = (*TOLD.values(), "judged")
+    newest = {name: value for name, value in curve[-1].items() if name in last or name.startswith("reward/")}
     return StageResult(
         metrics={
             **newest,
             **totals_of(curve),
             "prompts": float(len(prompts)),
             "skipped_rows": float(skipped),
+            **dict(counts_of([each.asked for each in judges.values()])),
             **newest_of(curve),
         }
     )
 
 
-def _by_fields(message: str) -> str:
+def by_fields(message: str) -> str:
+    """A message of the loop in the words of stages.rlhf."""
     for setting, field in FIELDS.items():
         message = message.replace(setting, field)
     return message

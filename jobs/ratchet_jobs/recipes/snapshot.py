@@ -7,7 +7,8 @@
     5 split     by the file's own split where it names one, else by the component's hash
     6 check     per task: two classes, every class has train rows, no split is without labels; of a log and of
                 demonstrations the last alone
-    7 write     Parquet per split in hash order, MANIFEST.json last, below the digest of the content
+    7 score     each response by the judge of spec.scoring, if there is one, split by split
+    8 write     Parquet per split in hash order, MANIFEST.json last, below the digest of the content
 
 Raw subjects are never written: a salted hash stands for each. Torch-free: its pod starts in about a second.
 """
@@ -27,10 +28,10 @@ from ratchet_api.feedback_dataset import DEMONSTRATIONS, RATINGS, Filters, Split
 from ratchet_api.snapshot_summary import Removed, SnapshotCounts, SnapshotSummary
 from ratchet_api.stage import SnapshotConfig, StageResult
 from ratchet_jobs.data.demonstrations import (
-    DEMONSTRATIONS_SCHEMA,
     Demonstration,
     of_pair,
     shown_columns,
+    shown_schema,
     to_demonstration,
 )
 from ratchet_jobs.data.label_counts import count_labels, count_tasks
@@ -56,6 +57,7 @@ from ratchet_jobs.data.snapshots import (
     write_split,
 )
 from ratchet_jobs.data.splitting import PRIORITY, cap_of, components, hash64, normalised, split_of
+from ratchet_jobs.judging.scoring import ResponseScorer
 from ratchet_jobs.recipes import snapshot_feedback
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadDataError
@@ -75,6 +77,11 @@ FIELD_OF: Mapping[str, str] = {
     "PropensityOutOfRange": "spec.columns.propensity",
     "EmptyPrompt": "spec.columns.text",
     "EmptyResponse": "spec.columns.response",
+    "MissingTurns": "spec.columns.turns",
+    "TurnsNotAList": "spec.columns.turns",
+    "InvalidItem": "spec.columns.items",
+    "TooManyItems": "spec.columns.items",
+    "InvalidEmotion": "spec.columns.emotion",
 }
 """Which setting stands behind a rule that removes rows; the other rules are about what the rows hold."""
 
@@ -191,18 +198,21 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
         _check_held_out(parts, tally)
     labels = () if shown else count_labels(config, {name: [row.labels for row in parts[name]] for name in SPLITS})
 
-    # 7 write
+    # 7 score and 8 write
+    scorer = ResponseScorer(ctx, config.scoring, type=config.type) if config.scoring is not None else None
     tasks, folder = config.columns.task_names, ctx.folder("snapshot")
-    schema = {RATINGS: RATINGS_SCHEMA, DEMONSTRATIONS: DEMONSTRATIONS_SCHEMA}.get(config.type)
+    schema = {RATINGS: RATINGS_SCHEMA, DEMONSTRATIONS: shown_schema(config.columns)}.get(config.type)
     files: dict[str, SnapshotFile] = {
         name: write_split(
             [_as_record(r, tasks, ctx.namespace) for r in parts[name]],
             folder / f"{name}.parquet",
             tasks=tasks,
             schema=schema,
+            scored=scorer.scored if scorer is not None else None,
         )
         for name in SPLITS
     }
+    scored = scorer.counted() if scorer is not None else None
     names = tuple(entry.label for entry in labels)
     counts = SnapshotCounts(read=read, kept=len(rows), **{name: len(parts[name]) for name in SPLITS})
     manifest = Manifest(
@@ -218,6 +228,7 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
             "columns": config.columns.to_wire(),
             "filters": config.filters.to_wire(),
             "split": config.split.to_wire(),
+            **({"scoring": scorer.settings} if scorer is not None else {}),
         },
     )
     key = store_snapshot(ctx.store, ctx.namespace, manifest, ctx.folder("snapshot"))
@@ -233,11 +244,13 @@ def run(ctx: StageContext, config: SnapshotConfig) -> StageResult:
         removed=manifest.removed,
         score_mean=round(fmean(scores), 6) if scores else None,
         score_std=round(pstdev(scores), 6) if scores else None,
+        scored=scored,
         oldest=min(times, default=None),
         newest=max(times, default=None),
     )
     (ctx.output / "summary.json").write_text(summary.model_dump_json(by_alias=True, exclude_none=True, indent=1))
-    return StageResult(metrics={"rows": float(len(rows)), "classes": float(len(labels))}, snapshot=summary)
+    asked = scorer.metrics() if scorer is not None else {}
+    return StageResult(metrics={"rows": float(len(rows)), "classes": float(len(labels))} | asked, snapshot=summary)
 
 
 class _Form:
@@ -423,7 +436,12 @@ def _as_record(row: Row, tasks: Sequence[str] | None, namespace: str) -> dict[st
     labels = (
         dict(zip(label_columns(tasks), row.labels, strict=True))
         if row.shown is None
-        else {"response": row.shown.response, "messages": row.shown.messages}
+        else {
+            "response": row.shown.response,
+            "messages": row.shown.messages,
+            "items": row.shown.items,
+            "emotion": row.shown.emotion,
+        }
     )
     known: dict[str, object] = {
         "text": row.text,

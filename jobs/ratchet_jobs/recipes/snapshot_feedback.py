@@ -8,7 +8,8 @@
     5 filter    duplicates, maxAgeDays, maxSubjectSharePercent, maxSamples; each choice by hash
     6 split     equal prompts (and a person's rows, if wanted) fall together by a hash
     7 check     enough train rows, no split empty, and for classification what every snapshot of classes must hold
-    8 write     Parquet per split in hash order, MANIFEST.json last, below the digest of the content
+    8 score     each response by the judge of spec.scoring, if there is one, piece by piece as it is written
+    9 write     Parquet per split in hash order, MANIFEST.json last, below the digest of the content
 
 The log never passes through memory as a whole: DuckDB keeps on the scratch disk what does not fit. Torch-free.
 """
@@ -43,6 +44,7 @@ from ratchet_jobs.feedback_log.erasures import erased_subjects
 from ratchet_jobs.feedback_log.position import LogPosition
 from ratchet_jobs.feedback_log.reader import list_segments
 from ratchet_jobs.feedback_log.segment import Segment
+from ratchet_jobs.judging.scoring import ResponseScorer
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadDataError, BadLabelsError
 from ratchet_jobs.runtime.store import sha256_file
@@ -126,8 +128,10 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
     _check_splits(parts, rows, policy)
     labels = _labels(database, config.labels) if config.type == "classification" else ()
 
-    # 8 write
+    # 8 score and 9 write
     layout = _LAYOUTS[config.type]
+    scorer = ResponseScorer(ctx, config.scoring, type=config.type) if config.scoring is not None else None
+    schema = layout.schema if scorer is None else pa.schema([*layout.schema, *scorer.fields])
     files: dict[str, SnapshotFile] = {}
     for name in SPLITS:
         query = (
@@ -135,10 +139,12 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
             "ORDER BY component, text_hash, first, event"
         )
         path = ctx.folder("snapshot") / f"{name}.parquet"
-        with pq.ParquetWriter(path, layout.schema, compression="zstd", version="2.6", use_dictionary=["label"]) as out:
+        with pq.ParquetWriter(path, schema, compression="zstd", version="2.6", use_dictionary=["label"]) as out:
             for batch in _ahead(rows.batches(query)):
-                out.write_table(batch.cast(layout.schema))
+                whole = batch.cast(layout.schema)
+                out.write_table(whole if scorer is None else scorer.scored(whole))
         files[name] = SnapshotFile(path=path.name, sha256=sha256_file(path), rows=parts[name])
+    scored = scorer.counted() if scorer is not None else None
     counts = SnapshotCounts(read=rows.read, kept=sum(parts.values()), **{name: parts[name] for name in SPLITS})
     manifest = Manifest(
         type=config.type,
@@ -155,6 +161,7 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
             "position": position.to_wire(),
             "redacted": dict(sorted(rows.redacted.items())),
             "quarantined": outliers[:_SHOWN_PEOPLE],
+            **({"scoring": scorer.settings} if scorer is not None else {}),
         },
     )
     key = store_snapshot(ctx.store, ctx.namespace, manifest, ctx.folder("snapshot"))
@@ -171,6 +178,7 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
         score_mean=mean,
         score_std=std,
         disputed=rows.disputed(),
+        scored=scored,
         log_position=position.digest,
         log_newest=f"{rows.newest.isoformat()}Z" if rows.newest else None,
         oldest=f"{oldest.isoformat()}Z" if oldest else None,
@@ -178,7 +186,8 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
     )
     (ctx.output / "summary.json").write_text(summary.model_dump_json(by_alias=True, exclude_none=True, indent=1))
     database.close()
-    return StageResult(metrics={"rows": float(counts.kept), "classes": float(len(labels))}, snapshot=summary)
+    asked = scorer.metrics() if scorer is not None else {}
+    return StageResult(metrics={"rows": float(counts.kept), "classes": float(len(labels))} | asked, snapshot=summary)
 
 
 def _segments(ctx: StageContext, source: FeedbackSource) -> list[Segment]:

@@ -47,13 +47,15 @@ class Chart:
 def learning_curves(history: Mapping[str, Column], *, unit: str) -> list[Chart]:
     """One plot per number of a stage; those called FAMILY/PART share the family's plot, up to six a plot.
 
+    Those of one of several agents, called agent/NAME/…, are left out: they are no family.
+
     Args:
         history: metric -> values, `step` among them.
         unit: what a step is: step or rollout.
     """
     families: dict[str, dict[str, Column]] = {}
     for name, values in history.items():
-        if name != "step" and any(value is not None for value in values):
+        if name != "step" and not name.startswith("agent/") and any(value is not None for value in values):
             family, _, part = name.partition("/")
             families.setdefault(family, {})[part or family] = values
     charts: list[Chart] = []
@@ -69,6 +71,7 @@ _ORDER = (
     "avg_return",
     "best_return",
     "reward",
+    "judged",
     "accuracy",
     "margin",
     "train_agreement",

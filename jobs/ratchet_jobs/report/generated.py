@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
+from typing import Any
 
+from ratchet_jobs.report.agents import agents
 from ratchet_jobs.report.blocks import NOTHING, Block, Figures, Plots, Table, Text, cut, number, row
 from ratchet_jobs.report.charts import differences, worths
 from ratchet_jobs.report.evidence import Evidence
@@ -19,6 +21,8 @@ MEANINGS = {
     "reward": "of its answers, as RL was rewarded",
     "agreement": "share of held-out pairs told apart; the start is at 0.5",
     "rl/win_rate": "share of prompts that RL answers better than its start",
+    "rl/judge_win_rate": "share of prompts on which the judge prefers RL's answer to its start's",
+    "champion/judge_win_rate": "share of prompts on which the judge prefers the kept policy's answer to the champion's",
     "perplexity": "of held-out answers; lower is better",
     "base_perplexity": "of the same answers by the base model",
     "kl": "distance from the base, nats per token",
@@ -63,28 +67,83 @@ def _comparison(given: Evidence) -> Iterator[Block]:
     kept = choice["chosen"] == choice["candidate"]
     yield Text(f"Kept: {choice['chosen']}. {choice['why']}.", tone="good" if kept else "bad")
     policies = {name: each["metrics"] for name, each in found["policies"].items()}
+    live = found.get("champion")
     rows = [
-        row(name, *(number(each[name]) for each in policies.values()))
+        row(name, *(number(each[name]) for each in policies.values()), *_of_champion(live, name))
         for name in MEANINGS
         if name not in _COUNTS and all(name in each for each in policies.values())
     ]
-    yield Table("On the same rows", ("number", *policies), rows)
+    yield Table("On the same rows", ("number", *policies, *(["champion"] if live else [])), rows)
+    yield from _champion(found)
     worth = "reward" if "reward" in told else "agreement"
     charts = [differences({worth: told[worth]}, title=f"{worth}: rl less {other}", what=f"rl less {other}")]
+    if parts := found.get("components"):
+        yield _parts(parts, other)
     if worth == "reward":
         charts.append(worths(found["worths"], name=worth))
     yield Plots("", charts)
 
 
-def _side_by_side(given: Evidence, other: str, worth: Mapping[str, Sequence[float]] | None) -> Table:
-    """What both policies answered, and what the second answer is worth more."""
+def _of_champion(live: Mapping[str, Any] | None, name: str) -> list[str]:
+    """The champion's cell of a row; nothing where it was not compared, a dash where it has no such number."""
+    if live is None:
+        return []
+    return [number(live["metrics"][name]) if name in live["metrics"] else NOTHING]
+
+
+def _champion(found: Mapping[str, Any]) -> Iterator[Block]:
+    """Whose answers the judge prefers, the kept policy's or the champion's, or why nobody was asked."""
+    if found.get("champion_absent"):
+        yield Text(f"The champion is not compared: {found['champion_absent']}.", tone="faint")
+    if told := found.get("chosen_against_champion"):
+        share = f"{told['judge_win_rate']:.0%}"
+        yield Text(
+            f"The judge prefers the answers of {found['choice']['chosen']} to the champion's on {share} of the prompts."
+        )
+
+
+def _parts(parts: Mapping[str, Mapping[str, float | None]], other: str) -> Table:
+    """What RL changed in each component of the reward."""
+    names = ("baseline", "candidate", "difference", "low", "high")
     rows = [
-        [cut(each["prompt"]), cut(each[other] or EMPTY), cut(each["rl"] or EMPTY), cut(gain), cut(each["reference"])]
+        row(
+            name,
+            *(number(each[key]) for key in names),
+            NOTHING if each["percent"] is None else f"{each['percent']:+.1f} %",
+        )
+        for name, each in parts.items()
+    ]
+    note = "Means before weights; low and high bound the difference."
+    return Table(
+        "What the reward is made of", ("component", other, "rl", "rl less it", "low", "high", "change"), rows, note=note
+    )
+
+
+def _side_by_side(given: Evidence, other: str, worth: Mapping[str, Sequence[float]] | None) -> Table:
+    """What both policies answered, and what the second answer is worth more; the champion's, where it was asked."""
+    live = ["champion"] if all("champion" in each for each in given.evaluation["answers"]) else []
+    rows = [
+        [
+            cut(each["prompt"]),
+            cut(each[other] or EMPTY),
+            cut(each["rl"] or EMPTY),
+            cut(gain + _of_parts(each.get("worth"), other)),
+            *(cut(each[name] or EMPTY) for name in live),
+            cut(each["reference"]),
+        ]
         for each, gain in zip(given.evaluation["answers"][:SHOWN_ANSWERS], _gains(worth, other), strict=False)
     ]
-    columns = ("prompt", other, "rl", "reward gained", "reference")
+    columns = ("prompt", other, "rl", "reward gained", *live, "reference")
     note = "Each answer is of the likeliest tokens. evaluation.json has all answers, and those of the base model."
     return Table("Held-out prompts", columns, rows, numeric=False, note=note)
+
+
+def _of_parts(worth: Mapping[str, Mapping[str, float]] | None, other: str) -> str:
+    """Which components of the reward an answer of RL's gained in, where there are several."""
+    if worth is None or len(worth["rl"]) < 2:
+        return ""
+    gains = {name: ours - worth[other][name] for name, ours in worth["rl"].items()}
+    return " (" + ", ".join(f"{name} {gain:+.2f}" for name, gain in gains.items()) + ")"
 
 
 def _gains(worth: Mapping[str, Sequence[float]] | None, other: str) -> Iterator[str]:
@@ -126,6 +185,7 @@ GENERATOR_SECTIONS: Sequence[tuple[str, Callable[[Evidence], Iterator[Block]]]] 
     ("Summary", _summary),
     ("Gates", _SHARED["Gates"]),
     ("Comparison", _comparison),
+    ("Agents", agents),
     ("Answers", _answers),
     ("Learning curves", _SHARED["Learning curves"]),
     ("Data", _SHARED["Data"]),

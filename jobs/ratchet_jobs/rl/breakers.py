@@ -38,6 +38,19 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Remedies:
+    """What a message tells the owner to change, by the settings that he has; those of the rl stage of classifiers."""
+
+    no_number: str = "lower learningRate, or look for NaN in rewards and features"
+    too_far: str = "lower learningRate or updateEpochs, set targetKl, or make rollouts larger"
+    too_sure: str = "raise entropyCoef, lower learningRate, or start from a less certain version"
+    no_signal: str = "check the reward's settings and its clip, or make rollouts larger"
+
+
+OF_CLASSIFIERS = Remedies()
+
+
+@dataclass(frozen=True, slots=True)
 class BreakerState:
     """What the breakers remember between updates; part of a checkpoint."""
 
@@ -50,7 +63,13 @@ class BreakerState:
 
 
 def check_update(
-    stats: UpdateStats, before: BreakerState, *, limits: Limits, reward_constant: bool, update: int
+    stats: UpdateStats,
+    before: BreakerState,
+    *,
+    limits: Limits,
+    reward_constant: bool,
+    update: int,
+    remedies: Remedies = OF_CLASSIFIERS,
 ) -> BreakerState:
     """Judge one update.
 
@@ -60,6 +79,7 @@ def check_update(
         limits: when to stop.
         reward_constant: all rewards of its rollout were equal.
         update: its number from 1, for messages.
+        remedies: for messages.
 
     Returns:
         The state after it.
@@ -70,13 +90,11 @@ def check_update(
     """
     for name, value in stats.as_metrics().items():
         if not math.isfinite(value):
-            raise NotANumberError(
-                f"update {update}: {name} is {value}; lower learningRate, or look for NaN in rewards and features"
-            )
+            raise NotANumberError(f"update {update}: {name} is {value}; {remedies.no_number}")
     if limits.max_kl is not None and stats.approx_kl is not None and stats.approx_kl > limits.max_kl:
         raise DivergedError(
             f"update {update}: approx_kl {stats.approx_kl:.3g} is above {limits.max_kl:g}: the policy left the one "
-            "that acted; lower learningRate or updateEpochs, set targetKl, or make rollouts larger"
+            f"that acted; {remedies.too_far}"
         )
     first = stats.entropy if before.first_entropy is None else before.first_entropy
     floor = (limits.min_entropy_ratio or 0.0) * (first or 0.0)
@@ -89,12 +107,11 @@ def check_update(
     if after.low_entropy >= limits.patience:
         raise DivergedError(
             f"update {update}: entropy {stats.entropy:.3g} nats is below {floor:.3g}, its floor, for "
-            f"{after.low_entropy} updates: the policy no longer explores; raise entropyCoef, lower learningRate, or "
-            "start from a less certain version"
+            f"{after.low_entropy} updates: the policy no longer explores; {remedies.too_sure}"
         )
     if after.constant_reward >= limits.patience:
         raise DivergedError(
             f"update {update}: every choice of the last {after.constant_reward} rollouts got the same reward: nothing "
-            "can be learned; check the reward's settings and its clip, or make rollouts larger"
+            f"can be learned; {remedies.no_signal}"
         )
     return after

@@ -105,7 +105,9 @@ class Stepper:
                 parameter = self.parameters[name]
                 # a count of steps stays on the host, where Adam wants it; moments stand beside their parameter
                 device = "cpu" if tensor.ndim == 0 else parameter.device
-                self.optimizer.state[parameter][key] = tensor.to(device, copy=True)
+                # moments lie in memory as their parameter does: what goes on from here takes the same steps, to the bit
+                fresh = torch.empty_like(parameter, dtype=tensor.dtype) if tensor.ndim else torch.empty_like(tensor)
+                self.optimizer.state[parameter][key] = fresh.to(device).copy_(tensor)
 
 
 @dataclass(frozen=True, slots=True)

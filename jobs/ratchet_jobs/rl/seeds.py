@@ -18,8 +18,13 @@ def generator_for(seed: int, *purpose: str | int, device: torch.device | str = "
         purpose: what the draws are for, such as ("minibatches", update, epoch); another purpose, another stream.
         device: where the draws happen; streams differ between kinds of device.
     """
-    text = "/".join([str(seed), *map(str, purpose)])
     generator = torch.Generator(device=device)
-    # 63 bits: manual_seed takes a signed number
-    generator.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1)
+    generator.manual_seed(seed_for(seed, *purpose))
     return generator
+
+
+def seed_for(seed: int, *purpose: str | int) -> int:
+    """A seed of its own for a purpose, where no generator can be handed over; from 0 to 2^63 - 1."""
+    text = "/".join([str(seed), *map(str, purpose)])
+    # 63 bits: manual_seed takes a signed number
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ratchet_jobs.rl.breakers import Remedies
 from ratchet_jobs.runtime.errors import BadConfigError, DivergedError
 
 WINDOW = 8
@@ -22,6 +23,14 @@ LENGTH_SHARE = 0.9
 """Correlation between score and length from which the score is taken to be the length."""
 SIGMAS = 3.0
 """Standard errors by which two means must differ to count as risen or fallen."""
+
+OF_GENERATORS = Remedies(
+    no_number="lower learning_rate, or look for NaN in the reward",
+    too_far="lower learning_rate or ppo_epochs, raise batch_size, or raise max_update_kl",
+    too_sure="lower learning_rate, raise init_kl_coef, or look whether the reward likes one answer to everything",
+    no_signal="check that the reward tells answers apart, raise temperature, or raise batch_size",
+)
+"""Of the breakers that generators share with classifiers, by the loop's settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,8 @@ class StepSeen:
     """Correlation between the scores and the lengths of its answers; 0 where either did not vary."""
     judged: float | None = None
     """Mean score by the independent judge; None = there is none."""
+    claimed: float | None = None
+    """Mean of the part of the score that the judge is held against; None = the score itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,26 +131,39 @@ def check_answers(
 
 
 def _check_hacking(state: AnswerState, step: int) -> None:
+    _check_length(state, step)
+    _check_judged(state, step)
+
+
+def _check_length(state: AnswerState, step: int) -> None:
     first, last = _mean([s.length for s in state.early]), _mean([s.length for s in state.late])
     drift = max(first, last) / max(min(first, last), 1e-9)
     follows = _mean([s.score_of_length for s in state.late])
-    risen = _change([s.score for s in state.early], [s.score for s in state.late])
-    if risen < SIGMAS:
-        return
-    if drift > LEAST_DRIFT and follows * math.copysign(1.0, last - first) > LENGTH_SHARE:
+    risen = _change([s.score for s in state.early], [s.score for s in state.late]) >= SIGMAS
+    if risen and drift > LEAST_DRIFT and follows * math.copysign(1.0, last - first) > LENGTH_SHARE:
         raise DivergedError(
             f"step {step}: reward hacking: scores follow the answers' length (correlation {follows:.2f}), which went "
             f"from {first:.3g} to {last:.3g} tokens: rate answers of all lengths alike, or add a length penalty"
         )
+
+
+def _check_judged(state: AnswerState, step: int) -> None:
+    claimed_early, claimed_late = ([_claimed(s) for s in part] for part in (state.early, state.late))
     judged_early = [s.judged for s in state.early if s.judged is not None]
     judged_late = [s.judged for s in state.late if s.judged is not None]
-    if len(judged_early) == len(judged_late) == WINDOW and _change(judged_early, judged_late) < -SIGMAS:
+    if len(judged_early) < WINDOW or len(judged_late) < WINDOW:
+        return
+    if _change(claimed_early, claimed_late) >= SIGMAS and _change(judged_early, judged_late) < -SIGMAS:
         raise DivergedError(
-            f"step {step}: reward hacking: the score rose from {_mean([s.score for s in state.early]):.3g} to "
-            f"{_mean([s.score for s in state.late]):.3g} while the independent judge's fell from "
+            f"step {step}: reward hacking: the score rose from {_mean(claimed_early):.3g} to "
+            f"{_mean(claimed_late):.3g} while the independent judge's fell from "
             f"{_mean(judged_early):.3g} to {_mean(judged_late):.3g}: collect feedback on such answers, or raise "
             "init_kl_coef"
         )
+
+
+def _claimed(seen: StepSeen) -> float:
+    return seen.score if seen.claimed is None else seen.claimed
 
 
 def _mean(numbers: Sequence[float]) -> float:

@@ -35,7 +35,8 @@ def training_operations(config: TrainingConfig, *, parameters: int, feedbacks: i
     """Floating-point operations of a training.
 
     Two per weight and token in each pass, three times that with gradient. An episode is drawn, scored, asked of
-    the reference, and seen ppo_epochs times with gradient; a feedback is seen num_epochs times with gradient.
+    the reference, and seen ppo_epochs times with gradient; a feedback is seen num_epochs times with gradient. With dpo
+    and kto two answers of each feedback of a step are asked of the reference, and seen once with gradient.
 
     Args:
         config: steps, sizes, epochs.
@@ -43,6 +44,8 @@ def training_operations(config: TrainingConfig, *, parameters: int, feedbacks: i
         feedbacks: the reward model's rows.
     """
     tokens = _PROMPT_TOKENS + config.max_new_tokens
+    if config.judges:
+        return 2.0 * parameters * tokens * config.max_steps * min(config.batch_size, feedbacks) * 2 * (1 + 3)
     episodes = config.max_steps * config.batch_size * (3 + 3 * config.ppo_epochs)
     return 2.0 * parameters * tokens * (episodes + 3 * feedbacks * config.reward_model_config.num_epochs)
 

@@ -46,7 +46,7 @@ def score_statistics(rows: Sequence[Row]) -> tuple[float | None, float | None]:
 
 def digest_of(rows: Sequence[Row]) -> str:
     """SHA-256 over all rows in their order: equal feedback, equal digest."""
-    return hashlib.sha256(json.dumps([tuple(row) for row in rows]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([[part for part in row if part != ()] for row in rows]).encode()).hexdigest()
 
 
 def _row(number: int, entry: Mapping[str, Any]) -> Row:

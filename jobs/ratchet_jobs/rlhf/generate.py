@@ -12,7 +12,6 @@ Decides nothing about rewards. Called by `ppo.py`, by training on answers that a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, Self
 
@@ -89,6 +88,12 @@ class Episodes:
         """(B,) int64, tokens of each answer."""
         return self.response_mask.sum(1)
 
+    def whole(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompts and answers as one: tokens, which of them are real, and which are the answer's, (B, P + T) each."""
+        ids = torch.cat([self.prompt_ids, self.response_ids], 1)
+        mask = torch.cat([self.prompt_mask, self.response_mask], 1)
+        return ids, mask, torch.cat([torch.zeros_like(self.prompt_mask), self.response_mask], 1)
+
     def take(self, rows: Tensor) -> Self:
         """Some rows, without the columns in which none of them has a token.
 
@@ -137,9 +142,7 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
 
 
 @torch.no_grad()
-def generate(
-    trunk: Trunk, prompts: Prompts, sampling: Sampling, *, generator: torch.Generator, lean: bool = False
-) -> Episodes:
+def generate(trunk: Trunk, prompts: Prompts, sampling: Sampling, *, generator: torch.Generator) -> Episodes:
     """Answer a batch of prompts; see the module's text for the steps.
 
     Args:
@@ -147,25 +150,23 @@ def generate(
         prompts: B of them.
         sampling: lengths, temperature, stops.
         generator: of the draws, on the trunk's device.
-        lean: do without the second copy of the weights that makes drawing on a CPU fast (`Trunk.drawing`).
     """
     stops = torch.tensor([trunk.wording.eos_id, *sampling.stop_ids], device=trunk.device)
     alive = torch.ones(len(prompts.ids), dtype=torch.bool, device=trunk.device)
     mask, cache = prompts.mask, DynamicCache(config=trunk.config)
     columns: list[tuple[Tensor, ...]] = []
-    with nullcontext() if lean else trunk.drawing():
-        seen = trunk.policy(prompts.ids, mask, keep=1, cache=cache)
-        while True:
-            logits = seen.logits[:, -1].float() / sampling.temperature  # (B, V)
-            drawn = draw(nucleus(logits, sampling.top_p), generator=generator)
-            token = torch.where(alive, drawn, trunk.wording.pad_id)
-            noted = (log_prob_of(logits, token), trunk.values(seen.hidden)[:, -1], entropy(logits))
-            columns.append((token, alive, *(torch.where(alive, number, 0.0) for number in noted)))
-            mask = torch.cat([mask, alive.unsqueeze(1)], 1)
-            alive = alive & ~torch.isin(token, stops)
-            if len(columns) == sampling.max_new_tokens or not bool(alive.any()):
-                break
-            seen = trunk.policy(token.unsqueeze(1), mask, keep=1, cache=cache)
+    seen = trunk.policy(prompts.ids, mask, keep=1, cache=cache)
+    while True:
+        logits = seen.logits[:, -1].float() / sampling.temperature  # (B, V)
+        drawn = draw(nucleus(logits, sampling.top_p), generator=generator)
+        token = torch.where(alive, drawn, trunk.wording.pad_id)
+        noted = (log_prob_of(logits, token), trunk.values(seen.hidden)[:, -1], entropy(logits))
+        columns.append((token, alive, *(torch.where(alive, number, 0.0) for number in noted)))
+        mask = torch.cat([mask, alive.unsqueeze(1)], 1)
+        alive = alive & ~torch.isin(token, stops)
+        if len(columns) == sampling.max_new_tokens or not bool(alive.any()):
+            break
+        seen = trunk.policy(token.unsqueeze(1), mask, keep=1, cache=cache)
     ids, counts, logprobs, values, entropies = (torch.stack(column, 1) for column in zip(*columns, strict=True))
     return Episodes(*prompts, ids, counts, logprobs, values, entropies, stopped=~alive)
 

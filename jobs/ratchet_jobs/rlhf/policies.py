@@ -11,6 +11,7 @@ they read the supervised stage's. Called by the stages; the Python door has whol
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def open_trunk(
     reward_dropout: float = 0.0,
     seed: int,
     device: torch.device,
+    agents: Sequence[str] = (),
 ) -> tuple[Trunk, GeneratorCard]:
     """Read a committed generator and make it the trunk that PPO and the reward model stand on.
 
@@ -52,6 +54,7 @@ def open_trunk(
         reward_dropout: see `Trunk`.
         seed: see `Trunk`.
         device: to compute on; on a GPU the frozen weights are bfloat16.
+        agents: see `Trunk`.
 
     Raises:
         BadModelError: policy or base cannot be used.
@@ -69,6 +72,7 @@ def open_trunk(
         reward_rank=reward_rank,
         reward_dropout=reward_dropout,
         seed=seed,
+        agents=agents,
     )
     return trunk, card
 
@@ -86,15 +90,15 @@ def save_policy(trunk: Trunk, folder: Path, *, start: Path, card: GeneratorCard)
     before = load_file(start / ADAPTER_FILE)
     scale = float(config["lora_alpha"]) / int(config["r"])
     tensors: dict[str, Tensor] = {}
-    modules = []
+    modules, own = [], trunk.policy_adapter
     for name, layer in trunk.base.named_modules():
         if not isinstance(layer, LoraLayer):
             continue
-        down, up = (part["policy"].weight.detach().cpu().float() for part in (layer.lora_A, layer.lora_B))
+        down, up = (part[own].weight.detach().cpu().float() for part in (layer.lora_A, layer.lora_B))
         own_down = before.pop(f"{_PREFIX}{name}.lora_A.weight", torch.zeros(int(config["r"]), down.shape[1]))
         own_up = before.pop(f"{_PREFIX}{name}.lora_B.weight", torch.zeros(up.shape[0], int(config["r"])))
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = torch.cat([own_down, down])
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = torch.cat([scale * own_up, layer.scaling["policy"] * up], 1)
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = torch.cat([scale * own_up, layer.scaling[own] * up], 1)
         modules.append(name)
     rank = int(config["r"]) + int(trunk.rank or 0)
     for name in [key for key in before if key.endswith(".lora_A.weight")]:  # layers that PPO leaves alone

@@ -38,7 +38,7 @@ from ratchet_jobs.rl.breakers import BreakerState, Limits, check_update
 from ratchet_jobs.rl.diagnostics import clipped, explained_variance, kl_k3
 from ratchet_jobs.rl.learner import Stepper, UpdateStats
 from ratchet_jobs.rl.seeds import generator_for
-from ratchet_jobs.rlhf.breakers import AnswerLimits, AnswerState, StepSeen, check_answers, correlation
+from ratchet_jobs.rlhf.breakers import OF_GENERATORS, AnswerLimits, AnswerState, StepSeen, check_answers, correlation
 from ratchet_jobs.rlhf.generate import Episodes, Sampling, answer_pass, generate, pad_prompts, token_logprobs
 from ratchet_jobs.rlhf.objectives import OBJECTIVES, Experience
 from ratchet_jobs.rlhf.shaping import KlController, Moments, penalise_unstopped
@@ -101,7 +101,7 @@ class PpoSettings:
     """Taken off the score of an answer that was cut at max_new_tokens, before whitening."""
     max_grad_norm: float = 1.0
     gradient_checkpointing: bool = False
-    """Less memory for a third more time in the update, and for slower draws on a CPU."""
+    """Less memory for a third more time in the update."""
     limits: AnswerLimits = field(default_factory=AnswerLimits)
     min_entropy_ratio: float | None = 0.01
     """Smallest entropy as a share of that of the first step; None = any."""
@@ -151,6 +151,7 @@ class LanguagePPO:
         steps: int,
         seed: int,
         judge: ScoreFunction | None = None,
+        claimed: Callable[[], float] | None = None,
     ) -> None:
         """Prepare; nothing is computed yet.
 
@@ -162,6 +163,8 @@ class LanguagePPO:
             steps: planned in all; the learning rates fall over them.
             seed: of prompts' order, draws and minibatches.
             judge: an independent score that is only watched: if it falls while `score` rises, training stops.
+            claimed: mean of that part of the latest scores which the judge is held against, where they have others,
+                too; None = the scores themselves.
 
         Raises:
             BadConfigError: no prompts, no steps, or answers would pass the model's context.
@@ -176,6 +179,7 @@ class LanguagePPO:
                 "lower it or shorten the prompt"
             )
         self.settings, self.trunk, self.score, self.judge = settings, trunk, score, judge
+        self._claimed = claimed
         self.done, self.steps = 0, steps
         self._prompts, self._seed = prompts, seed
         self._kl = KlController(settings.init_kl_coef, settings.target_kl, settings.kl_horizon)
@@ -241,13 +245,15 @@ class LanguagePPO:
         lengths = episodes.lengths.double().tolist()
         judged = None if self.judge is None else float(self._scores(self.judge, episodes).mean())
         follows = correlation(scores.double().tolist(), lengths)
-        seen = StepSeen(float(scores.mean()), sum(lengths) / len(lengths), follows, judged)
+        claimed = None if self._claimed is None else self._claimed()
+        seen = StepSeen(float(scores.mean()), sum(lengths) / len(lengths), follows, judged, claimed)
         self._update_state = check_update(
             stats,
             self._update_state,
             limits=Limits(max_kl=settings.max_update_kl, min_entropy_ratio=settings.min_entropy_ratio),
             reward_constant=bool((scores == scores[0]).all()) and len(scores) > 1,
             update=self.done + 1,
+            remedies=OF_GENERATORS,
         )
         self._answer_state = check_answers(
             seen, self._answer_state, kl=kl, empty_share=empty, limits=settings.limits, step=self.done + 1
@@ -274,8 +280,7 @@ class LanguagePPO:
     def _drawn(self) -> Episodes:
         prompts = pad_prompts(self._next_prompts(), pad_id=self.trunk.wording.pad_id, device=self.trunk.device)
         draws = generator_for(self._seed, "answers", self.done, device=self.trunk.device)
-        lean = self.settings.gradient_checkpointing
-        return generate(self.trunk, prompts, self.settings.sampling, generator=draws, lean=lean)
+        return generate(self.trunk, prompts, self.settings.sampling, generator=draws)
 
     def _next_prompts(self) -> list[Sequence[int]]:
         """Every prompt comes once before any comes again, in a new order each time; its group lies side by side."""
@@ -294,13 +299,16 @@ class LanguagePPO:
         exact = self.trunk.base.dtype == torch.float32
         if exact and self.done > 0:
             return episodes
+        # the longest prompt and the one with most padding; with one length a single row says it all
+        sizes = episodes.prompt_mask.sum(1)
+        asked = episodes.take(torch.stack([sizes.argmax(), sizes.argmin()]).unique()) if exact else episodes
         with torch.no_grad():
-            logits, hidden = answer_pass(self.trunk, episodes)
-            logprobs = token_logprobs(logits, episodes, temperature=self.settings.sampling.temperature)
+            logits, hidden = answer_pass(self.trunk, asked)
+            logprobs = token_logprobs(logits, asked, temperature=self.settings.sampling.temperature)
             if not exact:
-                values = torch.where(episodes.response_mask, self.trunk.values(hidden), 0.0)
-                return replace(episodes, logprobs=logprobs, values=values)
-        apart = float((logprobs - episodes.logprobs).abs().max())
+                values = torch.where(asked.response_mask, self.trunk.values(hidden), 0.0)
+                return replace(asked, logprobs=logprobs, values=values)
+        apart = float((logprobs - asked.logprobs).abs().max())
         if not apart <= _AGREE:
             raise BadModelError(
                 f"base_model: log-probabilities of its answers differ by {apart:.3g} nats between drawing with a cache "

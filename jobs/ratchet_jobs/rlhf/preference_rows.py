@@ -26,6 +26,21 @@ MIDDLE = 0.5
 """Score above which an answer is good and below which it is bad; the middle says neither."""
 
 
+class Names(NamedTuple):
+    """How messages call what is given; as a run's spec has it, unless another door says otherwise."""
+
+    rows: str = f"{FIELD}, train split"
+    dataset: str = FIELD
+    room: str = "the policy's maxTokens"
+    more_room: str = "raise stages.supervised.maxTokens"
+    algorithm: str = "algorithm: kto"
+    held_out: str | None = "stages.preference.heldOutPercent"
+    """None = the share that is held out cannot be changed."""
+
+
+OF_RUNS = Names()
+
+
 class Liked(NamedTuple):
     """Two answers as tokens, of which people thought one better."""
 
@@ -52,7 +67,13 @@ class Dealt(NamedTuple):
 
 
 def deal(
-    judged: Sequence[JudgedPair | Scored], settings: PreferenceStage, *, wording: Wording, max_tokens: int, seed: int
+    judged: Sequence[JudgedPair | Scored],
+    settings: PreferenceStage,
+    *,
+    wording: Wording,
+    max_tokens: int,
+    seed: int,
+    names: Names = OF_RUNS,
 ) -> Dealt:
     """Part rows into those that teach and those that are held out.
 
@@ -62,6 +83,7 @@ def deal(
         wording: of the model.
         max_tokens: that prompt and answer may have together; longer rows are left out.
         seed: of the run.
+        names: for messages.
 
     Raises:
         BadDataError: too few rows, rows that teach nothing, or nothing held out that could be told apart.
@@ -70,9 +92,11 @@ def deal(
     try:
         check_rows(rows)
     except BadDataError as error:
-        raise BadDataError(f"{FIELD}, train split: {error}") from error
+        raise BadDataError(f"{names.rows}: {error}") from error
     if settings.algorithm == "dpo" and any(isinstance(row, Rated) for row in rows):
-        raise BadDataError(f"{FIELD}: algorithm dpo learns from pairs, these are ratings; set algorithm: kto")
+        raise BadDataError(
+            f"{names.dataset}: algorithm dpo learns from pairs, these are ratings; set {names.algorithm}"
+        )
     kept = [
         row
         for row in rows
@@ -81,22 +105,22 @@ def deal(
     ]
     if not kept:
         raise BadDataError(
-            f"{FIELD}: of all {len(rows)} rows prompt and answer have more tokens than the policy's maxTokens "
-            f"{max_tokens}, or the score is {MIDDLE:g}, which says nothing; raise stages.supervised.maxTokens"
+            f"{names.dataset}: of all {len(rows)} rows prompt and answer have more tokens than {names.room} "
+            f"{max_tokens}, or the score is {MIDDLE:g}, which says nothing; {names.more_room}"
         )
     train, out = split_rows(kept, share=settings.held_out_percent / 100, seed=seed)
     learned = _learned(train, wording, singly=settings.algorithm == "kto")
     if {each.good for each in learned if isinstance(each, Single)} in ({True}, {False}) or not learned:
         raise BadDataError(
-            f"{FIELD}: the {len(learned)} answers to learn from are all good or all bad (score above or below "
+            f"{names.dataset}: the {len(learned)} answers to learn from are all good or all bad (score above or below "
             f"{MIDDLE:g}): nothing tells them apart; collect some of each"
         )
     held_out = _held_out(out, wording, seed=seed)
     if not held_out:
+        more = "" if names.held_out is None else f"raise {names.held_out} (now {settings.held_out_percent:g}), or "
         raise BadDataError(
-            f"{FIELD}: of the {len(out)} rows held out none is a pair, nor is one good and another bad, so nothing "
-            "could be measured; raise stages.preference.heldOutPercent "
-            f"(now {settings.held_out_percent:g}), or collect more"
+            f"{names.dataset}: of the {len(out)} rows held out none is a pair, nor is one good and another bad, so "
+            f"nothing could be measured; {more}collect more"
         )
     return Dealt(learned, held_out, len(rows) - len(kept))
 

@@ -44,7 +44,15 @@ class PreferenceStep:
 class PreferenceTraining:
     """DPO's or KTO's state between steps; see the module's text."""
 
-    def __init__(self, trunk: Trunk, rows: Sequence[Liked | Single], settings: PreferenceStage, *, seed: int) -> None:
+    def __init__(
+        self,
+        trunk: Trunk,
+        rows: Sequence[Liked | Single],
+        settings: PreferenceStage,
+        *,
+        seed: int,
+        steps: int | None = None,
+    ) -> None:
         """Make the optimizer; nothing is computed yet.
 
         Args:
@@ -52,11 +60,12 @@ class PreferenceTraining:
             rows: to learn from: Liked for dpo, Single for kto.
             settings: of training.
             seed: of the order.
+            steps: in place of the settings' epochs.
         """
         self.done = 0
         self._trunk, self._rows, self._settings, self._seed = trunk, list(rows), settings, seed
         self._per_epoch = -(-len(self._rows) // settings.batch_size)
-        self.steps = settings.epochs * self._per_epoch
+        self.steps = settings.epochs * self._per_epoch if steps is None else steps
         parameters = {n: p for n, p in trunk.policy_parameters().items() if not n.startswith("value_head.")}
         self._optimizer = torch.optim.AdamW(parameters.values(), lr=settings.learning_rate, weight_decay=0.0)
         self._stepper = Stepper(parameters, self._optimizer, max_grad_norm=settings.max_grad_norm)

@@ -2,7 +2,8 @@
 
  1. Rows are split by prompt: no held-out prompt was trained on.
  2. Loss of a rated answer: cross-entropy between sigmoid(raw) and its score (a proper scoring rule also for scores
-    between 0 and 1); of a pair: -log sigmoid(raw of the better - raw of the worse) (Bradley and Terry 1952).
+    between 0 and 1), or with rating_loss ordinal that of the levels that it is above (`ordinal.py`); of a pair:
+    -log sigmoid(raw of the better - raw of the worse) (Bradley and Terry 1952).
  3. Held-out rows calibrate (`calibration.py`) and tell how good it is: each row is calibrated by the *other* half of
     the held-out rows before it counts, so that the error told is not that of numbers fitted to it.
 
@@ -16,9 +17,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -27,17 +29,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ratchet_api.feedback import MIN_TRAIN_SAMPLES
+from ratchet_api.reward_model import RatingLoss
 from ratchet_jobs.metrics.classification import expected_calibration_error
+from ratchet_jobs.models.card import REWARD_MODEL_FILE as CARD_FILE
 from ratchet_jobs.models.schedule import learning_rate_factor
 from ratchet_jobs.rl.learner import Stepper
 from ratchet_jobs.rl.seeds import generator_for
 from ratchet_jobs.rlhf.calibration import Floats, Scaling, fit_differences, fit_scores
+from ratchet_jobs.rlhf.critic import Quality, calibrated_by_halves, calibrated_qualities, quality_losses
 from ratchet_jobs.rlhf.generate import Episodes
+from ratchet_jobs.rlhf.ordinal import Levels
 from ratchet_jobs.rlhf.scorers import Answer, Scorer, TrunkScorer
 from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadModelError, NotANumberError
 
 WEIGHTS_FILE = "reward_model.safetensors"
-CARD_FILE = "reward_model.json"
 _FORMAT = "ratchet.dev/reward-model-v1"
 
 
@@ -48,6 +53,8 @@ class Rated(NamedTuple):
     response: str
     score: float
     """0..1, higher is better."""
+    qualities: tuple[float, ...] = ()
+    """Of a critic's row: 0..1 for each quality of its scorer."""
 
 
 class Preferred(NamedTuple):
@@ -80,6 +87,8 @@ class RewardSettings:
         BadConfigError: a setting is out of range.
     """
 
+    rating_loss: RatingLoss = "regression"
+    """How a rated answer teaches: by its score, or by the levels that it is above."""
     num_epochs: int = 3
     batch_size: int = 8
     """Rows per step; a pair is one row."""
@@ -98,6 +107,8 @@ class RewardSettings:
         for name in ("learning_rate", "head_learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise BadConfigError(f"{name}: {getattr(self, name)}; give a number above 0")
+        if self.rating_loss not in get_args(RatingLoss):
+            raise BadConfigError(f"rating_loss: {self.rating_loss!r}; give one of {', '.join(get_args(RatingLoss))}")
         if not 0 <= self.warmup_ratio <= 1:
             raise BadConfigError(f"warmup_ratio: {self.warmup_ratio}; give a number from 0 to 1")
         if not 0 < self.held_out_share < 1:
@@ -117,13 +128,20 @@ class RewardMetrics:
     """Between scores of rated answers; None = none was held out."""
     ece: float | None
     """Expected calibration error of the scores, ten bins; None = no rated answer was held out."""
+    quality_errors: Mapping[str, float]
+    """Mean squared error of each quality; of a critic alone."""
 
 
 class RewardModel:
     """A scorer with its scale; called with episodes it is a reward of PPO."""
 
-    def __init__(self, scorer: Scorer, scaling: Scaling = Scaling()) -> None:  # noqa: B008 - immutable
-        self.scorer, self.scaling = scorer, scaling
+    def __init__(
+        self,
+        scorer: Scorer,
+        scaling: Scaling = Scaling(),  # noqa: B008 - immutable
+        qualities: Mapping[str, Scaling] = MappingProxyType({}),
+    ) -> None:
+        self.scorer, self.scaling, self.qualities = scorer, scaling, qualities
 
     def scores(self, answers: Sequence[Answer], *, batch_size: int = 16) -> Floats:
         """Scores in 0..1, higher is better: (N,)."""
@@ -131,14 +149,19 @@ class RewardModel:
 
     def of_episodes(self, episodes: Episodes) -> Tensor:
         """Scores (B,) of answers that are tokens of the trunk already."""
+        return self.parts_of_episodes(episodes)[:, 0]
+
+    def parts_of_episodes(self, episodes: Episodes) -> Tensor:
+        """The same, and of a critic each quality in the order of `qualities`: (B, 1 + Q), 0..1."""
         if not isinstance(self.scorer, TrunkScorer):
             raise BadConfigError(f"reward model: of kind {self.scorer.kind} reads text; give it the decoded answers")
-        ids = torch.cat([episodes.prompt_ids, episodes.response_ids], 1)
-        mask = torch.cat([episodes.prompt_mask, episodes.response_mask], 1)
-        answered = torch.cat([torch.zeros_like(episodes.prompt_mask), episodes.response_mask], 1)
         with torch.no_grad():
-            raw = self.scorer.of_tokens(ids, mask, answered)
-        return torch.sigmoid(self.scaling.slope * raw + self.scaling.offset)
+            raw = self.scorer.of_tokens(*episodes.whole())
+        scalings = (self.scaling, *self.qualities.values())
+        slopes, offsets = (
+            torch.tensor(list(each), device=raw.device) for each in zip(*map(astuple, scalings), strict=True)
+        )
+        return torch.sigmoid(slopes * raw + offsets)
 
     def save(self, folder: Path) -> None:
         """Write weights and scale; equal models give equal bytes."""
@@ -146,6 +169,8 @@ class RewardModel:
         parameters = self.scorer.parameters()
         save_file({n: p.detach().cpu().contiguous() for n, p in parameters.items()}, folder / WEIGHTS_FILE)
         card = {"format": _FORMAT, "kind": self.scorer.kind, "base": self.scorer.digest, **asdict(self.scaling)}
+        if self.qualities:
+            card["qualities"] = [{"name": name, **asdict(scaling)} for name, scaling in self.qualities.items()]
         (folder / CARD_FILE).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
 
     @classmethod
@@ -158,6 +183,7 @@ class RewardModel:
         try:
             card = json.loads((folder / CARD_FILE).read_bytes())
             kind, base, scaling = card["kind"], card["base"], Scaling(float(card["slope"]), float(card["offset"]))
+            named = {each["name"]: Scaling(each["slope"], each["offset"]) for each in card.get("qualities", ())}
             weights = load_file(folder / WEIGHTS_FILE)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise BadModelError(
@@ -179,7 +205,7 @@ class RewardModel:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(weights[name])
-        return cls(scorer, scaling)
+        return cls(scorer, scaling, named)
 
 
 class RewardTraining:
@@ -200,10 +226,17 @@ class RewardTraining:
         check_rows(rows)
         self.done = 0
         self._scorer, self._settings, self._seed = scorer, settings, seed
-        self._train, self._held_out = split_rows(rows, share=settings.held_out_share, seed=seed)
+        self._train, self.held_out = split_rows(rows, share=settings.held_out_share, seed=seed)
         self._per_epoch = -(-len(self._train) // settings.batch_size)
         self.steps = settings.num_epochs * self._per_epoch
-        parameters = scorer.parameters()
+        parameters = dict(scorer.parameters())
+        self._levels: Levels | None = None
+        rated = [row.score for row in self._train if isinstance(row, Rated)]
+        if settings.rating_loss == "ordinal" and rated:
+            self._levels = Levels(rated)
+            device = next(iter(parameters.values())).device
+            self._levels.thresholds.data = self._levels.thresholds.data.to(device)
+            parameters["head.thresholds"] = self._levels.thresholds
         heads = [p for name, p in parameters.items() if name.startswith("head.")]
         adapter = [p for name, p in parameters.items() if not name.startswith("head.")]
         self._optimizer = torch.optim.AdamW(
@@ -226,7 +259,7 @@ class RewardTraining:
         _set_rate(self._optimizer, factor)
         with torch.random.fork_rng(devices=[]), self._scorer.training():
             torch.manual_seed(int(generator_for(self._seed, "dropout", step).initial_seed()))
-            loss = row_losses(self._scorer, batch).mean()
+            loss = row_losses(self._scorer, batch, levels=self._levels).mean()
             if not bool(torch.isfinite(loss)):
                 raise NotANumberError(f"reward model, step {step + 1}: loss {float(loss)}; lower its learning_rate")
             torch.autograd.backward(loss)
@@ -245,7 +278,7 @@ class RewardTraining:
 
     def finished(self) -> tuple[RewardModel, RewardMetrics]:
         """Calibrate on the held-out rows, and tell how good the model is on them."""
-        return _calibrated(self._scorer, self._held_out)
+        return _calibrated(self._scorer, self.held_out)
 
 
 def train_reward_model(
@@ -272,21 +305,29 @@ def train_reward_model(
     return training.finished()
 
 
-def row_losses(scorer: Scorer, rows: Sequence[Row]) -> Tensor:
+def row_losses(scorer: Scorer, rows: Sequence[Row], *, levels: Levels | None = None) -> Tensor:
     """Loss of each row, (B,) with gradient, rated rows first.
 
     Args:
         scorer: asked once for all answers.
         rows: B of either kind.
+        levels: of ratings that teach by their order; None = by their scores.
     """
     rated = [row for row in rows if isinstance(row, Rated)]
     pairs = [row for row in rows if isinstance(row, Preferred)]
     answers = [Answer(row.prompt, row.response) for row in rated]
     answers += [Answer(row.prompt, row.chosen) for row in pairs] + [Answer(row.prompt, row.rejected) for row in pairs]
-    raw = scorer.raw(answers)
+    critic = any(row.qualities for row in rated)
+    every = scorer.every(answers) if critic else scorer.raw(answers).unsqueeze(1)
+    raw = every[:, 0]
     single, better, worse = raw.split([len(rated), len(pairs), len(pairs)])
     scores = torch.tensor([row.score for row in rated], device=raw.device)
-    rating = nn.functional.binary_cross_entropy_with_logits(single, scores, reduction="none")
+    if levels is not None:
+        rating = levels.losses(single, scores)
+    else:
+        rating = nn.functional.binary_cross_entropy_with_logits(single, scores, reduction="none")
+    if critic:
+        rating = rating + quality_losses(every[: len(rated), 1:], [row.qualities for row in rated])
     return torch.cat([rating, -nn.functional.logsigmoid(better - worse)])
 
 
@@ -346,18 +387,32 @@ def saved_rank(folder: Path) -> int:
     return int(ranks.pop())
 
 
+def saved_qualities(folder: Path) -> tuple[str, ...]:
+    """What a saved reward model tells besides an answer's worth; nothing unless it is a critic.
+
+    Raises:
+        BadModelError: the file cannot be read.
+    """
+    try:
+        return tuple(str(each["name"]) for each in json.loads((folder / CARD_FILE).read_bytes()).get("qualities", ()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadModelError(f"reward model {folder}: cannot be read: {error}; take a folder as it was saved") from error
+
+
 def _calibrated(scorer: Scorer, held_out: Sequence[Row]) -> tuple[RewardModel, RewardMetrics]:
     rated = [row for row in held_out if isinstance(row, Rated)]
     pairs = [row for row in held_out if isinstance(row, Preferred)]
-    raw = raw_numbers(scorer, [Answer(row.prompt, row.response) for row in rated])
+    every = raw_numbers_of_all(scorer, [Answer(row.prompt, row.response) for row in rated])
+    raw = every[:, 0]
     better = raw_numbers(scorer, [Answer(row.prompt, row.chosen) for row in pairs])
     worse = raw_numbers(scorer, [Answer(row.prompt, row.rejected) for row in pairs])
     given = np.array([row.score for row in rated])
     scaling = fit_scores(raw, given) if len(rated) >= len(pairs) else fit_differences(better, worse)
-    honest = np.empty_like(raw)  # each half scaled by what the other half says
-    for half in (0, 1):
-        own, other = np.arange(len(raw)) % 2 == half, np.arange(len(raw)) % 2 != half
-        honest[own] = fit_scores(raw[other], given[other])(raw[own]) if len(rated) >= len(pairs) else scaling(raw[own])
+    honest = calibrated_by_halves(raw, given) if len(rated) >= len(pairs) else scaling(raw)
+    qualities: dict[str, Quality] = {}
+    if scorer.qualities and rated:
+        told = calibrated_qualities(every[:, 1:], np.array([row.qualities for row in rated]))
+        qualities = dict(zip(scorer.qualities, told, strict=True))
     right = [float(b > w) + 0.5 * float(b == w) for b, w in zip(better, worse, strict=True)]
     right += [
         float((raw[i] - raw[j]) * (given[i] - given[j]) > 0) + 0.5 * float(raw[i] == raw[j])
@@ -370,17 +425,24 @@ def _calibrated(scorer: Scorer, held_out: Sequence[Row]) -> tuple[RewardModel, R
         pair_accuracy=sum(right) / len(right) if right else None,
         mean_squared_error=float(np.square(honest - given).mean()) if len(rated) else None,
         ece=expected_calibration_error(honest, given, bins=10) if len(rated) else None,
+        quality_errors={name: quality.mean_squared_error for name, quality in qualities.items()},
     )
-    return RewardModel(scorer, scaling), metrics
+    scalings = {name: qualities[name].scaling if qualities else Scaling() for name in scorer.qualities}
+    return RewardModel(scorer, scaling, scalings), metrics
 
 
 def raw_numbers(scorer: Scorer, answers: Sequence[Answer], *, batch_size: int = 16) -> Floats:
     """Raw numbers of any count of answers without gradient, (N,)."""
-    raw: list[float] = []
+    return raw_numbers_of_all(scorer, answers, batch_size=batch_size)[:, 0]
+
+
+def raw_numbers_of_all(scorer: Scorer, answers: Sequence[Answer], *, batch_size: int = 16) -> Floats:
+    """The same with those of each quality, (N, 1 + Q)."""
+    raw: list[list[float]] = []
     with torch.no_grad():
         for start in range(0, len(answers), batch_size):
-            raw += scorer.raw(answers[start : start + batch_size]).double().tolist()
-    return np.asarray(raw, dtype=np.float64)
+            raw += scorer.every(answers[start : start + batch_size]).double().tolist()
+    return np.asarray(raw, dtype=np.float64).reshape(len(answers), 1 + len(scorer.qualities))
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -1,73 +1,33 @@
-"""The reward of whole answers as a run's settings name it: the reward model's score and arithmetic over the answer.
+"""The reward of whole answers as a run's settings name it: the weighted sum of its components.
 
-Decides what an expression may name and how components add up. Never draws, never learns. Called by the stages; an
-instance is the score function of `LanguagePPO`.
+Decides how components add up and what each of them is called. Never draws, never learns; what a component says is
+decided in `components`. Called by the stages; an instance is the score function of `LanguagePPO`.
 """
 
 from __future__ import annotations
 
-import ast
-import re
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ratchet_api.rlhf import REWARD_MODEL, AnswerReward
-from ratchet_jobs.metrics.generation import answer_bleu, distinct, repetition
-from ratchet_jobs.rewards.expression import evaluated, parse
+from ratchet_api.rlhf import AnswerReward, AnswerRewardType
+from ratchet_jobs.data.demonstrations import Demonstration
+from ratchet_jobs.rlhf.components import COMPONENTS
 from ratchet_jobs.rlhf.generate import Episodes
-from ratchet_jobs.rlhf.reward_model import RewardModel
-from ratchet_jobs.runtime.errors import BadConfigError
+from ratchet_jobs.rlhf.said import Component, Said, Sources
 
 
-class _Said(NamedTuple):
-    """B answers as expressions see them."""
+class _Part(NamedTuple):
+    """A component as it is made for this run."""
 
-    episodes: Episodes
-    words: list[list[str]]
-    texts: list[str]
-    references: list[Sequence[str]]
-    """Right answers to each prompt, where they are known."""
-    max_new_tokens: int
-
-
-def _each(of: Callable[[str], float]) -> Callable[[_Said], Tensor]:
-    return lambda said: torch.tensor([of(text) for text in said.texts], dtype=torch.float64)
-
-
-def _bleu(order: int) -> Callable[[_Said], Tensor]:
-    def likeness(said: _Said) -> Tensor:
-        rows = zip(said.texts, said.references, strict=True)
-        return torch.tensor([answer_bleu(text, right, order=order) if right else 0.0 for text, right in rows])
-
-    return likeness
-
-
-NAMES: Mapping[str, Callable[[_Said], Tensor]] = MappingProxyType(
-    {
-        "tokens": lambda said: said.episodes.lengths.double(),
-        "max_tokens": lambda said: torch.full((len(said.texts),), float(said.max_new_tokens)),
-        "ended": lambda said: said.episodes.stopped.double(),
-        "characters": lambda said: torch.tensor([float(len(text)) for text in said.texts]),
-        "words": lambda said: torch.tensor([float(len(words)) for words in said.words]),
-        "distinct": lambda said: torch.tensor([len(set(w)) / len(w) if w else 0.0 for w in said.words]),
-        "distinct2": _each(lambda text: distinct([text], order=2)),
-        "repetition": _each(lambda text: repetition([text])),
-        "bleu1": _bleu(1),
-        "bleu2": _bleu(2),
-    }
-)
-"""What an expression may name, one number per answer each."""
-
-
-def said_of(text: str, words: Sequence[str]) -> float:
-    """Share of the listed words that a text says, whatever their case and what stands around them."""
-    found = set(re.findall(r"\w+", text.casefold()))
-    wanted = {word.casefold() for word in words}
-    return len(wanted & found) / len(wanted)
+    name: str
+    type: AnswerRewardType
+    weight: float
+    worth: Component
+    qualities: tuple[str, ...]
+    """What it tells beside that; told, never added."""
 
 
 class AnswerRewards:
@@ -79,64 +39,70 @@ class AnswerRewards:
         *,
         texts: Callable[[Episodes], Sequence[str]],
         max_new_tokens: int,
-        model: RewardModel | None,
-        references: Mapping[tuple[int, ...], Sequence[str]] = MappingProxyType({}),
+        sources: Sources,
     ) -> None:
-        """Read the expressions.
+        """Make the components.
 
         Args:
             components: of the run.
             texts: the words of answers, stop tokens left out.
             max_new_tokens: that an answer may have.
-            model: the reward model, where a component is of that type.
-            references: right answers by the tokens of their prompt; an answer to another prompt is like nothing.
+            sources: where they find what they are made of. An answer to a prompt that no row has is like nothing.
 
         Raises:
-            BadConfigError: an expression is malformed, or the reward model is missing.
+            StageError: a component's settings are malformed, or what it needs is missing.
         """
-        if model is None and any(each.type == REWARD_MODEL for each in components):
-            raise BadConfigError(
-                "stages.rlhf.rewards: type rewardModel needs the reward-model stage; set stages.rewardModel"
-            )
         self.latest: dict[str, float] = {}
-        """Mean of each component, before its weight, over the last answers that were scored."""
-        self.model = model
-        self._components, self._texts, self._most = tuple(components), texts, max_new_tokens
-        self._references = references
-        self._trees: dict[str, ast.expr] = {
-            each.expression: parse(each.expression, names=NAMES) for each in components if each.expression is not None
-        }
+        """Mean of each component, before its weight, and of each quality, over the last answers that were scored."""
+        self._texts, self._most, self._rows = texts, max_new_tokens, sources.rows
+        self.parts: list[_Part] = []
+        for each in components:
+            taken = {part.name for part in self.parts}
+            name = each.called if each.called not in taken else f"{each.called}-{len(self.parts) + 1}"
+            told = tuple(sources.model.qualities) if each.type == "rewardModel" and sources.model is not None else ()
+            self.parts.append(_Part(name, each.type, each.weight, COMPONENTS[each.type](each, sources), told))
 
     def __call__(self, episodes: Episodes) -> Tensor:
         """Reward of each answer, (B,) float32.
 
         Raises:
             BadDataError: an expression has no value for an answer.
+            JudgeUnavailable: a judge does not answer.
+            BadConfigError: a judge refuses its settings.
         """
-        total = torch.zeros(len(episodes), dtype=torch.float64)
-        means: dict[str, float] = {}
-        texts = list(self._texts(episodes))
-        said = _Said(episodes, [text.split() for text in texts], texts, self._right(episodes), self._most)
-        for component in self._components:
-            part = self._part(component, said)
-            name = component.type if component.type not in means else f"{component.type}-{len(means) + 1}"
-            means[name] = float(part.mean())
-            total += component.weight * part
-        self.latest = means
-        return total.float()
+        return self.weighed(self.worths(episodes))
 
-    def _right(self, episodes: Episodes) -> list[Sequence[str]]:
+    def asks(self, kind: AnswerRewardType) -> bool:
+        """Whether a component is of that type."""
+        return any(part.type == kind for part in self.parts)
+
+    def latest_of(self, kind: AnswerRewardType) -> float:
+        """Mean of the first component of a type, before its weight, over the last answers that were scored."""
+        return next(self.latest[part.name] for part in self.parts if part.type == kind)
+
+    def weighed(self, worths: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of what `worths` gave, (B,) float32."""
+        return torch.stack([part.weight * worths[part.name] for part in self.parts]).sum(0).float()
+
+    def worths(self, episodes: Episodes) -> dict[str, Tensor]:
+        """What each answer is worth by each component, before its weight: (B,) float64 by the component's name.
+
+        A critic's qualities stand there as NAME/QUALITY.
+
+        Raises:
+            BadDataError: as when called.
+        """
+        said = Said(episodes, list(self._texts(episodes)), self._known(episodes), self._most)
+        found: dict[str, Tensor] = {}
+        for part in self.parts:
+            worth = part.worth(said)
+            columns = worth.unbind(1) if worth.ndim == 2 else (worth,)
+            names = (part.name, *(f"{part.name}/{quality}" for quality in part.qualities))
+            found |= dict(zip(names, columns, strict=True))
+        self.latest = {name: float(worth.mean()) for name, worth in found.items()}
+        return found
+
+    def _known(self, episodes: Episodes) -> list[Sequence[Demonstration]]:
         rows = zip(episodes.prompt_ids.tolist(), episodes.prompt_mask.tolist(), strict=True)
         prompts = (tuple(token for token, real in zip(*row, strict=True) if real) for row in rows)
-        return [self._references.get(prompt, ()) for prompt in prompts]
-
-    def _part(self, component: AnswerReward, said: _Said) -> Tensor:
-        if component.words is not None:
-            listed = component.words
-            return torch.tensor([said_of(text, listed) for text in said.texts], dtype=torch.float64)
-        if component.expression is None:
-            if self.model is None:
-                raise BadConfigError("stages.rlhf.rewards: there is no reward model; set stages.rewardModel")
-            return self.model.of_episodes(said.episodes).double().cpu()
-        text, tree = component.expression, self._trees[component.expression]
-        return evaluated(text, tree, lambda name: NAMES[name](said), rows=len(said.texts))
+        return [self._rows.get(prompt, ()) for prompt in prompts]

@@ -1,6 +1,7 @@
 """The files of an RLHF training on disk: the policy as a whole model, and checkpoints that a crash cannot half-write.
 
-Decides what each folder holds; safetensors and JSON only. Called by `trainer.py`.
+Decides what each folder holds; safetensors and JSON only. Called by `trainer.py` and
+`trainer_preference.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ratchet_jobs.generators.artifact import copy_wording
+from ratchet_jobs.rlhf.result import LOG_FILE
 from ratchet_jobs.rlhf.trunk import Trunk
+from ratchet_jobs.runtime.errors import BadConfigError, is_disk_full
 
 _TENSORS, _NUMBERS = "ppo.safetensors", "ppo.json"
 
@@ -61,7 +64,23 @@ def save_checkpoint(folder: Path, step: int, *, tensors: Mapping[str, Tensor], n
         step: names it.
         tensors: on any device.
         numbers: for JSON.
+
+    Raises:
+        BadConfigError: the disk is full; the checkpoints before are left as they were.
     """
+    try:
+        _write_checkpoint(folder, step, tensors=tensors, numbers=numbers)
+    except (OSError, SafetensorError) as error:
+        if not is_disk_full(error):
+            raise
+        shutil.rmtree(folder / "unfinished", ignore_errors=True)
+        raise BadConfigError(
+            f"checkpoint of step {step} in {folder}: the disk is full; free space and call again: training goes on "
+            "from the checkpoint before it"
+        ) from error
+
+
+def _write_checkpoint(folder: Path, step: int, *, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
     unfinished = folder / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -85,3 +104,10 @@ def latest_checkpoint(folder: Path) -> Saved | None:
         except (OSError, ValueError, SafetensorError):
             continue
     return None
+
+
+def cut_log(folder: Path, steps: int) -> None:
+    """Take off a version's log what was written after the checkpoint that is gone on with."""
+    log = folder / LOG_FILE
+    lines = log.read_text().splitlines(keepends=True) if log.is_file() else []
+    log.write_text("".join(lines[:steps]))

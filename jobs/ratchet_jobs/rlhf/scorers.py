@@ -40,8 +40,14 @@ class Scorer(Protocol):
     digest: str
     """Of the model that it stands on: its files fit no other."""
 
+    qualities: tuple[str, ...]
+    """What it tells of an answer besides its worth."""
+
     def raw(self, answers: Sequence[Answer]) -> Tensor:
         """(B,) float32, with gradient where autograd is on."""
+
+    def every(self, answers: Sequence[Answer]) -> Tensor:
+        """(B, 1 + Q) float32: the same, and a number for each quality."""
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """All that training changes, by name; the head's begin with `head.`."""
@@ -55,27 +61,25 @@ class TrunkScorer:
 
     kind = "trunk"
 
-    def __init__(self, trunk: Trunk, *, wording: Format = "dialogue") -> None:
+    def __init__(self, trunk: Trunk, *, wording: Format = "dialogue", qualities: Sequence[str] = ()) -> None:
         """Put a head beside the trunk's adapter.
 
         Args:
             trunk: shared with the policy.
             wording: how prompts become tokens, the same as for the policy.
+            qualities: of a critic, which tells them besides an answer's worth.
         """
-        self.trunk, self.digest = trunk, trunk.digest
+        self.trunk, self.digest, self.qualities = trunk, trunk.digest, tuple(qualities)
         self._wording: Format = wording
-        self.head = _new_head(int(trunk.config.hidden_size)).to(trunk.device)
+        self.head = _new_head(int(trunk.config.hidden_size), 1 + len(self.qualities)).to(trunk.device)
 
     def raw(self, answers: Sequence[Answer]) -> Tensor:
         """See `Scorer`."""
-        words = self.trunk.wording
-        prompts = [prompt_tokens(words, answer.prompt, self._wording) for answer in answers]
-        responses = [response_tokens(words, answer.response, self._wording) for answer in answers]
-        rows = [np.array([*p, *r], dtype=np.int32) for p, r in zip(prompts, responses, strict=True)]
-        ids, mask = (part.to(self.trunk.device) for part in pad(rows, pad_id=words.pad_id))
-        starts = torch.tensor([len(p) for p in prompts], device=self.trunk.device)
-        answered = mask.bool() & (torch.arange(ids.shape[1], device=self.trunk.device) >= starts.unsqueeze(1))
-        return self.of_tokens(ids, mask.bool(), answered)
+        return self.every(answers)[:, 0]
+
+    def every(self, answers: Sequence[Answer]) -> Tensor:
+        """See `Scorer`."""
+        return self.of_tokens(*answer_tokens(self.trunk, answers, self._wording))
 
     def of_tokens(self, ids: Tensor, mask: Tensor, response_mask: Tensor) -> Tensor:
         """Score token rows.
@@ -86,11 +90,9 @@ class TrunkScorer:
             response_mask: (B, L) bool, True = a token of the answer; each row has one.
 
         Returns:
-            (B,) float32.
+            (B, 1 + Q) float32.
         """
-        hidden = self.trunk.reward_hidden(ids, mask).float()  # (B, L, D)
-        weight = response_mask.unsqueeze(-1).float()
-        raw: Tensor = self.head((hidden * weight).sum(1) / weight.sum(1)).squeeze(-1)
+        raw: Tensor = self.head(mean_over_answer(self.trunk.reward_hidden(ids, mask), response_mask))
         return raw
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -108,6 +110,7 @@ class EncoderScorer:
     """A small encoder of its own with adapters, as the classifier policy has them, and one output."""
 
     kind = "encoder"
+    qualities: tuple[str, ...] = ()
 
     def __init__(self, base: Path, *, lora: Lora, max_tokens: int, seed: int, device: torch.device | str) -> None:
         """Read an encoder from its folder.
@@ -137,6 +140,10 @@ class EncoderScorer:
         raw: Tensor = self.model(ids, mask).squeeze(-1)
         return raw
 
+    def every(self, answers: Sequence[Answer]) -> Tensor:
+        """See `Scorer`; it tells no qualities."""
+        return self.raw(answers).unsqueeze(1)
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """See `Scorer`."""
         return self.model.trainable()
@@ -151,9 +158,36 @@ class EncoderScorer:
             self.model.eval()
 
 
-def _new_head(width: int) -> nn.Linear:
+def answer_tokens(trunk: Trunk, answers: Sequence[Answer], form: Format) -> tuple[Tensor, Tensor, Tensor]:
+    """Answers in text as rows of the trunk's tokens, padded on the right.
+
+    Args:
+        trunk: whose tokenizer and device are used.
+        answers: B of them.
+        form: how prompts become tokens.
+
+    Returns:
+        Tokens, which of them are real, and which are the answer's, (B, L) each.
+    """
+    words = trunk.wording
+    prompts = [prompt_tokens(words, answer.prompt, form) for answer in answers]
+    responses = [response_tokens(words, answer.response, form) for answer in answers]
+    rows = [np.array([*p, *r], dtype=np.int32) for p, r in zip(prompts, responses, strict=True)]
+    ids, mask = (part.to(trunk.device) for part in pad(rows, pad_id=words.pad_id))
+    starts = torch.tensor([len(p) for p in prompts], device=trunk.device)
+    answered = mask.bool() & (torch.arange(ids.shape[1], device=trunk.device) >= starts.unsqueeze(1))
+    return ids, mask.bool(), answered
+
+
+def mean_over_answer(hidden: Tensor, response_mask: Tensor) -> Tensor:
+    """Mean of hidden states over an answer's tokens: (B, L, D) and (B, L) -> (B, D) float32."""
+    weight = response_mask.unsqueeze(-1).float()
+    return (hidden.float() * weight).sum(1) / weight.sum(1)
+
+
+def _new_head(width: int, outputs: int) -> nn.Linear:
     """At zero: before training every answer is worth the same."""
-    head = nn.Linear(width, 1)
+    head = nn.Linear(width, outputs)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head

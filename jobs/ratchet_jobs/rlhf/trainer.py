@@ -1,8 +1,11 @@
 """RLHF for a language model in a notebook or a script: `RLHFTrainer(config).train(feedbacks, output_dir)`.
 
  1. The feedbacks are checked, and a reward model learns from them on the policy's own trunk, or from an encoder.
- 2. PPO trains the policy on the prompts of the feedbacks for the reward model's score.
+ 2. PPO, GRPO or RLOO trains the policy on the prompts of the feedbacks for the reward model's score, against which a
+    judge made of held-out feedbacks is held.
  3. Start and result answer the prompts and are scored; policy, reward model, results and log are written.
+
+DPO and KTO learn from the feedbacks themselves, without a reward model (`trainer_preference.py`).
 
 Decides the version's folder (`result.py` draws it) and what is written when. The same call, with the same settings and
 feedbacks, goes on from the last checkpoint of a training that was cut off, with the bits it would have had. Needs no
@@ -34,24 +37,27 @@ from ratchet_jobs.rlhf.config import LOG_ENV, MODELS_ENV, TrainingConfig
 from ratchet_jobs.rlhf.estimate import count_parameters, seconds_for, training_operations
 from ratchet_jobs.rlhf.feedback import digest_of, read_feedbacks, score_statistics
 from ratchet_jobs.rlhf.generate import Episodes, generate, pad_prompts
+from ratchet_jobs.rlhf.held_out_judge import HeldOutJudge, make_judge
 from ratchet_jobs.rlhf.ppo import LanguagePPO
 from ratchet_jobs.rlhf.result import (
+    CHECKPOINTS,
     LOG_FILE,
     POLICY_FOLDER,
     RESULTS_FILE,
     REWARD_FOLDER,
     RewardModelQuality,
     TrainingResult,
+    write_result,
 )
-from ratchet_jobs.rlhf.reward_model import RewardModel, Row, train_reward_model
-from ratchet_jobs.rlhf.saving import latest_checkpoint, save_checkpoint, save_policy
+from ratchet_jobs.rlhf.reward_model import RewardModel, Row, split_rows, train_reward_model
+from ratchet_jobs.rlhf.saving import cut_log, latest_checkpoint, save_checkpoint, save_policy
 from ratchet_jobs.rlhf.scorers import Answer, EncoderScorer, Scorer, TrunkScorer
+from ratchet_jobs.rlhf.trainer_preference import PreferenceVersion
 from ratchet_jobs.rlhf.trunk import Trunk, load_trunk
 from ratchet_jobs.rlhf.wording import prompt_tokens
 from ratchet_jobs.runtime.errors import BadConfigError, BadModelError, DivergedError, NotANumberError
 
 PLAN_FILE = "training_plan.json"
-CHECKPOINTS = "checkpoints"
 _SCORED_PROMPTS = 64
 """Prompts of which start and result are scored."""
 _ENCODER_TOKENS = 256
@@ -67,7 +73,7 @@ class RLHFTrainer:
         Raises:
             BadConfigError: the settings do not fit each other, or RATCHET_LOG_LEVEL is no level.
         """
-        config.ppo(stop_ids=())
+        config.check()
         self.config = config
         self._log = _logger(os.environ.get(LOG_ENV, "info"))
 
@@ -97,7 +103,8 @@ class RLHFTrainer:
         }
         home = Path(output_dir if output_dir is not None else os.environ.get(MODELS_ENV, "models"))
         folder = _version_folder(home / self.config.policy_id, plan)
-        return _Training(self.config, rows, base=base, folder=folder, log=self._log).run()
+        door = PreferenceVersion if self.config.judges else _Training
+        return door(self.config, rows, base=base, folder=folder, log=self._log).run()
 
     def estimate_training(self, feedbacks: Sequence[Mapping[str, Any]]) -> TrainEstimate:
         """What `train` would do, without doing it: steps, and minutes on this machine, roughly.
@@ -202,7 +209,7 @@ class _Training:
         return torch.from_numpy(self.reward.scores(answers)).float()
 
     def _begun(self) -> dict[str, Any]:
-        """The reward model is trained, and the start is scored with it."""
+        """The reward model is trained, the judge that is held against it is made, and the start is scored."""
 
         def after_step(step: int, steps: int, loss: float) -> None:
             self.log.debug("reward model", step=step, steps=steps, loss=round(loss, 4))
@@ -211,8 +218,15 @@ class _Training:
             self.reward.scorer, self.rows, self.config.reward(), seed=self.config.seed, after_step=after_step
         )
         self.reward.save(self.folder / REWARD_FOLDER)
-        self.log.info("reward model trained", **asdict(quality))
-        notes = {"quality": asdict(quality), "start": float(self._scored("start").mean()), "told": {}}
+        held_out = split_rows(self.rows, share=self.config.reward().held_out_share, seed=self.config.seed)[1]
+        judge = make_judge(self.trunk, held_out, wording=self.config.prompt_format)
+        if judge is not None:
+            judge.save(self.folder / REWARD_FOLDER)
+        self.ppo.judge = judge
+        told = asdict(quality) | {"judge_agreement": None if judge is None else judge.agreement}
+        del told["quality_errors"]  # feedbacks have one score
+        self.log.info("reward model trained", **told)
+        notes = {"quality": told, "start": float(self._scored("start").mean()), "told": {}}
         self._checkpoint(notes)
         return notes
 
@@ -221,10 +235,9 @@ class _Training:
         if saved is None:
             return None
         self.reward = RewardModel.load(self.folder / REWARD_FOLDER, self.reward.scorer)
+        self.ppo.judge = HeldOutJudge.load(self.folder / REWARD_FOLDER, self.trunk)
         self.ppo.load_state(saved.tensors, saved.numbers["ppo"])
-        log = self.folder / LOG_FILE
-        lines = log.read_text().splitlines(keepends=True) if log.is_file() else []
-        log.write_text("".join(lines[: self.ppo.done]))
+        cut_log(self.folder, self.ppo.done)
         self.log.info("resuming", step=self.ppo.done, folder=str(self.folder))
         notes: dict[str, Any] = saved.numbers["notes"]
         return notes
@@ -280,13 +293,10 @@ class _Training:
             kl=told.get("kl", 0.0),
             reward_model=RewardModelQuality(**notes["quality"]),
         )
-        text = json.dumps(result.model_dump(mode="json", by_alias=True), indent=2) + "\n"
-        unfinished = self.folder / f"{RESULTS_FILE}.unfinished"
-        unfinished.write_text(text)
-        unfinished.rename(self.folder / RESULTS_FILE)  # from here on the version is there
+        written = write_result(result, self.folder)
         shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
-        self.log.info(status, folder=str(self.folder), reward=round(result.final_reward_mean, 4))
-        return TrainingResult.load(self.folder)
+        self.log.info(status, folder=str(self.folder), reward=round(float(final.mean()), 4))
+        return written
 
 
 def _version_folder(policy: Path, plan: Mapping[str, Any]) -> Path:

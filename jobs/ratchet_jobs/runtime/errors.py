@@ -14,6 +14,7 @@ StageError
 ├── DivergedError           31  a circuit breaker fired
 ├── NoSupportError          32  a log that says too little about the policy that learns from it
 ├── AcceleratorError        40  the device failed
+├── JudgeUnavailable        50  a judge over HTTP does not answer
 └── Preempted               75  asked to leave; a checkpoint is written
     └── PeerLost            75  another node of the stage left or died; all start over from the last checkpoint
 
@@ -22,6 +23,8 @@ A message names the object, the field, the value seen and the remedy; it ends up
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import ClassVar
 
 from ratchet_api.stage import ExitCode
@@ -109,6 +112,12 @@ class AcceleratorError(StageError):
     code = ExitCode.ACCELERATOR_FAULT
 
 
+class JudgeUnavailable(StageError):
+    """A judge over HTTP does not answer, or asks to come back later."""
+
+    code = ExitCode.JUDGE_UNAVAILABLE
+
+
 class Preempted(StageError):
     """The pod was asked to leave and its checkpoint is written."""
 
@@ -117,3 +126,11 @@ class Preempted(StageError):
 
 class PeerLost(Preempted):
     """Another node of the stage left without saying so, or died; nobody can go on without it."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether the local disk had no room; safetensors and DuckDB say so in words of their own."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOSPC
+    said = {"SafetensorError": f"os error {errno.ENOSPC}", "IOException": os.strerror(errno.ENOSPC)}
+    return said.get(type(error).__name__, "\0") in str(error)

@@ -14,7 +14,6 @@ Decides nothing about learning. The only place that turns an exception into an e
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
 import os
@@ -37,7 +36,7 @@ from ratchet_api.stage import EndState, ExitCode, Stage, StageInput, StageResult
 from ratchet_jobs.runtime.checkpoint import Checkpoints
 from ratchet_jobs.runtime.commit import Outcome, commit_stage, find_commit, publish
 from ratchet_jobs.runtime.context import Settings, StageContext
-from ratchet_jobs.runtime.errors import BadConfigError, PeerLost, Preempted, StageError, StoreError
+from ratchet_jobs.runtime.errors import BadConfigError, PeerLost, Preempted, StageError, StoreError, is_disk_full
 from ratchet_jobs.runtime.nodes import find_team, part
 from ratchet_jobs.runtime.progress import ProgressBoard, ProgressServer, StageMetrics
 from ratchet_jobs.runtime.record import write_record
@@ -242,9 +241,13 @@ def _code_of_unforeseen(error: Exception) -> ExitCode:
     """Out of memory looks like a kill to the operator, a full disk like a setting; the rest but CUDA is a crash."""
     name = type(error).__name__
     text = str(error)
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate" in text:
+    if (
+        isinstance(error, MemoryError)
+        or name in ("OutOfMemoryError", "OutOfMemoryException")  # torch's and DuckDB's
+        or "DefaultCPUAllocator: can't allocate" in text
+    ):
         return ExitCode.KILLED
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if is_disk_full(error):
         return ExitCode.BAD_CONFIG
     if name == "AcceleratorError" or "CUDA error" in text or "NCCL" in text:
         return ExitCode.ACCELERATOR_FAULT

@@ -38,6 +38,7 @@ _OF_RL = {
     "mean_tokens": "Mean tokens of a generator's answers in the last rollout.",
     "ended": "Share of a generator's answers in the last rollout that were not cut.",
     "empty": "Share of a generator's answers in the last rollout without any text.",
+    "judged": "What held-out labels say of a generator's answers in the last rollout, by the judge made of them.",
     "margin": "What good answers of the last batch gained on bad ones, in units of the implicit reward.",
     "train_agreement": "Share of the last batch's judged answers that the policy told apart rightly.",
     "effective_sample_size": "How many answers of the policy's own the last rollout's logged ones are worth.",
@@ -84,14 +85,30 @@ class StageMetrics:
             (*_LABELS, "task"),
             registry=self.registry,
         )
+        self._of_agents = Gauge(
+            "ratchet_stage_agent",
+            "What the gauge ratchet_stage_NUMBER would be of one of several agents alone; of its reward's components, "
+            "reward/NAME.",
+            (*_LABELS, "agent", "number"),
+            registry=self.registry,
+        )
 
     def set(self, name: str, value: float) -> None:
-        """Set one gauge; `reward/NAME` is the gauge of that component of the reward, `task/NAME` that of a task.
+        """Set one gauge.
+
+        Args:
+            name: of the gauge; `reward/NAME` is that of a component of the reward, `task/NAME` that of a task, and
+                `agent/AGENT/GAUGE` or `agent/AGENT/reward/NAME` that of one of several agents.
+            value: to set.
 
         Raises:
             KeyError: no such gauge; add it above, with its help text.
         """
         kind, _, component = name.partition("/")
+        if kind == "agent":
+            agent, _, number = component.partition("/")
+            self._of_agents.labels(**self._labels, agent=agent, number=number).set(value)
+            return
         if kind == "reward" and component:
             self._reward.labels(**self._labels, component=component).set(value)
             return

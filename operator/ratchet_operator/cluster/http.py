@@ -24,6 +24,7 @@ from ratchet_operator.cluster.answers import host_of, read_at_most
 from ratchet_operator.cluster.connect import Connection
 from ratchet_operator.cluster.events import EventSink
 from ratchet_operator.cluster.gateway import GatewayAccess
+from ratchet_operator.cluster.prometheus import PrometheusAccess
 from ratchet_operator.cluster.protocol import (
     Conflict,
     Denied,
@@ -56,6 +57,8 @@ _PATHS: dict[str, tuple[str, str, str]] = {
     "configmaps": ("/api/v1", "v1", "ConfigMap"),
     "services": ("/api/v1", "v1", "Service"),
     "deployments": ("/apis/apps/v1", "apps/v1", "Deployment"),
+    "poddisruptionbudgets": ("/apis/policy/v1", "policy/v1", "PodDisruptionBudget"),
+    "httproutes": ("/apis/gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1", "HTTPRoute"),
     "events": ("/apis/events.k8s.io/v1", "events.k8s.io/v1", "Event"),
     "leases": ("/apis/coordination.k8s.io/v1", "coordination.k8s.io/v1", "Lease"),
 }
@@ -74,6 +77,7 @@ class HttpCluster:
         gateways: where feedback is counted.
         idle: returns when no pass waits or runs; Events wait for it a few seconds.
         analyst_url: where experiments are, `{namespace}` in place of the namespace; empty = nowhere.
+        prometheus: where users' own numbers are.
     """
 
     def __init__(
@@ -87,7 +91,9 @@ class HttpCluster:
         gateways: GatewayAccess | None = None,
         idle: Callable[[], Awaitable[None]] | None = None,
         analyst_url: str = "",
+        prometheus: PrometheusAccess | None = None,
     ) -> None:
+        self._prometheus = prometheus or PrometheusAccess()
         self._analyst_url = analyst_url
         self._gateways = gateways or GatewayAccess()
         self._connection = connection
@@ -226,6 +232,12 @@ class HttpCluster:
         if self._pods is None:
             return "the client is closed"
         return await ask_analyst(self._pods, self._analyst_url, namespace, policy, experiment)
+
+    async def measured(self, namespace: str, query: str) -> float | str:
+        """Ask Prometheus for one number; a text says why there is none."""
+        return (
+            "the client is closed" if self._pods is None else await self._prometheus.ask(self._pods, namespace, query)
+        )
 
     async def apply_lease(self, manifest: KubeObject) -> KubeObject:
         """Server-side apply of a Lease: the heartbeat's only write."""

@@ -33,6 +33,7 @@ _PLURALS = {kind.kind: kind.plural for kind in KINDS.values()} | {
     "ConfigMap": "configmaps",
     "Deployment": "deployments",
     "Service": "services",
+    "HTTPRoute": "httproutes",
 }
 
 
@@ -212,6 +213,10 @@ class LocalCluster:
     async def evidence(self, namespace: str, policy: str, experiment: str) -> Mapping[str, Any] | str:
         """Say that nobody counts: nothing is rolled out here."""
         return "no analyst runs in this process"
+
+    async def measured(self, namespace: str, query: str) -> float | str:
+        """Say that nobody measures: nothing is rolled out here."""
+        return "no Prometheus is asked in this process"
 
 
 def owner_of(home: Path) -> str:

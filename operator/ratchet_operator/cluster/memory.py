@@ -87,6 +87,7 @@ class MemoryCluster:
         feedback: when events of feedback arrived, by policy; None = nobody counts them.
         routers: what the pod of a router says, by its name: table and the versions that it reaches; absent = silent.
         counts: answers for an analyst, given policy and experiment; None = there is none.
+        gauges: answers for Prometheus, given a query; None = there is none.
     """
 
     clock: Callable[[], datetime]
@@ -98,6 +99,7 @@ class MemoryCluster:
     feedback: dict[str, list[datetime]] | None = None
     routers: dict[str, tuple[str, frozenset[int]]] = field(default_factory=dict)
     counts: Callable[[str, str], Mapping[str, Any] | str] | None = None
+    gauges: Callable[[str], float | str] | None = None
     watchers: list[Watcher] = field(default_factory=list)
     history: dict[tuple[str, str, str], list[KubeObject | None]] = field(default_factory=dict)
 
@@ -189,6 +191,11 @@ class MemoryCluster:
         """Return what the test's analyst counted."""
         self._call("evidence", "rlpolicies", namespace, policy)
         return "there is no analyst" if self.counts is None else self.counts(policy, experiment)
+
+    async def measured(self, namespace: str, query: str) -> float | str:
+        """Return what the test's Prometheus says."""
+        self._call("measured", "rlpolicies", namespace)
+        return "there is no Prometheus" if self.gauges is None else self.gauges(query)
 
     def _call(self, verb: str, resource: str, namespace: str = "", name: str = "") -> Call:
         call = Call(len(self.log) + 1, verb, resource, namespace, name)

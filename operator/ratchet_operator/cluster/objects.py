@@ -25,7 +25,9 @@ Hook = Callable[[ChangeType, str, KubeObject], None]
 
 FOREGROUND = "foregroundDeletion"
 _APPLIED = ("labels", "annotations", "ownerReferences")
-STATUS_RESOURCES = frozenset({"feedbackdatasets", "rltrainingruns", "rlpolicies", "jobs", "pods", "deployments"})
+STATUS_RESOURCES = frozenset(
+    {"feedbackdatasets", "rltrainingruns", "rlpolicies", "jobs", "pods", "deployments", "httproutes"}
+)
 
 
 class ObjectStore:

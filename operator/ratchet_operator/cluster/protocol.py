@@ -22,6 +22,8 @@ Resource = Literal[
     "configmaps",
     "deployments",
     "services",
+    "poddisruptionbudgets",
+    "httproutes",
 ]
 """Plural names of every resource the operator touches (events have their own verb)."""
 
@@ -127,3 +129,6 @@ class Cluster(Protocol):
 
     async def evidence(self, namespace: str, policy: str, experiment: str) -> Mapping[str, Any] | str:
         """Ask the namespace's analyst what it counted of an experiment; a text says why it does not tell."""
+
+    async def measured(self, namespace: str, query: str) -> float | str:
+        """Ask Prometheus for one finite number; a text says why there is none."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from ratchet_api.base import canonical_json
+from ratchet_api.judge import SECRET_KEY, SecretRef
 from ratchet_api.names import (
     ANNOTATION_STAGE_INPUT,
     LABEL_QUEUE,
@@ -25,7 +26,7 @@ from ratchet_api.names import (
     STAGE_FILE,
 )
 from ratchet_api.placement import Placement, Resources
-from ratchet_api.stage import GRACE_SECONDS, TERMINATION_PATH, UNCOUNTED_EXITS, StageInput
+from ratchet_api.stage import GRACE_SECONDS, TERMINATION_PATH, UNCOUNTED_EXITS, StageInput, key_secrets_of
 from ratchet_operator.desired.child import StageRequest, check_allowed, labels_of, metadata_of, with_hash
 from ratchet_operator.settings import Settings
 
@@ -174,7 +175,14 @@ def _environment(request: StageRequest, settings: Settings) -> list[dict[str, An
     return [
         *({"name": k, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": v}}} for k, v in downward.items()),
         *({"name": k, "value": v} for k, v in fixed.items()),
+        *(_judge_key(ref) for ref in key_secrets_of(request.content.config)),
     ]
+
+
+def _judge_key(ref: SecretRef) -> dict[str, Any]:
+    """A key of its own name, so that no spec can send another Secret to an endpoint of its choice."""
+    key = {"name": ref.name, "key": SECRET_KEY}
+    return {"name": ref.variable, "valueFrom": {"secretKeyRef": key}}
 
 
 def _placed(placement: Placement, avoid_nodes: tuple[str, ...]) -> dict[str, Any]:

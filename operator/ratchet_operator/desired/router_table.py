@@ -21,7 +21,9 @@ ARM_HEADER = "x-ratchet-arm"
 PROPENSITY_HEADER = "x-ratchet-propensity"
 EXPERIMENT_HEADER = "x-ratchet-experiment"
 EXPLORE_HEADER = "x-ratchet-explore"
-OURS = (ARM_HEADER, PROPENSITY_HEADER, EXPERIMENT_HEADER, EXPLORE_HEADER)
+SHADOW_HEADER = "x-ratchet-shadow"
+"""VERSION/EXPERIMENT: this version is asked, too, and what both answer is recorded to be compared."""
+OURS = (ARM_HEADER, PROPENSITY_HEADER, EXPERIMENT_HEADER, EXPLORE_HEADER, SHADOW_HEADER)
 """Headers that only the router may say; what a client sends under these names reaches no server."""
 
 TABLE_PATH = "/ratchet/table"
@@ -67,10 +69,12 @@ class Shadow:
     Attributes:
         version: of the policy.
         share: of the requests, in hundredths of a percent.
+        experiment: id of the trial for which it is asked.
     """
 
     version: int
     share: int
+    experiment: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,10 @@ class RouterTable:
         for version in (self.champion, *(slot.version for slot in slots), *shadows):
             if version not in there:
                 raise BadTable(f"table of {self.policy!r}: version {version} has no servers among {there}; add them")
+        if self.shadow is not None and self.shadow.version in (self.champion, *(slot.version for slot in slots)):
+            raise BadTable(
+                f"table of {self.policy!r}: version {self.shadow.version} answers people, too; shadow another"
+            )
         for name, share in (("shadow.share", self.shadow.share if self.shadow else 0), ("explore", self.explore)):
             if not 0 <= share <= WHOLE:
                 raise BadTable(f"table of {self.policy!r}: {name} is {share}; give 0 to {WHOLE}")
@@ -135,6 +143,12 @@ def cluster_name(version: int) -> str:
     return f"v{version}"
 
 
+def said_of(slot: Slot, experiment: str) -> dict[str, str]:
+    """Return the headers by which a server learns of the arm of a request, and of its trial if it is compared."""
+    said = {ARM_HEADER: slot.arm, PROPENSITY_HEADER: f"{slot.propensity:g}"}
+    return said if slot.arm == "champion" else said | {EXPERIMENT_HEADER: experiment}
+
+
 def _file(version: str, resources: Sequence[dict[str, Any]]) -> str:
     return canonical_json({"version_info": version, "resources": list(resources)}).decode() + "\n"
 
@@ -144,9 +158,11 @@ def _routes(table: RouterTable) -> list[dict[str, Any]]:
     routes = [_ready(backend.version) for backend in table.backends]
     if table.override_header is not None:
         routes += [_to_version(table, backend.version, table.override_header) for backend in table.backends]
+    # a request that the shadow is asked, too, is another route, so that servers record a pair of no other request
+    asides = (None,) if table.shadow is None or not table.shadow.share else (table.shadow, None)
     if table.split is not None:
-        routes.append(_dealt(table, table.split))
-    return [*routes, _to_champion(table)]
+        routes += [_dealt(table, table.split, shadow) for shadow in asides]
+    return [*routes, *(_to_champion(table, shadow) for shadow in asides)]
 
 
 def _ready(version: int) -> dict[str, Any]:
@@ -166,7 +182,7 @@ def _to_version(table: RouterTable, version: int, header: str) -> dict[str, Any]
     }
 
 
-def _dealt(table: RouterTable, split: Split) -> dict[str, Any]:
+def _dealt(table: RouterTable, split: Split, shadow: Shadow | None) -> dict[str, Any]:
     """Everybody with a subject, by the hash of the salted subject; without use_hash_policy Envoy would throw dice."""
     named = {"name": SUBJECT_HEADER, "string_match": {"safe_regex": {"regex": SUBJECT_PATTERN}}}
     salted = {"pattern": {"regex": "^(.*)$"}, "substitution": f"{split.salt}:\\1"}
@@ -174,7 +190,7 @@ def _dealt(table: RouterTable, split: Split) -> dict[str, Any]:
         {
             "name": cluster_name(slot.version),
             "weight": slot.share,
-            **_says(slot, experiment=split.experiment, explore=table.explore),
+            **_says(slot, experiment=slot.experiment or split.experiment, explore=table.explore, shadow=shadow),
         }
         for slot in split.slots
     ]
@@ -182,18 +198,19 @@ def _dealt(table: RouterTable, split: Split) -> dict[str, Any]:
         "weighted_clusters": {"clusters": clusters, "use_hash_policy": True},
         "hash_policy": [{"header": {"header_name": SUBJECT_HEADER, "regex_rewrite": salted}}],
         **_common(),
-        **_mirror(table),
+        **_mirror(shadow),
     }
-    return {"match": {"prefix": "/v1/", "headers": [named]}, "stat_prefix": "dealt", "route": action}
+    match = {"prefix": "/v1/", "headers": [named], **_some(shadow)}
+    return {"match": match, "stat_prefix": "dealt", "route": action}
 
 
-def _to_champion(table: RouterTable) -> dict[str, Any]:
+def _to_champion(table: RouterTable, shadow: Shadow | None) -> dict[str, Any]:
     """Everybody else: outside the comparison, and counted under `unenrolled`."""
     return {
-        "match": {"prefix": "/v1/"},
+        "match": {"prefix": "/v1/", **_some(shadow)},
         "stat_prefix": "unenrolled",
-        "route": {"cluster": cluster_name(table.champion), **_common(), **_mirror(table)},
-        **_says(None, explore=table.explore),
+        "route": {"cluster": cluster_name(table.champion), **_common(), **_mirror(shadow)},
+        **_says(None, explore=table.explore, shadow=shadow),
     }
 
 
@@ -202,25 +219,28 @@ def _common() -> dict[str, Any]:
     return {"timeout": _TIMEOUT, "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 2}}
 
 
-def _mirror(table: RouterTable) -> dict[str, Any]:
-    if table.shadow is None or table.shadow.share == 0:
+def _some(shadow: Shadow | None) -> dict[str, Any]:
+    """Which of the requests, by a number that Envoy draws for each."""
+    if shadow is None:
         return {}
-    share = {"default_value": {"numerator": table.shadow.share, "denominator": "TEN_THOUSAND"}}
-    return {"request_mirror_policies": [{"cluster": cluster_name(table.shadow.version), "runtime_fraction": share}]}
+    return {"runtime_fraction": {"default_value": {"numerator": shadow.share, "denominator": "TEN_THOUSAND"}}}
 
 
-def _says(slot: Slot | None, *, experiment: str = "", explore: int) -> dict[str, Any]:
+def _mirror(shadow: Shadow | None) -> dict[str, Any]:
+    return {} if shadow is None else {"request_mirror_policies": [{"cluster": cluster_name(shadow.version)}]}
+
+
+def _says(slot: Slot | None, *, experiment: str = "", explore: int, shadow: Shadow | None = None) -> dict[str, Any]:
     """What the server is told of the request, and that what the client claims of it goes away.
 
-    The experiment is said of those who are compared, so that the log tells one trial from the next without a clock.
+    The experiment is said of those who are compared, so that the log tells one trial from the next without a clock. The
+    shadow is said to both servers, since the shadow's gets a copy with the same headers.
     """
-    said: dict[str, str] = {}
-    if slot is not None:
-        said |= {ARM_HEADER: slot.arm, PROPENSITY_HEADER: f"{slot.propensity:g}"}
-        if slot.arm != "champion":
-            said[EXPERIMENT_HEADER] = experiment
+    said: dict[str, str] = {} if slot is None else said_of(slot, experiment)
     if explore:
         said[EXPLORE_HEADER] = f"{explore / WHOLE:g}"
+    if shadow is not None:
+        said[SHADOW_HEADER] = f"{shadow.version}/{shadow.experiment}"
     added = [_header(name, value) for name, value in said.items()]
     dropped = [name for name in OURS if name not in said]
     return {

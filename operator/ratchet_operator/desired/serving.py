@@ -1,7 +1,7 @@
 """What a policy is served by: its servers, a Deployment and a headless Service for each version, and its routers.
 
-Decides manifests, all of them Pod Security `restricted`, from plain requests. Never decides which versions run or who
-gets them: `plan.rollout` does, and the routers' table is `router_table`'s. Pure and deterministic.
+Decides manifests, all pods of them Pod Security `restricted`, from plain requests. Never decides which versions run or
+who gets them: `plan.rollout` does, and the routers' table is `router_table`'s. Pure and deterministic.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.base import digest_of
@@ -33,6 +33,7 @@ from ratchet_api.names import (
 from ratchet_api.placement import NodePlacement, Resources
 from ratchet_api.rollout import ShareRow
 from ratchet_operator.desired.child import owner_reference, with_hash
+from ratchet_operator.desired.engine import SERVER_RESOURCES, engine_of
 from ratchet_operator.desired.job import quantities
 from ratchet_operator.desired.router_bootstrap import ADMIN_PATH_ALLOWED, BOOTSTRAP_FILE, bootstrap
 from ratchet_operator.desired.router_table import TABLE_PATH, RouterTable, router_files
@@ -41,11 +42,14 @@ from ratchet_operator.settings import Platform, StoreSettings
 
 Manifest = dict[str, Any]
 STATS_PORT = 9902
+ROUTER, SERVER = "router", "server"
+"""Components, by which a policy's objects are told apart."""
 TABLE_DIR, ROUTER_DIR = "/etc/ratchet/table", "/etc/ratchet/router"
 SIGNING_DIR, TOKEN_DIR = "/etc/ratchet/signing", "/var/run/secrets/ratchet"
 GATEWAY_AUDIENCE = "ratchet-gateway"
 HISTORY_FILE = "rows.json"
 DRAIN_SECONDS = 20
+_SLEEP_SECONDS = 5
 _GRACE_SECONDS = DRAIN_SECONDS + 15
 _ANNOTATION_BOOTSTRAP = "ratchet.dev/bootstrap"
 
@@ -60,8 +64,9 @@ class Servers:
         artifact: what they load.
         store: where it lies.
         replicas: pods.
-        resources: of each.
+        resources: of each; with an engine beside it, of that.
         placement: of them.
+        engine: who makes a generator's tokens.
     """
 
     owner: Meta
@@ -71,6 +76,7 @@ class Servers:
     replicas: int
     resources: Resources
     placement: NodePlacement
+    engine: Literal["builtin", "vllm"] = "builtin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +98,13 @@ class Routers:
 
 def render_servers(servers: Servers, platform: Platform) -> tuple[Manifest, Manifest]:
     """Return the Deployment and the Service of one version."""
-    name, labels = server_name(servers.owner.name, servers.version), _labels(servers.owner, "server", servers.version)
+    name, labels = server_name(servers.owner.name, servers.version), labels_of(servers.owner, SERVER, servers.version)
+    resources = servers.resources if servers.engine == "builtin" else SERVER_RESOURCES
     container = {
         "name": "server",
         "image": platform.server_image,
         "command": ["ratchet-serve"],
-        "env": [{"name": key, "value": value} for key, value in _environment(servers, platform).items()],
+        "env": [{"name": key, "value": value} for key, value in _environment(servers, platform, resources).items()],
         "ports": [{"name": "http", "containerPort": SERVER_PORT, "protocol": "TCP"}],
         # a big policy takes a while to be fetched and checked; nothing else is asked before it is there
         "startupProbe": {**_probe("/readyz", SERVER_PORT), "periodSeconds": 5, "failureThreshold": 360},
@@ -109,8 +116,6 @@ def render_servers(servers: Servers, platform: Platform) -> tuple[Manifest, Mani
             *([{"name": "token", "mountPath": TOKEN_DIR, "readOnly": True}] if platform.gateway_url else []),
         ],
     }
-    if servers.store.secret_name:
-        container["envFrom"] = [{"secretRef": {"name": servers.store.secret_name}}]
     scratch = f"{round(servers.resources.ephemeral_storage_gi * 1024)}Mi"
     volumes: list[Manifest] = [
         {"name": "scratch", "emptyDir": {"sizeLimit": scratch}},
@@ -119,9 +124,38 @@ def render_servers(servers: Servers, platform: Platform) -> tuple[Manifest, Mani
     if platform.gateway_url:
         token = {"audience": GATEWAY_AUDIENCE, "expirationSeconds": 3600, "path": "token"}
         volumes.append({"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}})
-    pod = _pod(container, volumes, servers.resources, platform) | _placed(servers.placement)
+    credentials: Manifest = {}
+    if servers.store.secret_name:
+        credentials["envFrom"] = [{"secretRef": {"name": servers.store.secret_name}}]
+    if servers.engine == "builtin":
+        pod = _pod(container | credentials, volumes, resources, platform)
+    else:
+        pod = _with_engine(container, credentials, volumes, servers, platform)
+    pod |= _placed(servers.placement)
     deployment = _deployment(servers.owner, name, labels, servers.replicas, pod, {})
     return deployment, _service(servers.owner, name, labels, SERVER_PORT, SERVER_PORT, headless=True)
+
+
+def _with_engine(
+    server: Manifest, credentials: Manifest, volumes: list[Manifest], servers: Servers, platform: Platform
+) -> Manifest:
+    """The pod of a server that vLLM makes tokens for."""
+    scratch = volumes[0]["emptyDir"]["sizeLimit"]
+    beside = engine_of(
+        server,
+        image=platform.vllm_image,
+        resources=servers.resources,
+        scratch=scratch,
+        drain_seconds=_SLEEP_SECONDS + DRAIN_SECONDS,
+    )
+    told = [{"name": key, "value": value} for key, value in beside.environment.items()]
+    env = [*server["env"], *told]
+    server = server | {"env": env, "volumeMounts": [*server["volumeMounts"], *beside.mounts]}
+    pod = _pod(server, [*volumes, *beside.volumes], SERVER_RESOURCES, platform)
+    pod["containers"].append(_hardened(beside.container, servers.resources, platform))
+    fetch = beside.fetch | {"env": env} | credentials
+    pod["initContainers"] = [_hardened(fetch, SERVER_RESOURCES, platform)]
+    return pod
 
 
 def render_routers(
@@ -132,7 +166,7 @@ def render_routers(
     Only the table's ConfigMap changes in a rollout: the pods read it as it is and are not started anew.
     """
     owner, name = routers.owner, router_name(routers.owner.name)
-    labels, start = _labels(owner, "router"), f"{name}-start"
+    labels, start = labels_of(owner, ROUTER), f"{name}-start"
     text = bootstrap(owner.name, table_dir=TABLE_DIR, port=ROUTER_PORT, stats_port=STATS_PORT, cookie=routers.cookie)
     workers = str(max(1, int(routers.resources.cpu)))
     arguments = [
@@ -177,14 +211,32 @@ def render_routers(
     )
 
 
+def render_budget(deployment: Manifest) -> Manifest | None:
+    """Return what lets drained nodes take one pod of a Deployment at a time; None = it has but one.
+
+    A single pod gets none: a budget that kept it would hold up every drain for ever, another would keep nothing.
+    """
+    if deployment["spec"]["replicas"] < 2:
+        return None
+    metadata = {key: deployment["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}
+    metadata["annotations"] = {ANNOTATION_OWNER_NAME: deployment["metadata"]["annotations"][ANNOTATION_OWNER_NAME]}
+    spec = {
+        "maxUnavailable": 1,
+        # pods that are not ready answer nobody: those of a version that never starts would hold up drains, too
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": deployment["spec"]["selector"],
+    }
+    return with_hash({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": spec})
+
+
 def render_history(owner: Meta, rows: Sequence[ShareRow]) -> Manifest:
     """Return the ConfigMap that keeps rows of the history which the status has no room for; it never changes."""
     text = json.dumps([row.to_wire() for row in rows], indent=1) + "\n"
-    name, labels = history_name(owner.name, rows[0].number), _labels(owner, "history")
+    name, labels = history_name(owner.name, rows[0].number), labels_of(owner, "history")
     return _config_map(owner, name, labels, {HISTORY_FILE: text}, immutable=True)
 
 
-def _environment(servers: Servers, platform: Platform) -> dict[str, str]:
+def _environment(servers: Servers, platform: Platform, resources: Resources) -> dict[str, str]:
     """What `ratchet_serving.settings` reads."""
     store, namespace = servers.store, servers.owner.namespace
     said = {
@@ -202,7 +254,7 @@ def _environment(servers: Servers, platform: Platform) -> dict[str, str]:
         "RATCHET_SERVING_SIGNING_KEYS": SIGNING_DIR,
         "RATCHET_SERVING_DRAIN_SECONDS": str(DRAIN_SECONDS),
         "RATCHET_LOG_LEVEL": platform.log_level,
-        "OMP_NUM_THREADS": str(max(1, int(servers.resources.cpu))),
+        "OMP_NUM_THREADS": str(max(1, int(resources.cpu))),
         "OMP_WAIT_POLICY": "passive",
         "HF_HUB_OFFLINE": "1",
         "HOME": "/tmp",
@@ -218,9 +270,10 @@ def _probe(path: str, port: int) -> Manifest:
     return {"httpGet": {"path": path, "port": port}, "timeoutSeconds": 3}
 
 
-def _pod(container: Manifest, volumes: list[Manifest], resources: Resources, platform: Platform) -> Manifest:
+def _hardened(container: Manifest, resources: Resources, platform: Platform) -> Manifest:
+    """A container with its amounts, restricted."""
     amounts = quantities(resources)
-    whole = container | {
+    return container | {
         "imagePullPolicy": platform.pull_policy,
         "resources": {"requests": amounts, "limits": dict(amounts)},
         "securityContext": {
@@ -228,9 +281,12 @@ def _pod(container: Manifest, volumes: list[Manifest], resources: Resources, pla
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        # until every router has stopped sending: a Service forgets a pod only a moment after it begins to end
-        "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
     }
+
+
+def _pod(container: Manifest, volumes: list[Manifest], resources: Resources, platform: Platform) -> Manifest:
+    # until every router has stopped sending: a Service forgets a pod only a moment after it begins to end
+    ending = {"lifecycle": {"preStop": {"sleep": {"seconds": _SLEEP_SECONDS}}}}
     pod: Manifest = {
         "automountServiceAccountToken": False,
         "serviceAccountName": platform.service_account,
@@ -243,7 +299,7 @@ def _pod(container: Manifest, volumes: list[Manifest], resources: Resources, pla
             "fsGroup": platform.uid,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [whole],
+        "containers": [_hardened(container, resources, platform) | ending],
         "volumes": volumes,
     }
     if platform.pull_secrets:
@@ -283,7 +339,7 @@ def _deployment(
         },
     }
     return with_hash(
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": _metadata(owner, name, labels), "spec": spec}
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata_of(owner, name, labels), "spec": spec}
     )
 
 
@@ -293,13 +349,20 @@ def _service(owner: Meta, name: str, labels: dict[str, str], port: int, target: 
         "ports": [{"name": "http", "port": port, "targetPort": target, "protocol": "TCP"}],
         **({"clusterIP": "None"} if headless else {}),
     }
-    return with_hash({"apiVersion": "v1", "kind": "Service", "metadata": _metadata(owner, name, labels), "spec": spec})
+    return with_hash(
+        {"apiVersion": "v1", "kind": "Service", "metadata": metadata_of(owner, name, labels), "spec": spec}
+    )
 
 
 def _config_map(
     owner: Meta, name: str, labels: dict[str, str], data: dict[str, str], *, immutable: bool = False
 ) -> Manifest:
-    made: Manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(owner, name, labels), "data": data}
+    made: Manifest = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata_of(owner, name, labels),
+        "data": data,
+    }
     return with_hash(made | ({"immutable": True} if immutable else {}))
 
 
@@ -307,7 +370,8 @@ _SELECTED = (LABEL_OWNER_UID, LABEL_COMPONENT, LABEL_VERSION)
 """Labels by which a Deployment and a Service find their pods; they never change."""
 
 
-def _labels(owner: Meta, component: str, version: int | None = None) -> dict[str, str]:
+def labels_of(owner: Meta, component: str, version: int | None = None) -> dict[str, str]:
+    """Return the labels of a child that serves the policy."""
     return {
         LABEL_MANAGED_BY: MANAGED_BY,
         LABEL_COMPONENT: component,
@@ -319,7 +383,8 @@ def _labels(owner: Meta, component: str, version: int | None = None) -> dict[str
     }
 
 
-def _metadata(owner: Meta, name: str, labels: dict[str, str]) -> Manifest:
+def metadata_of(owner: Meta, name: str, labels: dict[str, str]) -> Manifest:
+    """Return its metadata."""
     return {
         "name": name,
         "namespace": owner.namespace,

@@ -228,9 +228,16 @@ def _stop_serving(world: PolicyWorld) -> PolicyPlan | None:
     return None
 
 
+def _remember_who_deals(world: PolicyWorld) -> PolicyPlan | None:
+    """Gateways begin or have ended to deal; stored first, so that no route is ever forgotten."""
+    if world.settings.serving is None or world.serving.no_routes or (said := serving.stickiness(world)) is None:
+        return None
+    return settle(world, world.status, world.status.state or "Pending", (said,), requeue_after=NOW)
+
+
 def _roll_out(world: PolicyWorld) -> PolicyPlan | None:
     """What the rollout decided is remembered; then the children are made as it wants them."""
-    if not serving.serves(world) or world.serving.store is None:
+    if not serving.serves(world) or world.serving.store is None or world.serving.no_routes:
         return None
     decision = serving.decide(world)
     before = world.status.rollout or RolloutStatus()
@@ -298,6 +305,7 @@ RULES: tuple[Callable[[PolicyWorld], PolicyPlan | None], ...] = (
     _register,  # runs that passed their gates get the next numbers
     _promote,  # a new value of the promote annotation is acted upon once
     _stop_serving,  # spec.serving was removed
+    _remember_who_deals,  # whether a subject keeps its version, and whether there may be a route
     _roll_out,  # which version people get, and the servers and routers for it
     _stamp,  # the template's run for the present snapshot
 )
@@ -343,6 +351,8 @@ def _report_served(world: PolicyWorld, requeue: timedelta | None) -> PolicyPlan:
         return _cannot_serve(world, Reason.SERVING_NOT_CONFIGURED, "spec.serving is set")
     if world.serving.store is None:
         return _cannot_serve(world, Reason.STORE_NOT_CONFIGURED, "there is no store to load versions from")
+    if world.serving.no_routes:
+        return _cannot_serve(world, Reason.GATEWAY_API_MISSING, "spec.serving.httpRoute is set")
     decision = serving.decide(world)
     said, state = _served_as(world, decision)
     return settle(world, world.status, state, said, requeue_after=requeue or _again(world, decision.again_seconds))

@@ -12,14 +12,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ratchet_api.assign import WHOLE
 from ratchet_api.attempts import Artifact
-from ratchet_api.conditions import ConditionType, Reason
+from ratchet_api.conditions import ConditionType, Reason, find_condition
 from ratchet_api.evidence import ExperimentEvidence
 from ratchet_api.names import (
     ANNOTATION_ROLLOUT,
     ANNOTATION_SPEC_HASH,
     ANNOTATION_TABLE,
+    LABEL_COMPONENT,
     LABEL_VERSION,
+    route_name,
     server_name,
 )
 from ratchet_api.placement import Resources
@@ -28,11 +31,22 @@ from ratchet_api.rollout import Rollout, RolloutStatus, rules_of
 from ratchet_api.serving import Serving
 from ratchet_api.stats.errors import BadEvidence
 from ratchet_operator.cluster.protocol import KubeObject, Resource
+from ratchet_operator.desired.http_route import COMPONENT as ROUTE
+from ratchet_operator.desired.http_route import render_http_route
 from ratchet_operator.desired.router_table import RouterTable, table_version
-from ratchet_operator.desired.serving import Routers, Servers, render_history, render_routers, render_servers
+from ratchet_operator.desired.serving import (
+    ROUTER,
+    SERVER,
+    Routers,
+    Servers,
+    render_budget,
+    render_history,
+    render_routers,
+    render_servers,
+)
 from ratchet_operator.plan.rollout import plan_rollout
-from ratchet_operator.plan.rollout.changes import NO_TRIAL
-from ratchet_operator.plan.rollout.table import wanted_servers, wanted_table
+from ratchet_operator.plan.rollout.changes import no_trial
+from ratchet_operator.plan.rollout.table import applied, wanted_servers, wanted_table
 from ratchet_operator.plan.rollout.world import Counted, Decision, Replica, RolloutWorld, Turn
 from ratchet_operator.plan.say import Said, with_remedy
 from ratchet_operator.plan.sights import table_of, text_of
@@ -40,12 +54,20 @@ from ratchet_operator.plan.world import Action, ApplyObject, CreateObject, Delet
 from ratchet_operator.settings import Platform, StoreSettings
 
 _TOUCH_SECONDS = 5
-_PLURALS: Mapping[str, Resource] = {"Deployment": "deployments", "Service": "services", "ConfigMap": "configmaps"}
+_BUDGETS: Resource = "poddisruptionbudgets"
+_PLURALS: Mapping[str, Resource] = {
+    "Deployment": "deployments",
+    "Service": "services",
+    "ConfigMap": "configmaps",
+    "PodDisruptionBudget": _BUDGETS,
+    "HTTPRoute": "httproutes",
+}
 _WARNINGS = frozenset({Turn.ROLLED_BACK, Turn.NOT_OBEYED})
 REASON_OF_STATE: Mapping[str, Reason] = {
     "NoChampion": Reason.NO_VERSION,
     "Preparing": Reason.PREPARING,
     "Applying": Reason.APPLYING,
+    "Shadowing": Reason.SHADOWING,
     "Ramping": Reason.RAMPING,
     "Holding": Reason.HOLDING,
     "Paused": Reason.PAUSED,
@@ -78,6 +100,8 @@ def rollout_world(world: PolicyWorld, status: RLPolicyStatus | None = None) -> R
     rollout = status.rollout or RolloutStatus()
     asked = (spec.rollout if spec is not None else None) or Rollout()
     counted, problem = _counted(world.serving.evidence, rollout, asked)
+    arms = {version: _counted(told, rollout, asked) for version, told in world.serving.arms.items()}
+    problem = problem or next((why for _, why in arms.values() if why), "")
     serving = spec.serving if spec is not None else None
     return RolloutWorld(
         now=world.now,
@@ -91,10 +115,14 @@ def rollout_world(world: PolicyWorld, status: RLPolicyStatus | None = None) -> R
         ready=frozenset(_ready(world.serving.children)),
         replicas=tuple(Replica(router.table, router.reaches) for router in world.serving.routers),
         counted=counted,
+        arms={version: known for version, (known, _) in arms.items() if known is not None},
         command=world.meta.annotations.get(ANNOTATION_ROLLOUT, ""),
         trials=spec is not None and spec.rollout is not None,
         problem=problem,
-        tester_header=serving.routers.tester_header if serving is not None else None,
+        measured=world.serving.measured,
+        tester_header=None if serving is None else (serving.http_route or serving.routers).tester_header,
+        explore=round(serving.explore_percent * WHOLE / 100) if serving is not None else 0,
+        gateways=world.serving.gateways,
     )
 
 
@@ -115,7 +143,7 @@ def archives(world: PolicyWorld, decision: Decision) -> tuple[Action, ...]:
 
 def stopped(rollout: RolloutStatus) -> RolloutStatus:
     """Return what is remembered when nothing is served any more: numbers and rows, and no trial."""
-    return rollout.model_copy(update=NO_TRIAL | {"serving": None, "leaving": ()})
+    return rollout.model_copy(update=no_trial(rollout, "spec.serving was removed") | {"serving": None, "leaving": ()})
 
 
 def said_of(decision: Decision) -> Said:
@@ -127,22 +155,55 @@ def said_of(decision: Decision) -> Said:
     )
 
 
+def gateways_deal(status: RLPolicyStatus) -> bool:
+    """Whether it is remembered that Gateways deal or dealt, so that there may be a route."""
+    sticky = find_condition(status.conditions, ConditionType.STICKY)
+    return sticky is not None and sticky.status == "False"
+
+
+def stickiness(world: PolicyWorld) -> Said | None:
+    """Return the condition Sticky where it is to change; it is stored before there is a route, and after it is gone."""
+    serving = world.spec.serving if world.spec is not None else None
+    asked = serving is not None and serving.http_route is not None
+    if asked == gateways_deal(world.status):
+        return None
+    if asked:
+        text = (
+            f"HTTPRoute {route_name(world.meta.name)!r} deals each request by itself: who comes twice during a trial "
+            "may get both versions, and with more than one such subject in a thousand nothing is decided."
+        )
+        told = with_remedy(Reason.DEALT_BY_GATEWAYS, text)
+        return Said(ConditionType.STICKY, False, Reason.DEALT_BY_GATEWAYS, told)
+    if any(resource == "httproutes" for resource, _ in world.serving.children):
+        return None
+    return Said(ConditionType.STICKY, True, Reason.DEALT_BY_ROUTERS, "No Gateway deals requests any more.")
+
+
 def children_actions(world: PolicyWorld) -> tuple[Action, ...]:
     """Return what makes the children be as the stored status wants them; none = they are."""
     spec, platform, store = world.spec, world.settings.serving, world.serving.store
     if spec is not None and spec.serving is None:
-        return tuple(_deletions(world, wanted=()))
+        return tuple(_deletions(world, wanted=(), budgets=frozenset(), dealing=()))
     if spec is None or spec.serving is None or platform is None or store is None:
         return ()
     seen = rollout_world(world)
     versions, table = wanted_servers(seen.status, seen.champion), wanted_table(seen)
     if table is None:
         return ()  # no champion yet, or one that was forgotten: whatever runs goes on
-    wanted = [
-        *_servers(world, spec.serving, platform, store, versions),
-        *_routers(world, spec.serving, platform, table),
-    ]
-    return (*_applications(world, wanted), *_touches(world, table), *_deletions(world, wanted=versions))
+    servers = _servers(world, spec.serving, platform, store, versions)
+    gateways = spec.serving.http_route
+    if gateways is None:
+        dealing, before, deals = ROUTER, ROUTE, _routers(world, spec.serving, platform, table)
+    else:
+        dealing, before, deals = ROUTE, ROUTER, (render_http_route(world.meta, gateways, table),)
+    wanted = [*servers, *deals]
+    budgets = [made for each in wanted if each["kind"] == "Deployment" and (made := render_budget(each)) is not None]
+    kept = (dealing,) if applied(seen) else (dealing, before)
+    return (
+        *_applications(world, [*wanted, *budgets]),
+        *(_touches(world, table) if gateways is None else ()),
+        *_deletions(world, wanted=versions, budgets=frozenset(map(_name, budgets)), dealing=kept),
+    )
 
 
 def _servers(
@@ -160,6 +221,7 @@ def _servers(
                 replicas=serving.replicas,
                 resources=serving.resources,
                 placement=serving.placement,
+                engine=serving.engine,
             )
             yield from render_servers(request, platform)
 
@@ -189,7 +251,18 @@ def _drifted(manifest: dict[str, Any], found: KubeObject) -> bool:
     if "data" in manifest:
         return bool(table_of(found.get("data")) != manifest["data"])
     mine, theirs = manifest["spec"], table_of(found.get("spec"))
-    return any(theirs.get(part) != mine[part] for part in ("replicas", "selector") if part in mine)
+    if manifest["kind"] == "HTTPRoute":
+        return not _holds(theirs, mine)
+    return any(theirs.get(part) != mine[part] for part in ("replicas", "selector", "maxUnavailable") if part in mine)
+
+
+def _holds(theirs: Any, mine: Any) -> bool:
+    """Whether a stored value says all of ours; a server adds the defaults of what we leave out."""
+    if isinstance(mine, dict):
+        return isinstance(theirs, Mapping) and all(_holds(theirs.get(key), part) for key, part in mine.items())
+    if isinstance(mine, list):
+        return isinstance(theirs, list) and len(theirs) == len(mine) and all(map(_holds, theirs, mine))
+    return bool(theirs == mine)
 
 
 def _touches(world: PolicyWorld, table: RouterTable) -> Iterator[ApplyObject]:
@@ -202,13 +275,24 @@ def _touches(world: PolicyWorld, table: RouterTable) -> Iterator[ApplyObject]:
             yield ApplyObject("pods", {"apiVersion": "v1", "kind": "Pod", "metadata": meta}, uid=router.uid)
 
 
-def _deletions(world: PolicyWorld, *, wanted: Sequence[int]) -> Iterator[DeleteObject]:
-    """What nobody needs: servers of other versions, and the routers when nothing is served."""
+def _deletions(
+    world: PolicyWorld, *, wanted: Sequence[int], budgets: frozenset[str], dealing: Sequence[str]
+) -> Iterator[DeleteObject]:
+    """What nobody needs: servers of other versions, budgets of single pods, whoever deals when another does.
+
+    Args:
+        world: what was read.
+        wanted: versions whose servers stay.
+        budgets: names of budgets that stay.
+        dealing: components that deal: the one that was asked for and, until it does, the one before.
+    """
     names = {server_name(world.meta.name, version) for version in wanted}
     for resource, obj in world.serving.children:
         meta = table_of(obj.get("metadata"))
-        is_server = LABEL_VERSION in table_of(meta.get("labels"))
-        kept = _name(obj) in names if is_server else bool(wanted)
+        labels = table_of(meta.get("labels"))
+        kept = _name(obj) in names if LABEL_VERSION in labels else labels.get(LABEL_COMPONENT) in dealing
+        if resource == _BUDGETS and labels.get(LABEL_COMPONENT) in (*dealing[:1], SERVER):
+            kept = kept and _name(obj) in budgets
         if not kept and not meta.get("deletionTimestamp"):
             yield DeleteObject(resource, world.meta.namespace, _name(obj), uid=text_of(meta.get("uid")))
 
@@ -231,14 +315,15 @@ def _counted(
         return None, told or ""
     try:
         seen = ExperimentEvidence.model_validate(told)
-        counted = seen.evidence(rules_of(asked.judged))
+        latency = asked.judged.latency
+        counted = seen.evidence(rules_of(asked.judged), slow=None if latency is None else latency.p99_milliseconds)
     except ValidationError as error:
         return None, f"the analyst's answer cannot be read: {json.dumps(error.errors()[0]['loc'])}"
     except BadEvidence as error:
         return None, f"the analyst's answer contradicts itself: {error}"
     if seen.problem:
         return None, seen.problem
-    return Counted(rollout.experiment, counted), ""
+    return Counted(rollout.experiment, counted, seen.shadow), ""
 
 
 def _name(obj: Mapping[str, Any]) -> str:

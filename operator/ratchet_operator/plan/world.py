@@ -20,6 +20,7 @@ from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.stage import Progress, TerminationMessage
 from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus
 from ratchet_operator.cluster.protocol import KubeObject, Resource
+from ratchet_operator.plan.rollout.world import Measured
 from ratchet_operator.settings import Settings, StoreSettings
 
 StatusT = TypeVar("StatusT", bound=StatusModel)
@@ -259,10 +260,19 @@ class ServingSight:
     """What is seen of a policy's servers and routers."""
 
     children: tuple[tuple[Resource, KubeObject], ...] = ()
-    """Our Deployments, Services and ConfigMaps that serve it, history aside."""
+    """Our Deployments, Services, ConfigMaps and HTTPRoutes that serve it, history aside."""
     routers: tuple[RouterSight, ...] = ()
+    """Who deals the requests: routers, or the route by which Gateways do, as one of them."""
+    gateways: str | None = None
+    """What Gateways lack to have taken the route, empty if nothing; None = routers deal."""
+    no_routes: bool = False
+    """Whether an HTTPRoute is wanted, and the cluster does not know the kind."""
     evidence: Mapping[str, Any] | str | None = None
     """What the analyst says of the present trial, or why it says nothing; None = nobody was asked."""
+    arms: Mapping[int, Mapping[str, Any] | str] = field(default_factory=dict)
+    """The same of each version of a test with fixed shares."""
+    measured: Mapping[tuple[str, int], Measured] = field(default_factory=dict)
+    """What Prometheus says of the user's own numbers, by the query's name and the version."""
     store: StoreSettings | None = None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,7 +22,7 @@ from ratchet_serving.answers import Assignment, Signer, failed
 from ratchet_serving.errors import TooLong, Unknown
 from ratchet_serving.generation.drawing import Manner
 from ratchet_serving.generation.messages import ChatAsk, TextAsk, Usage
-from ratchet_serving.generation.streams import Piece, Stream, Streams
+from ratchet_serving.generation.streams import Maker, Piece, Stream
 from ratchet_serving.generation.writing import Writer
 from ratchet_web.errors import Malformed, Refused
 
@@ -50,7 +51,7 @@ class Answer:
     """
 
     stream: Stream
-    streams: Streams
+    streams: Maker
     id: str
     asked: str
     who: Assignment
@@ -62,6 +63,9 @@ class Answer:
     last: Piece | None = None
     broken: bool = False
     """Whether the model could not go on."""
+    began: float = field(default_factory=time.perf_counter)
+    waited: float | None = None
+    """Seconds until the first token."""
 
     async def grow(self) -> AsyncIterator[Piece]:
         """Hand out the pieces as they come, the last with a finish.
@@ -74,6 +78,8 @@ class Answer:
             if isinstance(piece, Exception):
                 self.broken = True
                 raise piece
+            if self.waited is None:
+                self.waited = time.perf_counter() - self.began
             self.said.append(piece.text)
             self.last = piece
             yield piece
@@ -126,6 +132,7 @@ class Answer:
             "actionPropensity": min(1.0, propensity) if propensity > LEAST_PROPENSITY else None,
             "tags": tags,
             "experiment": self.who.experiment,
+            "milliseconds": None if self.waited is None else 1000 * self.waited,
         }
         return {name: value for name, value in record.items() if value is not None}
 
@@ -148,7 +155,7 @@ class Generating:
         began: when the server started, in seconds since 1970.
     """
 
-    streams: Streams
+    streams: Maker
     wording: Wording
     context: int
     max_new_tokens: int

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ratchet_jobs.models.turned import turn_weights
 from ratchet_jobs.runtime.errors import BadModelError
 from ratchet_serving.generation.cache import Pass, Rows
 
@@ -34,8 +35,7 @@ class Decoder:
         self._model = model
         self._max_tokens = max_tokens
         self._device: torch.device = next(model.parameters()).device
-        if self._device.type == "cpu":
-            turn_weights(model)
+        turn_weights(model)
         self._few = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         self.vocabulary: int = model.config.get_text_config().vocab_size
         self.context = min(context_of(model), max_tokens)
@@ -139,17 +139,6 @@ class Decoder:
             **self._few,
         ).logits
         return logits[:, -1].float()
-
-
-def turn_weights(model: nn.Module) -> None:
-    """Store each linear layer's weights column by column; their shapes and numbers stay.
-
-    A product of few rows with weights that lie by rows costs on a CPU almost as much for each row more; with weights by
-    columns, eight rows cost little more than one.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.weight.data = module.weight.data.t().contiguous().t()
 
 
 def context_of(model: Any) -> int:

@@ -1,8 +1,10 @@
-"""How many answers grow at once and how long they may be; read by `settings`, obeyed by `streams`. No torch."""
+"""How many answers grow at once and how long they may be; `settings` reads, `streams` and `upstream` obey. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from ratchet_serving.errors import Busy, Leaving
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +24,18 @@ class StreamSettings:
     prompt_tokens: int = 512
     cache_tokens: int = 16_384
     max_new_tokens: int = 512
+
+    def admit(self, waiting: int, *, ending: bool) -> None:
+        """Let one more request wait.
+
+        Raises:
+            Busy: too many wait.
+            Leaving: the server ends.
+        """
+        if ending:
+            raise Leaving("the server is ending; ask again, another one will answer", retry_after=1)
+        if waiting >= self.max_queue:
+            raise Busy(
+                f"{waiting} requests wait already, at most {self.max_queue} may; ask later, or run more replicas",
+                retry_after=1,
+            )

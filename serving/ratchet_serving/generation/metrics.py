@@ -35,13 +35,13 @@ class GenerationMetrics:
         self.streams = Gauge("ratchet_serving_streams", "Requests being answered at the moment.", registry=registry)
         self.step_streams = Histogram(
             "ratchet_serving_step_streams",
-            "Answers that one pass of the model made longer by a token.",
+            "Answers that one pass of the model made longer by a token; empty where vLLM makes them.",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128),
             registry=registry,
         )
         self.step_seconds = Histogram(
             "ratchet_serving_step_seconds",
-            "Seconds of such a pass, choosing the tokens included.",
+            "Seconds of such a pass, choosing the tokens included; empty where vLLM makes them.",
             buckets=_SECONDS,
             registry=registry,
         )

@@ -102,7 +102,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         404: "Another policy is asked for than the one that is served",
         413: "The body is too large",
         500: "The policy gives no number",
-        503: "Too many requests wait; come back after Retry-After seconds",
+        503: "Too many requests wait, or the engine is away; come back after Retry-After seconds",
     }.items()
 }
 

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ratchet_serving.errors import Broken, Busy, Leaving
+from ratchet_serving.errors import Broken
 from ratchet_serving.generation.drawing import Choice, Manner, choose
 from ratchet_serving.generation.limits import StreamSettings
 from ratchet_serving.generation.metrics import GenerationMetrics
@@ -95,6 +95,34 @@ class Stream:
         """Tokens that prompt and answer may come to."""
         return len(self.prompt) + self.room
 
+    def take(self, token: int, logprob: float, *, eos_id: int) -> Piece:
+        """Add a token to the answer, and return what that says.
+
+        Args:
+            token: that was chosen.
+            logprob: logarithm of the probability with which it was.
+            eos_id: token that ends an answer.
+        """
+        self.last, self.tokens = token, self.tokens + 1
+        self.logprob += logprob
+        ended = token == eos_id
+        text = "" if ended else self.writer.push(token)
+        ended = ended or self.writer.stopped
+        finish: Finish | None = "stop" if ended else "length" if self.tokens == self.room else None
+        return Piece(text if finish is None else text + self.writer.end(), self.tokens, finish, self.logprob)
+
+
+class Maker(Protocol):
+    """Whoever makes the tokens of answers: `Streams` here, `upstream.Upstream` by another engine."""
+
+    @property
+    def alive(self) -> bool: ...  # noqa: D102
+    def start(self) -> None: ...  # noqa: D102
+    async def warm_up(self) -> None: ...  # noqa: D102
+    def ask(self, stream: Stream) -> None: ...  # noqa: D102
+    def leave(self, stream: Stream) -> None: ...  # noqa: D102
+    async def close(self) -> None: ...  # noqa: D102
+
 
 class Streams:
     """The queue, the rows and their thread.
@@ -158,14 +186,7 @@ class Streams:
             Leaving: the server ends.
         """
         with self._changed:
-            if self._ending:
-                raise Leaving("the server is ending; ask again, another one will answer", retry_after=1)
-            if len(self._waiting) >= self._settings.max_queue:
-                raise Busy(
-                    f"{len(self._waiting)} requests wait already, at most {self._settings.max_queue} may; ask later, "
-                    "or run more replicas",
-                    retry_after=1,
-                )
+            self._settings.admit(len(self._waiting), ending=self._ending)
             stream.since = self._clock()
             self._waiting.append(stream)
             self._changed.notify()
@@ -288,14 +309,8 @@ class Streams:
         self._hand_out(told)
 
     def _said(self, stream: Stream, choice: Choice) -> Piece:
-        stream.last, stream.tokens = choice.token, stream.tokens + 1
-        stream.logprob += math.log(choice.propensity)
         self._metrics.tokens.inc()
-        ended = choice.token == self._eos_id
-        text = "" if ended else stream.writer.push(choice.token)
-        ended = ended or stream.writer.stopped
-        finish: Finish | None = "stop" if ended else "length" if stream.tokens == stream.room else None
-        return Piece(text if finish is None else text + stream.writer.end(), stream.tokens, finish, stream.logprob)
+        return stream.take(choice.token, math.log(choice.propensity), eos_id=self._eos_id)
 
     def _drop_left(self) -> None:
         if self._filling is not None and self._filling.left:

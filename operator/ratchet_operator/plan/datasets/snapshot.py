@@ -111,6 +111,7 @@ def snapshot_input(world: DatasetWorld, spec: FeedbackDatasetSpec, store: StoreS
             labels=spec.labels,
             filters=spec.filters,
             split=spec.split,
+            scoring=spec.scoring,
         ),
     )
 

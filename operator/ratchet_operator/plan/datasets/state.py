@@ -7,6 +7,7 @@ from datetime import timedelta
 from ratchet_api.base import digest_of
 from ratchet_api.conditions import ConditionType, Reason
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec
+from ratchet_api.judge import PATIENCE_FIELDS
 from ratchet_api.names import ANNOTATION_REFRESH
 from ratchet_api.stage import Stage
 from ratchet_operator.plan.attempts import FRESH_SECONDS
@@ -14,12 +15,14 @@ from ratchet_operator.plan.failure import Limits
 from ratchet_operator.plan.say import Said
 from ratchet_operator.plan.world import DatasetWorld, DeleteObject, JobSight
 
-_CONTENT_FIELDS = ("type", "source", "columns", "labels", "filters", "split")
+_CONTENT_FIELDS = ("type", "source", "columns", "labels", "filters", "split", "scoring")
 
 
 def target_of(spec: FeedbackDatasetSpec, refresh: str) -> str:
     """Digest of everything that a snapshot answers. Defaults are left out: a field added later changes nothing."""
     wire = spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    for name in PATIENCE_FIELDS:
+        wire.get("scoring", {}).pop(name, None)
     return digest_of({"spec": {k: wire[k] for k in _CONTENT_FIELDS if k in wire}, "refresh": refresh})
 
 

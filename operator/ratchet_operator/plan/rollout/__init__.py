@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ratchet_operator.plan.rollout.ab import begin_test, deal_test, end_unwanted_test, run_test, watch_arms
 from ratchet_operator.plan.rollout.commands import obey
 from ratchet_operator.plan.rollout.rules import (
     await_routers,
@@ -18,9 +19,11 @@ from ratchet_operator.plan.rollout.rules import (
     finish,
     follow_champion,
     hold,
+    measure,
     mend_clock,
     rest,
     roll_back,
+    shadow,
     step,
     take_out_the_gone,
     watch_readiness,
@@ -32,11 +35,18 @@ RULES: tuple[Callable[[RolloutWorld], Decision | None], ...] = (
     obey,  # pause, resume, abort, promote, undo
     take_out_the_gone,  # the candidate was deleted
     end_untried,  # nobody wants trials any more
+    end_unwanted_test,  # nor this test with fixed shares
+    watch_arms,  # its versions that are gone, silent, or shown to be worse
     watch_readiness,  # since when it has not answered
+    measure,  # what the user's own numbers show, and since when
     roll_back,  # shown to be worse, or absent, or undecided for too long
     follow_champion,  # somebody chose another champion
     await_routers,  # nothing goes on before every router applied the table
+    begin_test,  # versions that are tried beside each other
+    deal_test,  # all their shares at once
+    run_test,  # its end
     choose,  # the newest version goes on trial
+    shadow,  # asked beside the champion, and nobody gets its answers
     expose,  # its first share
     hold,  # paused, or no evidence that can be trusted
     finish,  # promoted

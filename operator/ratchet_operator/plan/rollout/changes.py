@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from ratchet_api.rollout import HISTORY_LIMIT, RolloutStatus, ShareRow
+from ratchet_api.fixed_shares import AbTestStatus
+from ratchet_api.rollout import HISTORY_LIMIT, ArmRow, RolloutStatus, ShareRow
 from ratchet_operator.plan.rollout.world import Decision, RolloutWorld, Said
 
 _ARCHIVED_AT_ONCE = 10
 _AGAIN_SECONDS = 5.0
 By = Literal["operator", "user"]
-NO_TRIAL: dict[str, Any] = {
+_NO_CANDIDATE: dict[str, Any] = {
     "candidate": None,
     "candidate_digest": "",
     "step": -1,
@@ -20,9 +21,19 @@ NO_TRIAL: dict[str, Any] = {
     "exposed": None,
     "step_since": None,
     "step_subjects": 0,
+    "shadow_since": None,
     "unready_since": None,
+    "queries": (),
     "paused": False,
 }
+
+
+def no_trial(status: RolloutStatus, why: str) -> dict[str, Any]:
+    """Return what is remembered when nobody is on trial any more."""
+    if status.testing is None:
+        return _NO_CANDIDATE
+    over = {"running": False, "dealt": False, "result": why[:512]}
+    return _NO_CANDIDATE | {"ab_test": status.testing.model_copy(update=over)}
 
 
 def wait(world: RolloutWorld, state: str, message: str, *, again: float | None = _AGAIN_SECONDS) -> Decision:
@@ -43,6 +54,17 @@ def share(world: RolloutWorld, said: Said, *, percent: float, step: int) -> Deci
     return _change(world, world.champion, "Ramping", said, changes, by="operator")
 
 
+def deal(world: RolloutWorld, test: AbTestStatus, said: Said) -> Decision:
+    """Give every version of a test its share, for as long as it lasts."""
+    changes = {"ab_test": test.model_copy(update={"dealt": True})}
+    return _change(world, world.champion, "Ramping", said, changes, by="operator")
+
+
+def take_arms_out(world: RolloutWorld, said: Said) -> Decision:
+    """Give the champion to the subjects of those versions of a test of which `world` says that they are out."""
+    return _change(world, world.champion, "Ramping", said, {}, by="operator")
+
+
 def serve(world: RolloutWorld, version: int, said: Said) -> Decision:
     """Let everybody outside a trial get this version."""
     changes = {"serving": version, "leaving": _leaving(world.status, world.status.serving, but=version)}
@@ -53,10 +75,10 @@ def promote(world: RolloutWorld, version: int, said: Said, *, by: By) -> Decisio
     """Make the candidate champion. Everybody gets it at once if it answers, else as soon as it does."""
     status = world.status
     serving = version if world.answers(version) else status.serving
-    changes = NO_TRIAL | {
+    changes = no_trial(status, said.text) | {
         "serving": serving,
-        "leaving": _leaving(status, status.serving, but=serving),
-        "settled_up_to": max(status.settled_up_to, version),
+        "leaving": _leaving(status, status.serving, *_tested(status), but=serving),
+        "settled_up_to": max(status.settled_up_to, version, *_tested(status, out=True)),
     }
     return _change(world, version, "Applying", said, changes, by=by)
 
@@ -65,19 +87,28 @@ def end(world: RolloutWorld, said: Said, *, by: By, champion: int | None = None)
     """Take the candidate out; nobody tries it again.
 
     Args:
-        world: with a candidate or, where a champion is given, without.
+        world: with a candidate or a test or, where a champion is given, without.
         said: why.
         by: who decided it.
         champion: that shall serve instead of the present one.
     """
     status = world.status
     settled = (status.settled_up_to, status.candidate or 0, (world.champion or 0) if champion is not None else 0)
-    changes = NO_TRIAL | {"leaving": _leaving(status, status.candidate), "settled_up_to": max(settled)}
+    changes = no_trial(status, said.text) | {
+        "leaving": _leaving(status, status.candidate, *_tested(status)),
+        "settled_up_to": max(*settled, *_tested(status, out=True)),
+    }
     return _change(world, world.champion if champion is None else champion, "Applying", said, changes, by=by)
 
 
-def _leaving(status: RolloutStatus, version: int | None, *, but: int | None = None) -> tuple[int, ...]:
-    some = {*status.leaving, *(() if version is None else (version,))} - {but}
+def _tested(status: RolloutStatus, *, out: bool = False) -> tuple[int, ...]:
+    """Versions of the test that runs; those that were taken out are asked for by name."""
+    test = status.testing
+    return () if test is None else tuple(arm.version for arm in (test.arms if out else test.live))
+
+
+def _leaving(status: RolloutStatus, *versions: int | None, but: int | None = None) -> tuple[int, ...]:
+    some = {*status.leaving, *versions} - {but}
     return tuple(sorted(version for version in some if version is not None))
 
 
@@ -95,13 +126,17 @@ def _with_row(status: RolloutStatus, now: datetime, why: str, *, by: By) -> tupl
         return status, ()
     candidate = status.candidate if status.percent else None
     last = status.history[-1] if status.history else None
-    if last is not None and (last.version, last.candidate, last.percent) == (status.serving, candidate, status.percent):
+    dealt = () if status.testing is None or not status.testing.dealt else status.testing.live
+    arms = tuple(ArmRow(version=arm.version, percent=arm.percent) for arm in dealt)
+    now_served = (status.serving, candidate, status.percent, arms)
+    if last is not None and (last.version, last.candidate, last.percent, last.arms) == now_served:
         return status, ()
     row = ShareRow(
         number=status.rows + 1,
         version=status.serving,
         candidate=candidate,
         percent=status.percent,
+        arms=arms,
         since=now,
         why=why[:256],
         by=by,

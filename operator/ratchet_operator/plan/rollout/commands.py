@@ -39,6 +39,8 @@ def _unknown(world: RolloutWorld) -> Decision:
 
 
 def _pause(world: RolloutWorld) -> Decision:
+    if world.status.testing is not None:
+        return _not_obeyed(world, "pause: a test with fixed shares has no steps that could be held")
     if world.status.candidate is None:
         return _not_obeyed(world, "pause: no version is on trial")
     text = f"Version {world.status.candidate} stays at {world.status.percent:g} %."
@@ -52,6 +54,9 @@ def _resume(world: RolloutWorld) -> Decision:
 
 
 def _abort(world: RolloutWorld) -> Decision:
+    if world.status.testing is not None:
+        text = f"The test was ended on request; version {world.status.serving} stays."
+        return end(world, Said(Turn.ABORTED, text), by="user")
     if world.status.candidate is None:
         return _not_obeyed(world, "abort: no version is on trial")
     text = f"Version {world.status.candidate} was taken out on request; version {world.status.serving} stays."
@@ -60,6 +65,8 @@ def _abort(world: RolloutWorld) -> Decision:
 
 def _promote(world: RolloutWorld) -> Decision:
     candidate = world.status.candidate
+    if world.status.testing is not None:
+        return _not_obeyed(world, "promote: several versions are tested; say which, as in `ratchet promote POLICY 2`")
     if candidate is None:
         return _not_obeyed(world, "promote: no version is on trial")
     if world.status.percent and not world.answers(candidate):

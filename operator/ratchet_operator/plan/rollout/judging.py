@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ratchet_api.rollout import FEEDBACK, RolloutStatus, VerdictStatus, rules_of
+from ratchet_api.fixed_shares import ArmStatus
+from ratchet_api.rollout import FEEDBACK, rules_of, rules_of_arm
+from ratchet_api.shadow import ShadowReport
 from ratchet_api.stats.errors import BadEvidence
 from ratchet_api.stats.ratio import SampleRatio
 from ratchet_api.stats.verdict import Evidence, Outcome, Verdict, Why, judge
+from ratchet_api.verdicts import VerdictStatus
+from ratchet_operator.plan.rollout.measuring import limits_of
 from ratchet_operator.plan.rollout.world import RolloutWorld
 
 _NOBODY = SampleRatio((0.5, 0.5))
@@ -21,16 +25,29 @@ _SAME = 0.01
 def verdict_of(world: RolloutWorld) -> Verdict:
     """Return the verdict on the candidate at this moment.
 
-    Evidence of another trial is none; evidence that contradicts itself decides nothing, readiness aside.
+    Evidence of another trial is none; evidence that contradicts itself decides nothing, readiness and the user's own
+    numbers aside.
     """
     rules, gone = rules_of(world.spec.judged), world.age(world.status.unready_since)
     ready = world.status.unready_since is None or gone < world.spec.canary.unready_seconds
     age = world.age(world.status.exposed)
+    limits = limits_of(world)
     try:
-        return judge(rules, replace(_evidence(world), age_seconds=age, ready=ready))
+        return judge(rules, replace(_evidence(world), age_seconds=age, ready=ready, limits=limits))
     except BadEvidence as error:
-        if not ready:
-            return judge(rules, Evidence(_NOBODY, ready=False))
+        if not ready or any(limit.broken for limit in limits):
+            return judge(rules, Evidence(_NOBODY, ready=ready, limits=limits))
+        return Verdict(Outcome.ERROR, Why.STALE, f"the evidence cannot be: {error}", False, ())
+
+
+def arm_verdict(world: RolloutWorld, arm: ArmStatus) -> Verdict:
+    """Return the verdict on one version of a test against its control group; nothing counted decides nothing."""
+    counted, test = world.arms.get(arm.version), world.status.testing
+    evidence = Evidence(_NOBODY) if counted is None else counted.evidence
+    age = world.age(None if test is None else test.exposed)
+    try:
+        return judge(rules_of_arm(world.spec), replace(evidence, age_seconds=age))
+    except BadEvidence as error:
         return Verdict(Outcome.ERROR, Why.STALE, f"the evidence cannot be: {error}", False, ())
 
 
@@ -43,22 +60,42 @@ def exposed_subjects(world: RolloutWorld) -> int | None:
     return counts[0] if counts else 0
 
 
+def shadow_report(world: RolloutWorld) -> ShadowReport | None:
+    """What the candidate answered beside the champion; None = nobody can say."""
+    counted = world.counted
+    return None if counted is None or counted.experiment != world.status.experiment else counted.shadow
+
+
+def with_report(world: RolloutWorld, found: ShadowReport, *, exact: bool = False) -> RolloutWorld:
+    """Return the world whose status shows the report; a hardly changed one stays as it was unless it must be exact."""
+    before = world.status.shadow
+    alike = before is not None and abs(found.pairs - before.pairs) <= _SAME * before.pairs
+    if alike and not exact:
+        return world
+    return replace(world, status=world.status.model_copy(update={"shadow": found}))
+
+
 def with_verdict(world: RolloutWorld, verdict: Verdict) -> RolloutWorld:
     """Return the world whose status shows the verdict; a hardly changed one stays as it was, which saves writes."""
     status = world.status
     arms = _evidence(world).means.get(FEEDBACK)
-    now = VerdictStatus(
+    now = kept(verdict, 0 if arms is None else arms.subjects)
+    return world if alike(status.verdict, now) else replace(world, status=status.model_copy(update={"verdict": now}))
+
+
+def kept(verdict: Verdict, samples: int, *, longest: int = 1024) -> VerdictStatus:
+    """Return what a status keeps of a verdict."""
+    return VerdictStatus(
         outcome=verdict.outcome.value,
         reason=verdict.why.value,
-        message=verdict.sentence[:1024],
-        samples=0 if arms is None else arms.subjects,
+        message=verdict.sentence[:longest],
+        samples=samples,
         needed=verdict.more,
     )
-    return world if _alike(status, now) else replace(world, status=status.model_copy(update={"verdict": now}))
 
 
-def _alike(status: RolloutStatus, now: VerdictStatus) -> bool:
-    before = status.verdict
+def alike(before: VerdictStatus, now: VerdictStatus) -> bool:
+    """Whether the two hardly differ, so that writing it anew says nothing."""
     same = (before.outcome, before.reason) == (now.outcome, now.reason)
     return same and abs(now.samples - before.samples) <= _SAME * before.samples
 

@@ -8,19 +8,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from ratchet_api.shadow import ShadowReport
 from ratchet_api.stats.verdict import Outcome
 from ratchet_operator.plan.rollout.changes import end, note, promote, serve, share, wait
-from ratchet_operator.plan.rollout.judging import exposed_subjects, verdict_of, with_verdict
+from ratchet_operator.plan.rollout.judging import (
+    exposed_subjects,
+    shadow_report,
+    verdict_of,
+    with_report,
+    with_verdict,
+)
+from ratchet_operator.plan.rollout.measuring import held_by, rows_of
 from ratchet_operator.plan.rollout.table import applied
 from ratchet_operator.plan.rollout.world import Decision, RolloutWorld, Said, Turn
 
-_CLOCKS = ("began", "exposed", "step_since", "unready_since")
+_CLOCKS = ("began", "exposed", "step_since", "shadow_since", "unready_since")
 
 
 def mend_clock(world: RolloutWorld) -> Decision | None:
     """A time that is yet to come was written by a clock that was set back since: count from now on."""
     status = world.status
     ahead: dict[str, Any] = {name: world.now for name in _CLOCKS if (getattr(status, name) or world.now) > world.now}
+    test = status.testing
+    if test is not None and test.exposed is not None and test.exposed > world.now:
+        ahead["ab_test"] = test.model_copy(update={"exposed": world.now})
     return note(world, "", **ahead) if ahead else None
 
 
@@ -34,9 +45,13 @@ def follow_champion(world: RolloutWorld) -> Decision | None:
     if status.candidate is not None and status.candidate != champion:
         text = f"Version {champion} became champion, so that the trial of version {status.candidate} is over."
         return end(world, Said(Turn.ABORTED, text), by="user")
+    tested = () if status.testing is None else tuple(arm.version for arm in status.testing.live)
+    if tested and champion not in tested:
+        text = f"Version {champion} became champion, so that the test against version {status.serving} is over."
+        return end(world, Said(Turn.ABORTED, text), by="user")
     if not world.answers(champion):
         return wait(world, "Preparing", f"Version {champion} does not answer every router yet.")
-    if status.candidate == champion:
+    if status.candidate == champion or champion in tested:
         said = Said(Turn.PROMOTED, f"Version {champion} is promoted on request, out of its trial.")
         return promote(world, champion, said, by="user")
     return serve(world, champion, Said(Turn.SERVING, f"Everybody gets version {champion}."))
@@ -61,16 +76,25 @@ def end_untried(world: RolloutWorld) -> Decision | None:
 
 
 def watch_readiness(world: RolloutWorld) -> Decision | None:
-    """Remember since when a candidate with traffic has not answered."""
+    """Remember since when a candidate that is asked has not answered."""
     status = world.status
-    if status.candidate is None or status.step < 0:
+    if status.candidate is None or (status.step < 0 and not status.shadowed):
         return None
+    state = "Shadowing" if status.shadowed else "Ramping"
     ready = status.candidate in world.ready
     if ready and status.unready_since is not None:
-        return note(world, "Ramping", unready_since=None)
+        return note(world, state, unready_since=None)
     if not ready and status.unready_since is None:
-        return note(world, "Ramping", unready_since=world.now)
+        return note(world, state, unready_since=world.now)
     return None
+
+
+def measure(world: RolloutWorld) -> Decision | None:
+    """Remember what the user's own numbers show of a candidate that somebody gets."""
+    if world.status.candidate is None or world.status.step < 0:
+        return None
+    rows = rows_of(world)
+    return note(world, "", queries=rows) if rows != world.status.queries else None
 
 
 def roll_back(world: RolloutWorld) -> Decision | None:
@@ -78,6 +102,11 @@ def roll_back(world: RolloutWorld) -> Decision | None:
     status, canary = world.status, world.spec.canary
     if status.candidate is None:
         return None
+    if status.shadowed:
+        if status.unready_since is None or world.age(status.unready_since) < canary.unready_seconds:
+            return None
+        text = f"Version {status.candidate} did not answer for {canary.unready_seconds} s as a shadow; nobody got it."
+        return end(world, Said(Turn.ROLLED_BACK, text), by="operator")
     if status.step < 0:
         if status.candidate in world.ready or world.age(status.began) < canary.ready_seconds:
             return None
@@ -94,6 +123,8 @@ def roll_back(world: RolloutWorld) -> Decision | None:
 def await_routers(world: RolloutWorld) -> Decision | None:
     """Nothing goes on before every router applied the table; the clocks of a step begin when all did."""
     status = world.status
+    if not applied(world) and world.gateways is not None:
+        return wait(world, "Applying", f"Waiting for Gateways to take the table: {world.gateways or 'it was changed'}.")
     if not applied(world):
         missing = sum(1 for replica in world.replicas if not replica.table)
         silent = f", {missing} of them silent" if missing else ""
@@ -101,6 +132,8 @@ def await_routers(world: RolloutWorld) -> Decision | None:
     if status.leaving:
         text = f"Every router applied the table; {', '.join(map(str, status.leaving))} may end."
         return note(world, "", Said(Turn.APPLIED, text), leaving=())
+    if status.shadowed and status.shadow_since is None:
+        return note(world, "Shadowing", shadow_since=world.now)
     if status.candidate is not None and status.step >= 0 and status.step_since is None:
         subjects = max(exposed_subjects(world) or 0, status.step_subjects)
         began: dict[str, Any] = {
@@ -115,7 +148,7 @@ def await_routers(world: RolloutWorld) -> Decision | None:
 def choose(world: RolloutWorld) -> Decision | None:
     """The newest version goes on trial, one at a time; older ones that waited are passed over."""
     status = world.status
-    if status.candidate is not None or world.champion is None or not world.trials:
+    if status.candidate is not None or world.champion is None or not world.trials or world.spec.ab_test is not None:
         return None
     newest = max(world.versions, default=0)
     if newest <= max(world.champion, status.settled_up_to):
@@ -127,9 +160,34 @@ def choose(world: RolloutWorld) -> Decision | None:
         "experiment": f"{number}-v{world.champion}-v{newest}",
         "experiments": number,
         "began": world.now,
+        "shadow": None,
     }
     text = f"Version {newest} goes on trial against version {world.champion}; its servers are started."
     return note(world, "Preparing", Said(Turn.CANDIDATE, text), **changes)
+
+
+def shadow(world: RolloutWorld) -> Decision | None:
+    """Before anybody gets it, the candidate is asked what the champion is asked; then its first share, or none."""
+    status, asked = world.status, world.spec.shadow
+    if asked is None or status.candidate is None or status.step >= 0 or not world.answers(status.candidate):
+        return None
+    if status.shadow is None:
+        text = f"Version {status.candidate} is asked {asked.percent:g} % of the requests, too; nobody gets its answers."
+        return note(world, "Shadowing", Said(Turn.SHADOWED, text), shadow=ShadowReport())
+    found = shadow_report(world)
+    if found is None:
+        return wait(world, "Holding", f"Held: {world.problem or 'the analyst has not counted this trial yet'}.")
+    enough = found.pairs >= asked.min_pairs and world.age(status.shadow_since) >= asked.seconds
+    if status.paused or not enough:
+        seen = with_report(world, found)
+        told = "no report yet" if seen.status.shadow is None else seen.status.shadow.sentence
+        state = "Paused" if status.paused else "Shadowing"
+        return wait(seen, state, f"Version {status.candidate} is only asked besides: {told}.")
+    seen = with_report(world, found, exact=True)
+    if asked.max_flip_rate is not None and found.flip_rate > asked.max_flip_rate:
+        text = f"Version {status.candidate} is taken out, and nobody got it: {found.sentence}."
+        return end(seen, Said(Turn.ROLLED_BACK, text), by="operator")
+    return expose(seen)
 
 
 def expose(world: RolloutWorld) -> Decision | None:
@@ -156,6 +214,8 @@ def hold(world: RolloutWorld) -> Decision | None:
         return wait(seen, "Holding", f"Held: {_thought(seen)}.")
     if exposed_subjects(world) is None:
         return wait(seen, "Holding", f"Held: {world.problem or 'the analyst has not counted this trial yet'}.")
+    if why := held_by(world):
+        return wait(seen, "Holding", f"Held at {world.status.percent:g} %: {why}.")
     if world.status.paused:
         return wait(seen, "Paused", f"Paused at {world.status.percent:g} %: {_thought(seen)}.")
     return None

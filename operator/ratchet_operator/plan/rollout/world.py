@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from ratchet_api.rollout import Rollout, RolloutStatus, ShareRow
+from ratchet_api.rollout import FEEDBACK, Rollout, RolloutStatus, ShareRow
+from ratchet_api.shadow import ShadowReport
 from ratchet_api.stats.verdict import Evidence
 
 
@@ -27,6 +28,25 @@ class Counted(NamedTuple):
     experiment: str
     evidence: Evidence
     """Without age and readiness, which the operator knows. The counts of its split begin with the candidate's."""
+    shadow: ShadowReport = ShadowReport()
+    """What both answered to the same texts."""
+
+    @property
+    def feedback(self) -> int:
+        """Subjects whose feedback counts, in the smaller of the two arms."""
+        arms = self.evidence.means.get(FEEDBACK)
+        return 0 if arms is None else min(arms.candidate.subjects, arms.champion.subjects)
+
+
+class Measured(NamedTuple):
+    """What Prometheus said of one of the user's own numbers."""
+
+    value: float | None = None
+    """Finite; None = not known."""
+    alive: float | None = None
+    """Of what must move, where it was asked for."""
+    problem: str = ""
+    """Why the value is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +65,14 @@ class RolloutWorld:
         ready: versions whose servers answer.
         replicas: routers that take traffic.
         counted: None = the analyst does not answer.
+        arms: what was counted of each version of a test with fixed shares.
         command: value of the annotation; a new value is obeyed once.
         trials: whether new versions go on trial at all.
         problem: why nothing is counted, if the analyst said so.
+        measured: own numbers, by the query's name and the version.
+        explore: share of the answers that are drawn, in hundredths of a percent.
         tester_header: in which a tester names a version; None = nobody can.
+        gateways: what Gateways lack to have taken the table; None = routers deal.
     """
 
     now: datetime
@@ -62,10 +86,14 @@ class RolloutWorld:
     ready: frozenset[int] = frozenset()
     replicas: tuple[Replica, ...] = ()
     counted: Counted | None = None
+    arms: Mapping[int, Counted] = field(default_factory=dict)
     command: str = ""
     trials: bool = True
     problem: str = ""
+    measured: Mapping[tuple[str, int], Measured] = field(default_factory=dict)
     tester_header: str | None = None
+    explore: int = 0
+    gateways: str | None = None
 
     def answers(self, version: int) -> bool:
         """Whether the version's servers are ready and every router reaches them."""
@@ -81,11 +109,13 @@ class Turn(StrEnum):
     """What happened, one word for an event: a `Reason` of the same value."""
 
     CANDIDATE = "CandidateChosen"
+    SHADOWED = "CandidateShadowed"
     EXPOSED = "CandidateExposed"
     STEPPED = "ShareRaised"
     PROMOTED = "Promoted"
     ROLLED_BACK = "RolledBack"
     ABORTED = "Aborted"
+    ENDED = "TestEnded"
     UNDONE = "Undone"
     PAUSED = "RolloutPaused"
     RESUMED = "RolloutResumed"

@@ -84,6 +84,8 @@ def _named(world: RunWorld) -> tuple[_Named, ...]:
     types: tuple[str, ...] = (PREFERENCES, RATINGS)
     if spec.stages.preference is not None and spec.stages.preference.algorithm == "dpo":
         types = (PREFERENCES,)
+    elif spec.stages.reward_model is not None and spec.stages.reward_model.scores == "judge":
+        types = (DEMONSTRATIONS, RATINGS)
     elif spec.policy_type != GENERATOR:
         types = (RATINGS,)
     return (own, _Named(f"spec.{spec.log_field}.name", spec.log_ref.name, types, world.log))

@@ -33,9 +33,14 @@ def start_missing(world: RunWorld) -> str:
 
 
 def find_champion(world: RunWorld) -> ResolvedPolicy | None:
-    """Return the champion of the policy that a classifier's run with RL publishes to; None if there is none."""
+    """Return the champion of the policy that a run with RL publishes to; None if there is none.
+
+    Of a generator only where a judge is named: without one nothing compares the answers of the two.
+    """
     spec, policy = spec_of(world), world.policy
-    if not spec.with_rl or spec.policy_type == GENERATOR or policy is None or policy.champion is None:
+    if not spec.with_rl or policy is None or policy.champion is None:
+        return None
+    if spec.policy_type == GENERATOR and spec.stages.evaluate.judge is None:
         return None
     return _version_of(policy, policy.champion)
 

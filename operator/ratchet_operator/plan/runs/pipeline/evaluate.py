@@ -7,6 +7,7 @@ from typing import Any
 from ratchet_api.attempts import Artifact
 from ratchet_api.comparison import Comparison
 from ratchet_api.gates import metric_key
+from ratchet_api.judge import PATIENCE_FIELDS
 from ratchet_api.policy_types import GENERATOR
 from ratchet_api.resolved import ResolvedRun
 from ratchet_api.stage import EvaluateConfig, Stage
@@ -28,6 +29,8 @@ def _deciding(spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) 
         settings["gateTasks"] = gated
     if spec.policy_type == GENERATOR:
         settings |= {"policyType": GENERATOR, "answers": (spec.stages.evaluate.answers or Answers()).to_wire()}
+    if spec.stages.evaluate.judge is not None:
+        settings["judge"] = wire_without(spec.stages.evaluate.judge, *PATIENCE_FIELDS)
     parents = {"dataset": resolved.dataset_digest}
     if not spec.with_rl:
         # the gates' bounds judge the numbers, they do not make them; a gated class or task adds one number

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ratchet_api.placement import Resources
+from ratchet_api.policy_types import GENERATOR
+from ratchet_api.rlhf import AnswerReward
 from ratchet_api.stage import ResolveConfig, Stage
 from ratchet_api.training_run import RLTrainingRunSpec
 from ratchet_operator.plan.runs.pipeline.kind import StageKind, Told
@@ -19,13 +21,22 @@ def _config(told: Told) -> ResolveConfig:
         policy_type=spec.policy_type,
         dataset=told.dataset,
         log=told.log,
+        log_scored=spec.stages.reward_model is not None and spec.stages.reward_model.scores == "judge",
         base_model=spec.base_model,
         lookups=tuple(ref for stage, ref in told.stages.items() if stage is not Stage.RESOLVE),
         gates=spec.evaluation.gates,
         slices=comparison.slices if comparison is not None else (),
         named_tasks=_named_tasks(spec),
         start=start_of(told.resolved),
+        rewards=_rewards(spec),
     )
+
+
+def _rewards(spec: RLTrainingRunSpec) -> dict[str, tuple[AnswerReward, ...]]:
+    """Return what a generator's answers are rewarded by, by field; nothing where none are."""
+    if spec.policy_type != GENERATOR or not spec.with_rl or spec.stages.preference is not None:
+        return {}
+    return {f"spec.stages.rlhf.{field}": rewards for field, rewards in spec.rlhf.rewards_by_field.items()}
 
 
 def _named_tasks(spec: RLTrainingRunSpec) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ratchet_api.resolved import ResolvedRun
-from ratchet_api.rlhf import RewardModelStage
+from ratchet_api.reward_model import RewardModelStage
 from ratchet_api.stage import RewardModelConfig, Stage
 from ratchet_api.training_run import RLTrainingRunSpec
 from ratchet_operator.plan.runs.pipeline.kind import Deciding, Digests, StageKind, Told, wire_without

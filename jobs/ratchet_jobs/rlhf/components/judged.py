@@ -1,0 +1,22 @@
+"""Component `rewardModel`: what the reward-model stage's model says of an answer, 0 to 1, and of its qualities."""
+
+from __future__ import annotations
+
+from ratchet_api.rlhf import AnswerReward
+from ratchet_jobs.rlhf.said import Component, Sources
+from ratchet_jobs.runtime.errors import BadConfigError
+
+
+def make(wanted: AnswerReward, sources: Sources) -> Component:
+    """The component.
+
+    Raises:
+        BadConfigError: there is no reward model.
+    """
+    model = sources.model
+    if model is None:
+        raise BadConfigError(
+            f"stages.rlhf.rewards: type {wanted.type} needs a reward model; set stages.rewardModel, or "
+            "name one that an earlier run made by the reward's model"
+        )
+    return lambda said: model.parts_of_episodes(said.episodes).double().cpu()

@@ -32,10 +32,10 @@ def test_an_unknown_tier_is_refused_with_the_list() -> None:
 def test_junit_errors_count_as_failures(tmp_path: Path) -> None:
     report = tmp_path / "r.xml"
     report.write_text(
-        "<testsuites><testsuite><testcase/><testcase/><testcase><failure/></testcase>"
-        "<testcase><error/></testcase><testcase><skipped/></testcase></testsuite></testsuites>"
+        '<testsuites><testsuite><testcase classname="m" name="a"/><testcase/><testcase><failure/></testcase>'
+        '<testcase classname="m" name="b"><error/></testcase><testcase><skipped/></testcase></testsuite></testsuites>'
     )
-    assert suite.read_junit(report) == (2, 2, 1)
+    assert suite.read_junit(report) == (["m::a", "::"], ["::", "m::b"], 1)
 
 
 def test_a_tier_without_a_test_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +43,65 @@ def test_a_tier_without_a_test_fails(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(suite, "ROOT", tmp_path)
     result = suite.run_tier("empty", tmp_path)
     assert (result.passed, result.failed) == (0, 1)
+
+
+def _tier(root: Path, body: str) -> None:
+    folder = root / "tests" / "some"
+    folder.mkdir(parents=True)
+    (folder / "test_some.py").write_text(body)
+
+
+def test_what_failed_beside_others_and_passes_alone_is_no_failure_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    marker = tmp_path / "second"
+    _tier(
+        tmp_path,
+        f"""
+from pathlib import Path
+
+def test_race():
+    marker = Path({str(marker)!r})
+    if not marker.exists():
+        marker.touch()
+        raise AssertionError
+
+def test_broken():
+    raise AssertionError
+
+def test_right():
+    pass
+""",
+    )
+    first = suite.run_tier("some", tmp_path)
+    assert (first.passed, first.failed) == (1, 2)
+    after = suite.try_again([suite.Result("mypy", 1.0, failed=1), first], tmp_path)
+    assert [(each.name, each.passed, each.failed) for each in after] == [
+        ("mypy", 0, 1),
+        ("tests/some", 2, 1),
+        ("tests/some, what failed again", 0, 0),
+    ]
+    suite.print_summary(after, seconds=2.0)
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2:] == [
+        "failed beside the other lane and passed alone: tests.some.test_some::test_race",
+        "2 passed, 2 failed, 0 skipped",
+    ]
+
+
+def test_where_many_fail_nothing_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "run_tier", lambda *_args, **_options: pytest.fail("it was tried again"))
+    many = suite.Result("tests/unit", 1.0, passed=9, failed=suite.FEW + 1)
+    assert suite.try_again([many], tmp_path) == [many]
+
+
+def test_a_crash_is_no_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    _tier(tmp_path, "import os\n\ndef test_crash():\n    os._exit(3)\n")
+    first = suite.run_tier("some", tmp_path)
+    assert (first.passed, first.failed) == (0, 1)
+    assert [each.failed for each in suite.try_again([first], tmp_path)] == [1, 0]
 
 
 def test_a_check_that_fails_counts_as_one_failure() -> None:

@@ -110,7 +110,7 @@ def read_junit(report: Path) -> tuple[list[str], list[str], int]:
 
 
 def run_tier(tier: str, scratch: Path, *, behind: bool = False, again: bool = False) -> Result:
-    """Run pytest on one tier, or `again` on its failed tests. A crash, or a tier without a test, is one more failure."""
+    """Run pytest on one tier, or `again` on what failed of it. A crash, or a tier without a test, is a failure, too."""
     title = f"tests/{tier}{', what failed again' if again else ''}"
     report = scratch / f"{tier}{'-again' if again else ''}.xml"
     start = time.monotonic()

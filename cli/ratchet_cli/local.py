@@ -1,7 +1,8 @@
 """Backend for the state directory of this machine: reads its files, changes them itself or through a running command.
 
 Decides how a change reaches a directory that is in use: it is put into its inbox, which `ratchet run` and `ratchet up`
-read twice a second; otherwise it is made at once, followed by the passes that it asks for. Used by the local verbs.
+read twice a second; otherwise it is made at once, followed by the passes that it asks for. Either way it is made when
+the call returns, so whoever goes on finds it. Used by the local verbs.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from ratchet_cli.embedded import local_settings
 from ratchet_cli.errors import CliError, NotFound
 from ratchet_cli.home import Home
 from ratchet_operator.cluster.disk import read_objects
-from ratchet_operator.cluster.local import HomeBusy, LocalCluster, is_owned, refuse_change
+from ratchet_operator.cluster.local import HomeBusy, LocalCluster, is_owned, owner_of, refuse_change
 from ratchet_operator.cluster.protocol import Denied
 from ratchet_operator.wakes import Key
 
 _FOLLOW_SECONDS = 0.3
+_TAKEN_SECONDS = 30.0
+"""How long the command that works here may take to look into its inbox."""
+_LOOK_SECONDS = 0.02
 
 
 class LocalBackend:
@@ -63,13 +67,14 @@ class LocalBackend:
         """Hand the object to the command that works here; without one, nobody would run it.
 
         Raises:
-            CliError: nobody works here, or the run has started with another spec.
+            CliError: nobody works here, the run has started with another spec, or the change was not taken on.
         """
         name = body["metadata"]["name"]
+        alone = CliError(
+            f"{kind.kind} {name!r}: nobody works in {self.where}; start `ratchet up` first, or use `ratchet run -f`"
+        )
         if not is_owned(self._home.path):
-            raise CliError(
-                f"{kind.kind} {name!r}: nobody works in {self.where}; start `ratchet up` first, or use `ratchet run -f`"
-            )
+            raise alone
         manifest = {**body, "metadata": {**body["metadata"], "namespace": self.namespace}}
         manifest.pop("status", None)
         old = self.get(kind, name)
@@ -78,9 +83,10 @@ class LocalBackend:
                 refuse_change(old, manifest)
             except Denied as error:
                 raise CliError(str(error)) from error
-        self._hand_over(
+        if not self._hand_over(
             {"op": "apply", "resource": kind.plural, "namespace": self.namespace, "name": name, "body": manifest}
-        )
+        ):
+            raise alone
         if old is None:
             return "created"
         told = (manifest["metadata"].get(part, {}).items() for part in ("labels", "annotations"))
@@ -138,16 +144,41 @@ class LocalBackend:
         return any(p.get("status", {}).get("phase") in ("Pending", "Running") for p in found)
 
     def _edit(self, edit: dict[str, Any]) -> None:
-        try:
-            with LocalCluster(self._home.path) as cluster:
-                asyncio.run(_edit_and_settle(cluster, edit, self._home))
-        except HomeBusy:
-            self._hand_over(edit)
+        while True:
+            try:
+                with LocalCluster(self._home.path) as cluster:
+                    asyncio.run(_edit_and_settle(cluster, edit, self._home))
+                return
+            except HomeBusy:
+                if self._hand_over(edit):
+                    return
 
-    def _hand_over(self, edit: dict[str, Any]) -> None:
+    def _hand_over(self, edit: dict[str, Any]) -> bool:
+        """Have the command that works here make a change, and return when it did.
+
+        What a person says after `ratchet submit` is about an object that is there, and a second change starts from the
+        first. Returns False when that command ended, or was a short verb that reads no inbox; then nothing is left.
+        """
         inbox = self._home.path / "inbox"
         inbox.mkdir(exist_ok=True)
-        _put(inbox / f"{time.time_ns()}-{secrets.token_hex(2)}.json", edit)
+        path = inbox / f"{time.time_ns()}-{secrets.token_hex(2)}.json"
+        _put(path, edit)
+        end = time.monotonic() + _TAKEN_SECONDS
+        while path.exists():
+            if not is_owned(self._home.path):
+                try:
+                    path.unlink()
+                except FileNotFoundError:  # it was taken on just before
+                    return True
+                return False
+            if time.monotonic() > end:
+                raise CliError(
+                    f"{edit['resource']} {edit['name']!r}: process {owner_of(self._home.path)}, which works in "
+                    f"{self.where}, did not take the change on within {_TAKEN_SECONDS:g} s; it does so later, or the "
+                    "next `ratchet up` does"
+                )
+            time.sleep(_LOOK_SECONDS)
+        return True
 
 
 async def _edit_and_settle(cluster: LocalCluster, edit: dict[str, Any], home: Home) -> None:

@@ -14,20 +14,20 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 
+from ratchet_api.kinds import Kind
 from ratchet_api.signing import BadKey, KeyRing
 from ratchet_api.stage import StoreConfig
 from ratchet_cli.erasing import finish_pending
 from ratchet_cli.errors import CliError, UsageProblem
 from ratchet_cli.home import Home
-from ratchet_cli.local import LocalBackend
 from ratchet_gateway.app import Parts, create_app
 from ratchet_gateway.auth import Anyone, ApiKeys, Authenticator, BadKeyFile
 from ratchet_gateway.datasets import LocalDatasets
@@ -38,13 +38,15 @@ from ratchet_jobs.feedback_log.newer import NewerEvents
 from ratchet_jobs.runtime.errors import BadConfigError, StageError, StoreError
 from ratchet_jobs.runtime.store import Store, open_store
 from ratchet_operator.cluster.local import CountFeedback, LocalCluster
-from ratchet_operator.cluster.protocol import Denied
+from ratchet_operator.cluster.protocol import Denied, Resource
 from ratchet_operator.wakes import OUR_RESOURCES
 
 DRAIN_SECONDS = 10.0
 """How long the end waits for a store that does not confirm; what was acknowledged is stored already."""
 ERASE_SECONDS = 2.0
 """How often it is looked whether somebody is to be erased: one small listing."""
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +140,7 @@ class LocalGateway:
         except (BadConfigError, BadKey) as error:
             raise CliError(str(error)) from error
         cluster.count_feedback = counts_of(parts.store, namespace)
-        self._store, self._namespace, self._place = parts.store, namespace, place
+        self._store, self._namespace, self._cluster = parts.store, namespace, cluster
         self._server = _Server(
             uvicorn.Config(
                 create_app(settings, parts),
@@ -166,19 +168,45 @@ class LocalGateway:
 
     async def _erase(self) -> None:
         """Carry out what was asked of the gateway; in a cluster a program of its own does."""
+        objects = _Hosted(self._cluster, self._namespace, asyncio.get_running_loop())
         while True:
             await asyncio.sleep(ERASE_SECONDS)
             try:
-                # before anything was submitted here, nothing can have learned from anybody
-                backend = LocalBackend(self._place, self._namespace) if self._place.exists else None
                 done = await asyncio.to_thread(
-                    finish_pending, self._store, self._namespace, backend, now=lambda: datetime.now(UTC)
+                    finish_pending, self._store, self._namespace, objects, now=lambda: datetime.now(UTC)
                 )
             except (StageError, CliError, OSError) as error:  # whatever was cut short is done again
                 log.warning("erasing failed", extra={"error": str(error)})
                 continue
             for report in done:
                 log.info("erased", extra={"id": report.id, "events": report.events, "segments": report.segments})
+
+
+class _Hosted:
+    """The objects of this process, for the eraser's thread: a change is made when the call returns.
+
+    By the inbox it would be made up to half a second later, and what two erasures mark on one policy would come to the
+    marks of the second: it starts from those that it reads.
+    """
+
+    def __init__(self, cluster: LocalCluster, namespace: str, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the loop on which the operator works; objects change on no other thread."""
+        self._cluster, self._namespace, self._loop = cluster, namespace, loop
+
+    def list(self, kind: Kind[Any, Any]) -> Sequence[dict[str, Any]]:
+        """Return all objects of the kind."""
+        found = self._there(self._cluster.objects.find_all, _resource(kind.plural))
+        return [each for each in found if each["metadata"]["namespace"] == self._namespace]
+
+    def patch(self, kind: Kind[Any, Any], name: str, patch: Mapping[str, Any]) -> None:
+        """Merge a patch into the object."""
+        self._there(self._cluster.objects.patch, _resource(kind.plural), self._namespace, name, patch)
+
+    def _there(self, call: Callable[..., Result], *arguments: Any) -> Result:
+        async def run() -> Result:
+            return call(*arguments)
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
 
 
 class _Server(uvicorn.Server):
@@ -228,10 +256,13 @@ def _training(cluster: LocalCluster, namespace: str) -> LocalTraining:
         return cluster.submit({**body, "metadata": {**body["metadata"], "namespace": namespace}})
 
     def find(plural: str, name: str) -> Mapping[str, Any] | None:
-        resource = next(each for each in OUR_RESOURCES if each == plural)
-        return cluster.objects.find(resource, namespace, name)
+        return cluster.objects.find(_resource(plural), namespace, name)
 
     return LocalTraining(submit, find, (Denied,))
+
+
+def _resource(plural: str) -> Resource:
+    return next(each for each in OUR_RESOURCES if each == plural)
 
 
 def _store(place: Home) -> StoreConfig:

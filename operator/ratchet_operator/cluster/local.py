@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import json
 import os
+import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -35,6 +36,10 @@ _PLURALS = {kind.kind: kind.plural for kind in KINDS.values()} | {
     "Service": "services",
     "HTTPRoute": "httproutes",
 }
+
+
+_LOCK_TRIES, _LOCK_PAUSE_SECONDS = 6, 0.02
+"""Who only asks whether somebody works here (`is_owned`) has the lock for that moment, and is no owner."""
 
 
 class HomeBusy(Exception):
@@ -99,11 +104,15 @@ class LocalCluster:
 
     def _acquire(self) -> None:
         lock = (self.home / "lock").open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            raise HomeBusy(f"{self.home} is in use by process {owner_of(self.home)}") from None
+        for tries_left in reversed(range(_LOCK_TRIES)):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if tries_left == 0:
+                    lock.close()
+                    raise HomeBusy(f"{self.home} is in use by process {owner_of(self.home)}") from None
+                time.sleep(_LOCK_PAUSE_SECONDS)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -20,6 +20,7 @@ from ratchet_jobs.runtime.errors import (
     StoreUnavailable,
 )
 from ratchet_jobs.runtime.store import Store, download_verified, open_store, resolve_uri, sha256_file
+from ratchet_jobs.runtime.store_directory import DirectoryStore
 from tests.contract.s3proxy import DroppingProxy
 
 BUCKET = "ratchet-tests"
@@ -167,6 +168,24 @@ def test_32_writers_at_one_barrier_make_exactly_one_record(open_at: OpenStore) -
     for thread in threads:
         thread.join()
     assert sorted(answers) == [False] * 31 + [True]
+
+
+# --- a directory alone --------------------------------------------------------------------------------------------
+
+
+def test_what_was_created_and_deleted_at_once_was_ours_and_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P30: an erasure may replace a segment while the gateway's disk still flushes it; written again, it were back."""
+    store, fsync = DirectoryStore(tmp_path), os.fsync
+
+    def slow(handle: int) -> None:
+        fsync(handle)
+        store.delete(["ns/log/segment"])
+
+    monkeypatch.setattr("ratchet_jobs.runtime.store_directory.os.fsync", slow)
+    assert store.create("ns/log/segment", b"bytes") is True
+    assert store.list("ns") == []
 
 
 # --- S3 alone -----------------------------------------------------------------------------------------------------

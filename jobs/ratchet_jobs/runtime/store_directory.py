@@ -52,10 +52,11 @@ class DirectoryStore:
         with self._explained(key), self._partial(key) as partial:
             partial.write_bytes(data)
             self._settle(partial)
+            ours = True
             try:
                 os.link(partial, self._path(key))
             except FileExistsError:
-                pass
+                ours = False
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
@@ -64,7 +65,8 @@ class DirectoryStore:
                     "first; put the store on another one, such as ext4, xfs or NFS"
                 ) from error
             self._settle_name(key)
-            return self._path(key).read_bytes() == data
+            # what we have just made is not read again: whoever erases may have replaced it by now
+            return ours or self._path(key).read_bytes() == data
 
     def download(self, key: str, path: Path) -> None:
         """Copy the object into a file."""

@@ -6,23 +6,40 @@ Decides nothing about load or targets. Used by the benches that measure servers.
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 END_SECONDS = 60.0
+_PORTS = range(11_000, 20_000)
 
 
 def free_port() -> int:
     """Return a loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return different loopback ports that nobody listens on now.
+
+    They are none that the kernel gives to whoever asks for any port: it may take a server a minute until it listens.
+    """
+    found: list[int] = []
+    for port in random.sample(_PORTS, len(_PORTS)):  # two that start at the same moment must not find the same ones
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError("no free ports on loopback")
 
 
 def cpu_seconds(pid: int) -> float:

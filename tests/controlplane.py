@@ -11,7 +11,6 @@ import ctypes
 import json
 import secrets
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -26,17 +25,11 @@ import kopf
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from bench.contenders import free_ports
 from ratchet_operator.cluster.connect import Connection
 from tests.lab import binaries
 
 ADMIN = "admin"
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _end_with_parent() -> None:
@@ -56,7 +49,7 @@ class ControlPlane:
     def __init__(self, directory: Path, *, users: Sequence[str] = (), apiserver_flags: Sequence[str] = ()) -> None:
         self.directory = directory
         self._flags = tuple(apiserver_flags)
-        self._etcd_port, self._port = free_port(), free_port()
+        self._etcd_port, self._peer_port, self._port = free_ports(3)
         self.url = f"https://127.0.0.1:{self._port}"
         self.tokens = {name: secrets.token_hex(16) for name in (ADMIN, *users)}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -77,7 +70,7 @@ class ControlPlane:
 
     def start_etcd(self) -> None:
         """Start etcd and wait until it is healthy."""
-        client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{free_port()}"
+        client, peer = (f"http://127.0.0.1:{port}" for port in (self._etcd_port, self._peer_port))
         self._start(
             "etcd",
             binaries.ensure(binaries.ETCD) / "etcd",

@@ -161,7 +161,7 @@ def make_app(
         signing_keys=folder,
         keys_file=keys,
         follow_seconds=0,
-        log=LogSettings(window_seconds=0.002, pause_seconds=0.001, max_pause_seconds=0.01, patience_seconds=5),
+        log=LogSettings(window_seconds=0.002, pause_seconds=0.001, max_pause_seconds=0.01, patience_seconds=60),
     )
     parts = Parts(
         store=store or DirectoryStore(folder / "store"),

@@ -93,7 +93,7 @@ class Counting:
     def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> Tensor:
         self.entered.release()
         if self.held:
-            assert self.turns.acquire(timeout=20)
+            assert self.turns.acquire(timeout=60)
         self.steps.append(len(tokens))
         for row, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
             self.rows[row] = [*self.rows[row][:length], token]
@@ -146,14 +146,14 @@ def events(text: str) -> list[Any]:
 
 
 async def until(client: httpx2.AsyncClient, line: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while line not in (await client.get("/metrics")).text:
             await asyncio.sleep(0.001)
 
 
 async def step_until(client: httpx2.AsyncClient, model: Counting, line: str) -> None:
     """Let the held model go on step by step until the metrics say that."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while line not in (await client.get("/metrics")).text:
             model.turns.release()
             await asyncio.sleep(0.001)

@@ -27,13 +27,13 @@ from pathlib import Path
 
 import uvloop
 
-from bench.contenders import cpu_seconds
+from bench.contenders import cpu_seconds, free_ports
 from bench.ending import end_as_by_ctrl_c
 from bench.router import plain
 from bench.router.load import Measured, closed_loop
 from ratchet_api.assign import canary_split, salt_of
 from ratchet_operator.desired.router_table import SUBJECT_HEADER, Backend, RouterTable
-from tests.contract.envoys import Router, free_ports, wait_for
+from tests.contract.envoys import Router, wait_for
 
 ROUTER_CPU, OTHER_CPU = 0, 1
 CONNECTIONS = 64

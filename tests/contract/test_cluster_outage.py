@@ -241,6 +241,7 @@ async def test_an_operator_that_starts_before_the_api_server_waits_for_it(
     async with FaultProxy(control_plane.url, control_plane.connection().tls) as proxy:
         proxy.add(Fault(match=any_request, reset=True))
         waiting = Operator(control_plane, proxy, namespace, time_scale)
+        await waiting.until(lambda: waiting.service.server.port > 0, seconds=20)
         await asyncio.sleep(20 * time_scale)
         assert await waiting.probe("/healthz") == 200
         assert await waiting.probe("/readyz") == 503

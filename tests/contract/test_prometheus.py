@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from bench.contenders import free_port
 from ratchet_operator.cluster.prometheus import PrometheusAccess
-from tests.controlplane import free_port
 from tests.lab import binaries
 
 
@@ -134,9 +134,8 @@ class listening:
     async def __aenter__(self) -> str:
         self._runner = web.AppRunner(self._app, shutdown_timeout=0)
         await self._runner.setup()
-        port = free_port()
-        await web.TCPSite(self._runner, "127.0.0.1", port).start()
-        return f"http://127.0.0.1:{port}"
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()

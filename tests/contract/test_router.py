@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bench.contenders import free_port
 from ratchet_api.assign import Pair, Slot, Split, canary_split, fixed_split, salt_of
 from ratchet_operator.desired.router_table import (
     ARM_HEADER,
@@ -29,7 +30,7 @@ from ratchet_operator.desired.router_table import (
     router_files,
     table_version,
 )
-from tests.contract.envoys import COOKIE, Answer, EchoServer, Router, free_ports, mount, wait_for
+from tests.contract.envoys import COOKIE, Answer, EchoServer, Router, mount, wait_for
 
 SALT = salt_of("uid-1", "1-v1-v2")
 TESTER = "x-test-version"
@@ -231,7 +232,7 @@ def test_both_servers_are_told_the_same_of_a_request_that_is_asked_twice_and_not
 
 
 def test_a_router_says_which_versions_it_reaches(router: Router, servers: tuple[EchoServer, EchoServer]) -> None:
-    [port] = free_ports(1)
+    port = free_port()
     here = (*(server.backend for server in servers), Backend(3, "127.0.0.1", port))
     router.give(RouterTable("support", 1, here))
     assert [router.ask(f"{READY_PATH}{version}").status for version in (1, 2, 3, 4)] == [200, 200, 503, 404]

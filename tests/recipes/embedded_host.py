@@ -18,7 +18,7 @@ from ratchet_operator.cluster.local import LocalCluster
 from ratchet_operator.wakes import Key
 
 FAKE_STAGE = (sys.executable, str(Path(__file__).parent / "fake_stage.py"))
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 
 
 def manifests(name: str = "run", **spec: Any) -> list[dict[str, Any]]:

@@ -2,12 +2,13 @@
 
 FAKE_STAGE names a JSON file {stage: [act, …]}; each start of a stage takes its next act, the last one repeats.
 Acts: commit, preempted, wait (until SIGTERM, then 75), ignore (SIGTERM is ignored), until (FAKE_STAGE + ".release"
-exists, then commit), or a number (exit with it).
-Each start is noted in FAKE_STAGE + ".starts", so that a test can count them.
+exists, then commit), a number (exit with it), or `after wait NUMBER` (exit with it once another start waits).
+Each start is noted in FAKE_STAGE + ".starts", so that a test can count them; nodes of one stage start at once.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -33,16 +34,28 @@ def note_waiting(plan_file: Path) -> None:
         file.write(f"{os.getpid()}\n")
 
 
+def note_start(plan_file: Path, stage: str) -> int:
+    """Note a start; returns how many of the stage were before it."""
+    with Path(f"{plan_file}.starts").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        earlier = file.read().split().count(stage)
+        file.write(f"{stage}\n")
+    return earlier
+
+
+def wait_for_file(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.05)
+
+
 def main() -> int:
     stage_input = json.loads(Path(os.environ["RATCHET_STAGE_FILE"]).read_text())
     stage = stage_input["config"]["stage"]
     plan_file = Path(os.environ["FAKE_STAGE"])
-    starts = Path(f"{plan_file}.starts")
-    earlier = starts.read_text().split() if starts.exists() else []
-    with starts.open("a") as file:
-        file.write(f"{stage}\n")
+    earlier = note_start(plan_file, stage)
     acts = json.loads(plan_file.read_text()).get(stage, ["commit"])
-    act = acts[min(earlier.count(stage), len(acts) - 1)]
+    act = acts[min(earlier, len(acts) - 1)]
     sys.stderr.write(f"{stage}: {act}\n")
     asked = threading.Event()
     if act in ("wait", "ignore"):
@@ -52,9 +65,11 @@ def main() -> int:
         act = "preempted"
     if act == "until":
         note_waiting(plan_file)
-        while not Path(f"{plan_file}.release").exists():
-            time.sleep(0.05)
+        wait_for_file(Path(f"{plan_file}.release"))
         act = "commit"
+    if act.startswith("after wait "):
+        wait_for_file(Path(f"{plan_file}.waiting"))
+        act = act.removeprefix("after wait ")
     says: dict[str, Any] = {"contract": "ratchet.dev/stage-v1"}
     if act == "commit":
         says |= {

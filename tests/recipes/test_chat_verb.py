@@ -159,7 +159,7 @@ def url(made: tuple[TrainedHome, Path, Path]) -> Iterator[str]:
         end = time.monotonic() + 250
         while process.poll() is None and time.monotonic() < end:
             try:
-                urllib.request.urlopen(f"{address}/readyz", timeout=10).close()
+                urllib.request.urlopen(f"{address}/readyz", timeout=60).close()
                 break
             except OSError:
                 time.sleep(0.05)
@@ -247,7 +247,7 @@ def test_a_server_that_breaks_off_is_told(path: str, says: str, ratchet: Command
         serving = threading.Thread(target=door.handle_request)
         serving.start()
         code, printed = ratchet("chat", "helper", "-p", "hi", "--url", f"http://127.0.0.1:{door.server_port}/{path}")
-        serving.join(20)
+        serving.join(60)
     assert (code, says in printed) == (1, True), printed
 
 

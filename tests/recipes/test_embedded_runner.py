@@ -198,7 +198,7 @@ async def test_the_nodes_of_a_stage_are_processes_of_one_job_and_a_lost_one_is_r
 
 async def test_a_node_that_fails_ends_the_other_and_the_run(host: Host) -> None:
     """P13: the reason is that of the node that failed, not of the one that was asked to leave."""
-    host.plan(supervised=["wait", "12"])
+    host.plan(supervised=["wait", "after wait 12"])
     _, objects = await host.run(manifests(**TEAM))
     assert state(objects) == "Failed"
     assert start_ticks(host.waiting_pids()[0]) is None

@@ -311,7 +311,7 @@ def test_every_number_of_the_history_is_on_the_pods_metrics_page_while_it_trains
             board = shared.boards[-1]
             server = ProgressServer(board, board._metrics, host="127.0.0.1", port=0)
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(f"http://127.0.0.1:{server.port}/metrics", timeout=5) as reply:
+            with opener.open(f"http://127.0.0.1:{server.port}/metrics", timeout=60) as reply:
                 families = list(text_string_to_metric_families(reply.read().decode()))
             server.close()
             for sample in (sample for family in families for sample in family.samples):

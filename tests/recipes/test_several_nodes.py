@@ -30,7 +30,7 @@ from tests.tiny_bert import THEMES, log_of, reviews
 from tests.tiny_llama import dialogues
 from tests.workbench import NAMESPACE, Workbench
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 200
 NUMBERS = itertools.count(1)
 """Of the pods."""
 Config = SupervisedConfig | RlConfig

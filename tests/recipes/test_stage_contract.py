@@ -284,7 +284,7 @@ def test_sigterm_sets_the_wish_to_stop_and_the_recipe_leaves_with_75(process: St
 
     def loops(ctx: StageContext) -> StageResult:
         signal.raise_signal(signal.SIGTERM)
-        assert ctx.stop.wait(5)
+        assert ctx.stop.wait(60)
         ctx.checkpoints.save(7, lambda folder: (folder / "state.json").write_text("{}"))
         raise ctx.preempted(7)
 
@@ -358,9 +358,9 @@ def test_progress_is_served_as_json_and_as_metrics() -> None:
         for step in range(5):
             board.report(step, 10, loss=2.0, examples=16)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{server.port}/progress", timeout=5) as reply:
+        with opener.open(f"http://127.0.0.1:{server.port}/progress", timeout=60) as reply:
             progress = json.load(reply)
-        with opener.open(f"http://127.0.0.1:{server.port}/metrics", timeout=5) as reply:
+        with opener.open(f"http://127.0.0.1:{server.port}/metrics", timeout=60) as reply:
             text = reply.read().decode()
     finally:
         server.close()
@@ -381,11 +381,11 @@ def test_a_client_that_says_nothing_keeps_no_other_waiting_and_no_stage_from_end
     server = ProgressServer(ProgressBoard("supervised", metrics), metrics, host="127.0.0.1", port=0)
     with socket.create_connection(("127.0.0.1", server.port)):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{server.port}/progress", timeout=5) as reply:
+        with opener.open(f"http://127.0.0.1:{server.port}/progress", timeout=60) as reply:
             assert json.load(reply)["stage"] == "supervised"
         ending = threading.Thread(target=server.close, daemon=True)
         ending.start()
-        ending.join(5)
+        ending.join(60)
         assert not ending.is_alive()
 
 

@@ -45,7 +45,7 @@ def serving(made: Analyst) -> Iterator[TestClient]:
 def until(done: Any) -> Any:
     """Ask until the answer is not empty."""
     pause = threading.Event()
-    for _ in range(3000):
+    for _ in range(6000):
         if answer := done():
             return answer
         pause.wait(0.01)
@@ -180,14 +180,14 @@ def test_the_process_reads_answers_and_ends(tmp_path: Path) -> None:
     def ready() -> bool:
         assert process.poll() is None
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
 
     try:
         until(ready)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{URL}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{URL}", timeout=60) as answer:
             assert json.load(answer)["policy"] == "router"
     finally:
         process.send_signal(signal.SIGTERM)

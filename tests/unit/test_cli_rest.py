@@ -36,8 +36,8 @@ spec:
 
 @pytest.fixture(autouse=True)
 def not_for_ever() -> Iterator[None]:
-    """Presses Ctrl-C after half a minute: a command that hangs ends with 130."""
-    timer = threading.Timer(30, os.kill, (os.getpid(), signal.SIGINT))
+    """Presses Ctrl-C after four minutes: a command that hangs ends with 130."""
+    timer = threading.Timer(240, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     yield
     timer.cancel()

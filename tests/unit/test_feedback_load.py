@@ -41,7 +41,7 @@ def _asked_twice(answers_per_connection: int, *, closes_at_once: bool) -> tuple[
             connection.close()
         return answers
 
-    return asyncio.run(asyncio.wait_for(ask(), 20)), opened
+    return asyncio.run(asyncio.wait_for(ask(), 60)), opened
 
 
 @pytest.mark.parametrize("closes_at_once", [True, False], ids=["while idle", "when the next request comes"])
@@ -74,11 +74,10 @@ def test_an_answer_that_comes_in_pieces_is_one_answer_and_its_time_counts_from_w
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             return await by_the_clock(url, rate=200, seconds=0.1)
 
-    measured = run(asyncio.wait_for(measure(), 20))
+    measured = run(asyncio.wait_for(measure(), 60))
     assert (measured.events, measured.refused, len(measured.latencies), len(measured.lags)) == (20, 0, 20, 20)
-    early = 0.002  # uvloop's timers go by whole milliseconds and may be that early
-    assert min(measured.lags) > -early
-    assert measured.seconds >= 0.095 - early, "the last is due 95 ms after the first, however quick the answers are"
+    assert min(measured.lags) >= 0
+    assert measured.seconds >= 0.095, "the last is due 95 ms after the first, however quick the answers are"
 
 
 def test_a_server_that_answers_nothing_at_all_ends_the_measurement() -> None:

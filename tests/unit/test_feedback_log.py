@@ -22,7 +22,7 @@ from ratchet_jobs.runtime.errors import StoreCorrupt, StoreUnavailable
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 
 NOW = datetime(2026, 11, 21, 12, 30, tzinfo=UTC)
-FAST = LogSettings(window_seconds=0.01, pause_seconds=0.001, max_pause_seconds=0.01, patience_seconds=5)
+FAST = LogSettings(window_seconds=0.01, pause_seconds=0.001, max_pause_seconds=0.01, patience_seconds=60)
 
 
 def line(name: str, **more: object) -> bytes:
@@ -131,7 +131,7 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back_and_keeps_what_it_t
 
     class Slow(DirectoryStore):
         def create(self, key: str, data: bytes) -> bool:
-            gate.wait(10)
+            gate.wait(60)
             return super().create(key, data)
 
     store = Slow(tmp_path)
@@ -156,7 +156,7 @@ async def test_who_waited_too_long_is_told_so_and_its_event_is_withdrawn_if_it_s
 
     class Slow(DirectoryStore):
         def create(self, key: str, data: bytes) -> bool:
-            gate.wait(10)
+            gate.wait(60)
             return super().create(key, data)
 
     store = Slow(tmp_path)
@@ -200,7 +200,7 @@ async def test_a_clean_end_writes_what_is_waiting_and_takes_nothing_more(tmp_pat
     writer.start()
     waiting = [asyncio.create_task(writer.append([line(f"e{n}")])) for n in range(5)]
     await asyncio.sleep(0)
-    await writer.close(drain_seconds=5)
+    await writer.close(drain_seconds=60)
     await asyncio.gather(*waiting)
     assert len(ids(store)) == 5
     with pytest.raises(NotAccepted, match="shutting down"):

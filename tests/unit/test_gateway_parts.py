@@ -114,7 +114,7 @@ async def write(store: DirectoryStore, lines: Iterable[bytes], clock: Clock) -> 
     writer = LogWriter(store, namespace="ns", now=clock.now)
     writer.start()
     await writer.append(list(lines))
-    await writer.close(drain_seconds=5)
+    await writer.close(drain_seconds=60)
     return writer.epoch
 
 

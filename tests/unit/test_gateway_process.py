@@ -42,22 +42,30 @@ def test_a_clean_end_answers_what_it_took_and_stores_it(tmp_path: Path) -> None:
 
     async def send_and_end() -> list[int]:
         connections = [Connection(gateway.url) for _ in range(40)]
-        answers = [asyncio.create_task(each.ask(next(source))) for each in connections]
-        while _queued(await asyncio.to_thread(_metrics, gateway.url)) < 40 * 100:
-            await asyncio.sleep(0.01)
-        os.kill(gateway.pid, signal.SIGTERM)
-        codes = await asyncio.gather(*answers)
+        codes: list[int] = []
+        while True:
+            answers = [asyncio.create_task(each.ask(next(source))) for each in connections]
+            while not (all_wait := _queued(await asyncio.to_thread(_metrics, gateway.url)) >= 40 * 100):
+                if any(each.done() for each in answers):
+                    break
+                await asyncio.sleep(0.01)
+            if all_wait:
+                os.kill(gateway.pid, signal.SIGTERM)
+            codes += await asyncio.gather(*answers)
+            if all_wait:  # else this machine was too slow to bring 40 within the second: once more
+                break
         for each in connections:
             each.close()
         return codes
 
-    assert asyncio.run(send_and_end()) == [200] * 40
+    codes = asyncio.run(send_and_end())
+    assert codes == [200] * len(codes)
     gateway.stop()
-    assert len(list(LogReader(DirectoryStore(tmp_path / "store"), NAMESPACE).events())) == 40
+    assert len(list(LogReader(DirectoryStore(tmp_path / "store"), NAMESPACE).events())) == len(codes)
 
 
 def _metrics(url: str) -> str:
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=60) as answer:
         return str(answer.read().decode())
 
 

@@ -388,7 +388,7 @@ class Threads:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.barrier = threading.Barrier(size, timeout=30)
+        self.barrier = threading.Barrier(size, timeout=60)
         self.given: dict[int, Tensor] = {}
 
     def member(self, rank: int) -> Member:

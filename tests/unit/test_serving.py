@@ -55,7 +55,7 @@ class Lengths:
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float64]:
         self.entered.release()
-        self.open.wait(10)
+        self.open.wait(60)
         self.batches.append(list(texts))
         if "nan" in texts:
             raise ValueError("no number")
@@ -166,7 +166,7 @@ async def test_kserves_protocol_is_told_what_classify_says() -> None:
         early = await client.get("/v1/models/router")
         assert (early.status_code, early.json()) == (503, {"name": "router", "ready": False})
         model.open.set()
-        await asyncio.wait_for(ready(client), 10)
+        await asyncio.wait_for(ready(client), 60)
         assert (await client.get("/v1/models")).json() == {"models": ["router"]}
         assert (await client.get("/v1/models/router")).json() == {"name": "router", "ready": True}
         plain = await client.post("/v1/classify", json={"texts": texts, "task": "mood", "probabilities": True})
@@ -265,7 +265,7 @@ async def test_a_server_is_ready_when_the_model_answered_and_not_before() -> Non
         early = await client.get("/readyz")
         assert (early.status_code, (await client.get("/healthz")).status_code) == (503, 200)
         model.open.set()
-        await asyncio.wait_for(ready(client), 10)
+        await asyncio.wait_for(ready(client), 60)
 
 
 async def test_what_was_accepted_is_answered_at_the_end_and_nothing_more_is_taken() -> None:
@@ -475,7 +475,7 @@ def test_records_tell_how_many_of_their_trial_were_lost_before() -> None:
         while value(metrics, "ratchet_serving_records_waiting"):
             pause.wait(0.001)
         recorder.put({"id": number, "experiment": experiment})
-    recorder.close(seconds=5)
+    recorder.close(seconds=60)
     assert [(record["id"], record.get("dropped")) for record in gateway.records] == [(0, None), (3, 2), (4, None)]
     assert len(gateway.records[1]["recorder"]) == 16
 
@@ -486,7 +486,7 @@ def test_records_that_do_not_fit_are_dropped_and_counted_and_never_waited_for() 
     for number in range(5):
         recorder.put({"id": number})
     recorder.start()
-    recorder.close(seconds=5)
+    recorder.close(seconds=60)
     assert [record["id"] for record in gateway.records] == [0, 1, 2]
     assert value(metrics, "ratchet_serving_records_total", outcome="dropped") == 2
     assert value(metrics, "ratchet_serving_records_total", outcome="stored") == 3
@@ -504,10 +504,10 @@ def test_records_stay_until_the_gateway_is_back_and_those_it_refuses_are_dropped
     recorder.put({"id": 1})
     recorder.start()
     for _ in range(3):
-        assert gateway.asked.acquire(timeout=10)
+        assert gateway.asked.acquire(timeout=60)
     recorder.put({"id": 2})
-    assert gateway.asked.acquire(timeout=10)
-    recorder.close(seconds=5)
+    assert gateway.asked.acquire(timeout=60)
+    recorder.close(seconds=60)
     assert [record["id"] for record in gateway.records] == [1]
     assert value(metrics, "ratchet_serving_records_total", outcome="dropped") == 1
 

@@ -319,7 +319,7 @@ class Reader:
 
     async def leave(self) -> None:
         self._leaves.set()
-        await asyncio.wait_for(self.task, 20)
+        await asyncio.wait_for(self.task, 60)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -372,7 +372,7 @@ async def test_a_connection_that_breaks_is_noticed_over_a_socket() -> None:
             model.turns.release(1)
             await until(client, 'generations_total{finish="cancelled"} 1.0')
         running.should_exit = True
-        await asyncio.wait_for(serving, 20)
+        await asyncio.wait_for(serving, 60)
 
 
 async def test_what_was_accepted_is_answered_at_the_end_and_nothing_more_is_taken() -> None:

@@ -36,7 +36,7 @@ async def served(peer: Peer, *, quiet: float = 30.0, **more: Any) -> AsyncIterat
 
 
 async def ready(client: httpx2.AsyncClient, status: int = 200, text: str = "") -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (seen := await client.get("/readyz")).status_code != status or text not in seen.text:
             await asyncio.sleep(0.001)
 
@@ -109,13 +109,13 @@ async def test_a_reader_who_leaves_and_a_stop_that_is_met_end_the_engines_work()
         met = await client.post(CHAT, json=said("w5", stop=["w5 w5"], max_tokens=60))
         assert met.json()["choices"][0]["finish_reason"] == "stop"
         reading = asyncio.create_task(client.post(CHAT, json=said("w6", max_tokens=60)))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(peer.asked) < 2:
                 await asyncio.sleep(0.001)
         reading.cancel()
         await until(client, 'generations_total{finish="cancelled"} 1.0')
         await until(client, "ratchet_serving_streams 0.0")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while peer.left < 2:
                 await asyncio.sleep(0.001)
 

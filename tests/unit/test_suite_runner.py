@@ -119,7 +119,7 @@ def test_the_closing_line_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_waits_runs_beside_what_computes(tmp_path: Path) -> None:
     waiting, computing = suite.lanes(("unit", "contract", "e2e"), tmp_path, checks=True)
     assert (len(waiting), len(computing)) == (3, len(suite.CHECKS) + 1), "set-up, contract and e2e; checks and unit"
-    together = threading.Barrier(2, timeout=30)
+    together = threading.Barrier(2, timeout=60)
 
     def meets(name: str) -> suite.Phase:
         return lambda: suite.Result(name, float(together.wait() >= 0))

@@ -36,7 +36,7 @@ class Pod(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.team = join(self.store, KEY, self.node, seconds=20, stop=self.asked, committed=self.look)
+            self.team = join(self.store, KEY, self.node, seconds=60, stop=self.asked, committed=self.look)
         except BaseException as error:
             self.error = error
 
@@ -45,7 +45,7 @@ class Pod(threading.Thread):
         return self.looks >= self.committed_at
 
     def ended(self) -> Pod:
-        self.join(30)
+        self.join(90)
         assert not self.is_alive()
         return self
 
@@ -75,13 +75,13 @@ def at_once(*calls: Callable[[], object]) -> list[object]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(90)
     return [found[place] for place in range(len(calls))]
 
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what other threads do."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)

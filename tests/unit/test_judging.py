@@ -25,7 +25,7 @@ KEY = "sk-very-secret"
 
 
 def settings(url: str = "http://judge/v1", **changes: Any) -> Judge:
-    given = {"endpoint": url, "model": "m", "prompt": PROMPT, "retries": 0, "timeoutSeconds": 5.0}
+    given = {"endpoint": url, "model": "m", "prompt": PROMPT, "retries": 0, "timeoutSeconds": 60.0}
     return Judge.model_validate(given | changes)
 
 
@@ -168,7 +168,7 @@ def test_a_refusal_of_the_settings_ends_the_stage_at_once_and_tells_nobody_the_k
         with pytest.raises(BadConfigError, match=rf"answered HTTP {status} for model 'm'; .*{says}") as caught:
             judge.worths(["p"] * 4, list("abcd"))
         assert server.asked[0].headers["Authorization"] == f"Bearer {KEY}"
-        assert len(server.asked) < 4, "the questions that were not begun are not asked"
+        assert len(server.asked) == 1, "the questions that were not begun are not asked"
     assert KEY not in f"{caught.value!r} {caught.value.__cause__!r} {logs}"
 
 

@@ -11,6 +11,7 @@ Never decides what a failed question is worth; whoever asks does. Used by reward
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -31,6 +32,10 @@ _AT_ONCE = 32
 
 Said = Mapping[str, float]
 log = structlog.get_logger(__name__)
+
+
+class _NotBegun(Exception):
+    """A question that is not asked any more."""
 
 
 class AskedJudge:
@@ -108,7 +113,8 @@ class AskedJudge:
     def _ask_some(self, missing: Mapping[str, Mapping[str, str]], known: dict[str, Said]) -> None:
         """Ask and keep; what was answered before a failure ended it is kept, too."""
         workers = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="judge")
-        futures = {workers.submit(self._one, words): key for key, words in missing.items()}
+        refused = threading.Event()
+        futures = {workers.submit(self._one, words, refused): key for key, words in missing.items()}
         try:
             for future in as_completed(futures):
                 if (said := self._counted(future)) is not None:
@@ -117,12 +123,23 @@ class AskedJudge:
             workers.shutdown(cancel_futures=True)
             self._cache.add([Entry(words, known[key]) for key, words in missing.items() if key in known])
 
-    def _one(self, words: Mapping[str, str]) -> Said:
-        return self._read(self._client.ask(filled(self._template, **words)))
+    def _one(self, words: Mapping[str, str], refused: threading.Event) -> Said:
+        """Ask, unless the settings were refused: what waits is cancelled only when the stage comes to it."""
+        if refused.is_set():
+            raise _NotBegun
+        try:
+            return self._read(self._client.ask(filled(self._template, **words)))
+        except Unanswered:
+            raise
+        except BaseException:
+            refused.set()
+            raise
 
     def _counted(self, future: Future[Said]) -> Said | None:
         try:
             return future.result()
+        except _NotBegun:  # whoever was refused comes, too, and ends it
+            return None
         except Unanswered as error:
             self.failures[str(error)] += 1
             self._away += error.away

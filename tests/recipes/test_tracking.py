@@ -84,14 +84,19 @@ def test_a_stage_that_failed_is_failed_in_mlflow_too(tmp_path: Path, monkeypatch
     assert client.search_runs([experiment.experiment_id])[0].info.status == "FAILED"
 
 
-def test_wandb_offline_writes_files_that_it_can_send_later(tmp_path: Path) -> None:
+def test_wandb_offline_writes_files_that_it_can_send_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ratchet_jobs.runtime.tracking.wandb._PATIENCE_SECONDS", 120.0)  # with a process of its own
     assert run_with(tmp_path, {"wandb": {"project": "routers", "mode": "offline"}}) == []
-    (written,) = tmp_path.glob("wandb/wandb/offline-run-*/run-*.wandb")
+
+    def written() -> bytes:
+        return b"".join(each.read_bytes() for each in tmp_path.glob("wandb/wandb/offline-run-*/run-*.wandb"))
+
     words = (b"reward/accuracy", b"hyper.learningRate", b"team/router/rl/1", b"routers")
     deadline = time.monotonic() + 120  # a process of the library's writes the file, when the machine lets it
-    while missing := [word for word in words if word not in written.read_bytes()]:
+    while missing := [word for word in words if word not in written()]:
         assert time.monotonic() < deadline, missing
         time.sleep(0.1)
+    assert len(list(tmp_path.glob("wandb/wandb/offline-run-*"))) == 1
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb"])

@@ -24,13 +24,13 @@ FILLERS = ("the", "a", "my", "was", "and", "bank", "they", "said", "never", "cal
 WORDS = (*SPECIAL, *FILLERS, *(word for words in THEMES.values() for word in words), "##s", "##ed")
 
 
-def write_tiny_bert(folder: Path, *, positions: int = 64, seed: int = 0) -> Path:
+def write_tiny_bert(folder: Path, *, positions: int = 64, seed: int = 0, layers: int = 2) -> Path:
     """Write config.json, model.safetensors and tokenizer.json as a model hub's folder has them."""
     folder.mkdir(parents=True, exist_ok=True)
     config = BertConfig(
         vocab_size=len(WORDS),
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=positions,

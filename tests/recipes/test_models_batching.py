@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratchet_jobs.models.batching import POOL_BATCHES, bucketed_batches, pad, sorted_batches
+from ratchet_jobs.models.batching import POOL_BATCHES, batches_of_steps, bucketed_batches, pad, sorted_batches
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=400).map(lambda values: np.array(values, dtype=np.int64))
 
@@ -74,3 +74,11 @@ def test_row_without_tokens_becomes_one_masked_column() -> None:
 @pytest.mark.parametrize("epoch", [0, 3])
 def test_one_example_is_a_batch(epoch: int) -> None:
     assert [b.tolist() for b in bucketed_batches(np.array([4]), 1, seed=0, epoch=epoch)] == [[0]]
+
+
+def test_steps_go_through_the_epochs_wherever_they_begin() -> None:
+    lengths = np.random.default_rng(0).integers(5, 50, 20)  # three batches an epoch
+    want = [batch.tolist() for epoch in range(4) for batch in bucketed_batches(lengths, 8, seed=1, epoch=epoch)]
+    for start in range(11):
+        got = [batch.tolist() for batch in batches_of_steps(lengths, 8, seed=1, start=start, stop=10)]
+        assert got == want[start:10]

@@ -14,6 +14,7 @@ from ratchet_jobs.metrics import classification as formulas
 from ratchet_jobs.models.classifier import build_classifier, load_classifier
 from ratchet_jobs.models.inference import predict_logits
 from ratchet_jobs.models.tokenizing import load_tokenizer, tokenize
+from ratchet_jobs.recipes import supervised
 from ratchet_jobs.runtime.errors import (
     BadConfigError,
     BadDataError,
@@ -74,11 +75,14 @@ def test_equal_inputs_give_equal_bytes_and_another_seed_does_not(bench: Workbenc
     assert first.digest == second.digest != other.digest
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_run_that_was_interrupted_at_random_steps_ends_with_the_same_bytes(tmp_path: Path, dropout: float) -> None:
+@pytest.mark.parametrize(("dropout", "last_blocks"), [(0.0, None), (0.3, None), (0.3, 1)])
+def test_run_that_was_interrupted_at_random_steps_ends_with_the_same_bytes(
+    tmp_path: Path, dropout: float, last_blocks: int | None
+) -> None:
     """P12: killed and asked to leave at random steps, the loss curve and the policy are bit-equal."""
     bench = Workbench(tmp_path, train=reviews(75, seed=0))
-    config = bench.supervised(epochs=3.0, checkpointEverySteps=4, lora={"dropout": dropout})  # 30 steps of 10 per epoch
+    lora = {"dropout": dropout, "lastBlocks": last_blocks}  # with a frozen block, its states are kept between epochs
+    config = bench.supervised(epochs=3.0, checkpointEverySteps=4, lora=lora)  # 30 steps of 10 per epoch
     want, folder = bench.pod(config, run="calm")
     rng = random.Random(dropout)
     first, second, third = sorted(rng.sample(range(2, 29), 3))
@@ -94,6 +98,33 @@ def test_run_that_was_interrupted_at_random_steps_ends_with_the_same_bytes(tmp_p
     assert seen[0] == second + 1, "being asked to leave loses nothing"
     got, stormy_folder = bench.pod(config, run="stormy")
     assert losses(stormy_folder) == losses(folder)
+    assert got.digest == want.digest
+
+
+def test_kept_states_of_frozen_blocks_change_no_more_than_rounding(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = bench.supervised(epochs=3.0, lora={"lastBlocks": 1})
+    _, keeping = bench.pod(config, run="keeping")
+    monkeypatch.setattr(supervised, "MOST_BYTES", 0)
+    _, anew = bench.pod(config, run="anew")
+    assert losses(keeping)[:12] == losses(anew)[:12], "the first epoch works out every state itself"
+    assert losses(keeping) == pytest.approx(losses(anew), abs=1e-4)
+
+
+def test_asked_to_leave_while_states_are_worked_out_again_loses_nothing(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P12."""
+    config = bench.supervised(epochs=2.0, lora={"lastBlocks": 1})
+    want, _ = bench.pod(config, run="calm")
+    with pytest.raises(Preempted, match="step 14"):
+        bench.pod(config, run="stormy", leave_after=14)
+    steps: list[int] = []
+    with pytest.raises(Preempted, match="step 14"):
+        bench.pod(config, run="stormy", leave_after=0, on_step=steps.append)
+    assert steps == [], "it left before its first step"
+    got, _ = bench.pod(config, run="stormy")
     assert got.digest == want.digest
 
 

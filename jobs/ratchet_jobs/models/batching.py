@@ -6,11 +6,14 @@ batches that the interrupted one would have seen, whatever step it stopped at. C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from ratchet_api.steps import steps_per_epoch
 
 POOL_BATCHES = 50
 """Batches that are shuffled together before sorting by length: wide enough to find neighbours of like length,
@@ -41,6 +44,25 @@ def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, *, seed: int, 
         by_length = members[np.argsort(lengths[members], kind="stable")]
         batches += [by_length[at : at + batch_size] for at in range(0, len(by_length), batch_size)]
     return [batches[place] for place in rng.permutation(len(batches))]
+
+
+def batches_of_steps(
+    lengths: NDArray[np.int64], batch_size: int, *, seed: int, start: int, stop: int
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the batches of the steps from `start` on, up to but without `stop`, through the epochs.
+
+    Args:
+        lengths: (N,) tokens of each example.
+        batch_size: examples per batch.
+        seed: of the run.
+        start: steps that are done.
+        stop: steps of the run.
+    """
+    an_epoch = steps_per_epoch(len(lengths), batch_size)
+    for epoch in range(start // an_epoch, math.ceil(stop / an_epoch)):
+        batches = bucketed_batches(lengths, batch_size, seed=seed, epoch=epoch)
+        first = epoch * an_epoch
+        yield from batches[max(0, start - first) : stop - first]
 
 
 def sorted_batches(lengths: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:

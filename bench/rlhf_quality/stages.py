@@ -6,15 +6,24 @@ A stage whose folder is whole is not run again, so that the command can be stopp
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from bench.rlhf_quality.task import Task
+from ratchet_api.preference import PreferenceAlgorithm, PreferenceStage
+from ratchet_api.rlhf import GROUP_SIZE, OnlineAlgorithm
+from ratchet_api.training_run import Lora
+from ratchet_jobs.generators.answering import Pair
 from ratchet_jobs.rl.seeds import generator_for
+from ratchet_jobs.rlhf.config import Algorithm
 from ratchet_jobs.rlhf.generate import (
     Episodes,
     Sampling,
@@ -24,14 +33,20 @@ from ratchet_jobs.rlhf.generate import (
     pad_prompts,
     token_logprobs,
 )
+from ratchet_jobs.rlhf.held_out_judge import HeldOutJudge, make_judge
 from ratchet_jobs.rlhf.ppo import LanguagePPO, PpoSettings
-from ratchet_jobs.rlhf.reward_model import RewardModel, RewardSettings, Row, train_reward_model
+from ratchet_jobs.rlhf.preference_rows import Liked, Single
+from ratchet_jobs.rlhf.preference_training import PreferenceTraining
+from ratchet_jobs.rlhf.reward_model import RewardModel, RewardSettings, Row, split_rows, train_reward_model
 from ratchet_jobs.rlhf.saving import save_policy
-from ratchet_jobs.rlhf.scorers import TrunkScorer
+from ratchet_jobs.rlhf.scorers import Answer, EncoderScorer
 from ratchet_jobs.rlhf.trunk import Trunk, load_trunk
 from ratchet_jobs.rlhf.wording import prompt_tokens, response_tokens
 from ratchet_jobs.runtime.errors import DivergedError
 
+REWARD_SEED, JUDGE_SEED = 1, 2
+_ENCODER_TOKENS = 64
+_ANSWERS = "answers.json"
 _BATCH = 32
 """Held-out prompts that are answered together."""
 
@@ -41,15 +56,32 @@ class Hyper:
     """Settings of all stages; PPO's other ones are the product's own."""
 
     rank: int = 16
-    new_tokens: int = 32
+    new_tokens: int = 16
     supervised_batch: int = 8
     supervised_rate: float = 2e-4
-    reward_epochs: int = 2
-    ppo_steps: int = 100
-    ppo_batch: int = 32
-    mini_batch: int = 8
-    ppo_rate: float = 1e-4
+    reward_epochs: int = 1
+    reward_batch: int = 16
+    reward_rate: float = 1e-3
+    reward_blocks: int = 3
+    watched: int = 300
+    steps: int = 16
+    batch: int = 12
+    mini_batch: int = 6
+    learning_rate: float = 5e-4
     target_kl: float = 6.0
+    preference_epochs: int = 3
+    preference_rate: float = 1e-3
+
+
+class Parts(NamedTuple):
+    """What every learner starts from and is judged by: folders."""
+
+    start: Path
+    encoder: Path
+    reward: Path
+    judge: Path
+    watch: Path
+    begun: Path
 
 
 def once(folder: Path, make: Callable[[Path], None]) -> Path:
@@ -89,53 +121,170 @@ def supervise(base: Path, task: Task, hyper: Hyper, folder: Path) -> None:
     save_policy(trunk, folder, tokenizer_from=base)
 
 
-def teach(start: Path, rows: Sequence[Row], hyper: Hyper, folder: Path, *, seed: int) -> None:
-    """Train a reward model on the start policy; beside it lies how good it is."""
-    trunk = load_trunk(start, rank=hyper.rank, reward_dropout=0.05, seed=seed)
-    settings = RewardSettings(num_epochs=hyper.reward_epochs)
-    scorer = TrunkScorer(trunk, wording="continuation")
+def scorer_of(encoder: Path, hyper: Hyper, *, seed: int = 0) -> EncoderScorer:
+    """A small encoder with adapters in its last blocks: a reward model that is no part of the policy's trunk."""
+    lora = Lora(rank=hyper.rank, alpha=2 * hyper.rank, last_blocks=hyper.reward_blocks)
+    return EncoderScorer(encoder, lora=lora, max_tokens=_ENCODER_TOKENS, seed=seed, device="cpu")
+
+
+def teach(encoder: Path, rows: Sequence[Row], hyper: Hyper, folder: Path, *, seed: int) -> None:
+    """Train a reward model; beside it lies how good it is."""
+    settings = RewardSettings(
+        num_epochs=hyper.reward_epochs, batch_size=hyper.reward_batch, learning_rate=hyper.reward_rate
+    )
     model, quality = train_reward_model(
-        scorer, rows, settings, seed=seed, after_step=lambda step, steps, loss: tell("rewards", step, steps, loss=loss)
+        scorer_of(encoder, hyper, seed=seed),
+        rows,
+        settings,
+        seed=seed,
+        after_step=lambda step, steps, loss: tell("rewards", step, steps, loss=loss),
     )
     model.save(folder)
     (folder / "quality.json").write_text(json.dumps(asdict(quality)) + "\n")
 
 
-def improve(start: Path, reward: Path, judge: Path, task: Task, hyper: Hyper, folder: Path, *, seed: int) -> None:
-    """PPO from the start policy; writes what its answers to the held-out prompts are worth beside the start's."""
-    trunk = load_trunk(start, rank=hyper.rank, seed=seed)
-    model = RewardModel.load(reward, TrunkScorer(trunk, wording="continuation"))
-    settings = PpoSettings(
-        sampling=Sampling(max_new_tokens=hyper.new_tokens),
-        batch_size=hyper.ppo_batch,
-        mini_batch_size=hyper.mini_batch,
-        learning_rate=hyper.ppo_rate,
-        target_kl=hyper.target_kl,
-    )
+def watch(start: Path, rows: Sequence[Row], hyper: Hyper, folder: Path) -> None:
+    """Make the judge of the reward-hacking breaker, as the product does: of rows that the reward model never saw."""
+    held_out = split_rows(rows, share=RewardSettings().held_out_share, seed=REWARD_SEED)[1]
+    judge = make_judge(load_trunk(start, rank=hyper.rank), held_out[: hyper.watched], wording="continuation")
+    if judge is None:
+        print(
+            f"  judge of the breaker: none, {len(held_out)} labels foretell nothing; ask for more ratings", flush=True
+        )
+        return
+    judge.save(folder)
+    print(f"  judge of the breaker: agreement {judge.agreement:.3f} with {hyper.watched} labels", flush=True)
+
+
+def begin(start: Path, task: Task, hyper: Hyper, folder: Path) -> None:
+    """Let the start answer the held-out prompts: what every learner is held against."""
+    trunk = load_trunk(start, rank=hyper.rank)
+    answers = [answer for each in answered(trunk, task.held_out, hyper) for answer in said(trunk, each)]
+    (folder / _ANSWERS).write_text(json.dumps(answers) + "\n")
+
+
+def improve(parts: Parts, task: Task, hyper: Hyper, folder: Path, *, algorithm: Algorithm, seed: int) -> None:
+    """Learn from the start policy; writes what its answers to the held-out prompts are worth beside the start's."""
+    trunk = load_trunk(parts.start, rank=hyper.rank, seed=seed)
+    model, other = (RewardModel.load(each, scorer_of(parts.encoder, hyper)) for each in (parts.reward, parts.judge))
     prompts = [prompt_tokens(trunk.wording, prompt, "continuation") for prompt in task.prompts]
-    ppo = LanguagePPO(settings, trunk=trunk, prompts=prompts, score=model.of_episodes, steps=hyper.ppo_steps, seed=seed)
-    told: list[dict[str, float]] = []
-    stopped, before = "", answered(trunk, task.held_out, hyper)
-    try:
-        for step in range(hyper.ppo_steps):
-            told.append(ppo.step())
-            tell("ppo", step, hyper.ppo_steps, score=told[-1]["score_mean"], kl=told[-1]["kl"])
-    except DivergedError as error:  # the policy is that of the last good step
-        stopped = str(error)
-    after = answered(trunk, task.held_out, hyper)
-    second = load_trunk(start, rank=hyper.rank)  # the judge has an adapter of its own, hence a trunk of its own
-    other = RewardModel.load(judge, TrunkScorer(second, wording="continuation"))
+    before = [Answer(*each) for each in json.loads((parts.begun / _ANSWERS).read_text())]
+    began, spent = time.perf_counter(), time.process_time()
+    if algorithm == "dpo" or algorithm == "kto":
+        stopped, told = "", prefer(trunk, model, prompts, hyper, algorithm=algorithm, seed=seed)
+    else:
+        stopped, told = draw_and_learn(trunk, model, parts, prompts, hyper, algorithm=algorithm, seed=seed)
+    spent, wall = time.process_time() - spent, time.perf_counter() - began
+    drawn = answered(trunk, task.held_out, hyper)
+    after = [answer for each in drawn for answer in said(trunk, each)]
     result = {
+        "algorithm": algorithm,
         "seed": seed,
         "stopped": stopped,
         **compared("score", model, before, after),
         **compared("judge", other, before, after),
-        "kl": divergence(trunk, after),
-        "tokens": float(torch.cat([each.lengths for each in after]).double().mean()),
-        "examples": [ppo.answers(each)[:4] for each in (before[0], after[0])],
+        "kl": divergence(trunk, drawn),
+        "tokens": float(torch.cat([each.lengths for each in drawn]).double().mean()),
+        "cpu_seconds": spent,
+        "wall_seconds": wall,
+        "load": os.getloadavg()[0],
+        "examples": [[answer.response for answer in each[:4]] for each in (before, after)],
         "steps": told,
     }
     (folder / "result.json").write_text(json.dumps(result) + "\n")
+
+
+def draw_and_learn(
+    trunk: Trunk,
+    model: RewardModel,
+    parts: Parts,
+    prompts: list[list[int]],
+    hyper: Hyper,
+    *,
+    algorithm: OnlineAlgorithm,
+    seed: int,
+) -> tuple[str, list[dict[str, float]]]:
+    """PPO, GRPO or RLOO with all breakers on; returns why it stopped early, and the numbers of each step."""
+    settings = PpoSettings(
+        algorithm=algorithm,
+        group_size=1 if algorithm == "ppo" else GROUP_SIZE,
+        sampling=Sampling(max_new_tokens=hyper.new_tokens),
+        batch_size=hyper.batch,
+        mini_batch_size=hyper.mini_batch,
+        learning_rate=hyper.learning_rate,
+        target_kl=hyper.target_kl,
+    )
+    learner = LanguagePPO(
+        settings,
+        trunk=trunk,
+        prompts=prompts,
+        score=lambda episodes: scores_of(model, trunk, episodes),
+        steps=hyper.steps,
+        seed=seed,
+        judge=HeldOutJudge.load(parts.watch, trunk),
+    )
+    told: list[dict[str, float]] = []
+    try:
+        for step in range(hyper.steps):
+            told.append(learner.step())
+            tell(algorithm, step, hyper.steps, score=told[-1]["score_mean"], kl=told[-1]["kl"])
+    except DivergedError as error:  # the policy is that of the last good step
+        return str(error), told
+    return "", told
+
+
+def prefer(
+    trunk: Trunk,
+    model: RewardModel,
+    prompts: list[list[int]],
+    hyper: Hyper,
+    *,
+    algorithm: PreferenceAlgorithm,
+    seed: int,
+) -> list[dict[str, float]]:
+    """DPO or KTO on as many answers as the others draw: of the start's to one prompt the best and the worst."""
+    rows: list[Liked | Single] = []
+    sampling, asked = Sampling(max_new_tokens=hyper.new_tokens), hyper.batch // GROUP_SIZE
+    for step in range(hyper.steps):
+        group = [prompt for prompt in prompts[step * asked : (step + 1) * asked] for _ in range(GROUP_SIZE)]
+        batch = pad_prompts(group, pad_id=trunk.wording.pad_id)
+        episodes = generate(trunk, batch, sampling, generator=generator_for(seed, "answers", step))
+        scores = scores_of(model, trunk, episodes).view(-1, GROUP_SIZE)
+        tokens = [
+            ids[:length] for ids, length in zip(episodes.response_ids.tolist(), episodes.lengths.tolist(), strict=True)
+        ]
+        for place, (best, worst) in enumerate(zip(scores.argmax(1).tolist(), scores.argmin(1).tolist(), strict=True)):
+            first = place * GROUP_SIZE
+            better, worse = (Pair(group[first], tokens[first + row]) for row in (best, worst))
+            rows += [Liked(better, worse)] if algorithm == "dpo" else [Single(better, True), Single(worse, False)]
+    settings = PreferenceStage.model_validate(
+        {
+            "datasetRef": {"name": "drawn"},
+            "algorithm": algorithm,
+            "epochs": hyper.preference_epochs,
+            "learningRate": hyper.preference_rate,
+        }
+    )
+    training = PreferenceTraining(trunk, rows, settings, seed=seed)
+    told = []
+    while training.done < training.steps:
+        told.append(asdict(training.step()))
+        tell(algorithm, training.done - 1, training.steps, loss=told[-1]["loss"], agreement=told[-1]["agreement"])
+    return told
+
+
+def said(trunk: Trunk, episodes: Episodes) -> list[Answer]:
+    """Prompts and answers as texts."""
+    rows = zip(*(part.tolist() for part in (episodes.prompt_ids, episodes.prompt_mask)), strict=True)
+    asked = [[token for token, real in zip(*row, strict=True) if real] for row in rows]
+    answers = zip(episodes.response_ids.tolist(), episodes.lengths.tolist(), strict=True)
+    texts = [trunk.wording.text(ids[:length]) for ids, length in answers]
+    return [Answer(trunk.wording.text(prompt), text) for prompt, text in zip(asked, texts, strict=True)]
+
+
+def scores_of(model: RewardModel, trunk: Trunk, episodes: Episodes) -> Tensor:
+    """What an encoder says of answers, (B,)."""
+    return torch.from_numpy(model.scores(said(trunk, episodes))).float()
 
 
 def answered(trunk: Trunk, prompts: Sequence[str], hyper: Hyper) -> list[Episodes]:
@@ -149,9 +298,9 @@ def answered(trunk: Trunk, prompts: Sequence[str], hyper: Hyper) -> list[Episode
     return made
 
 
-def compared(name: str, model: RewardModel, before: list[Episodes], after: list[Episodes]) -> dict[str, float]:
+def compared(name: str, model: RewardModel, before: list[Answer], after: list[Answer]) -> dict[str, float]:
     """Mean scores, and how often the trained policy's answer is worth more than the start's; a tie counts half."""
-    start, end = (torch.cat([model.of_episodes(each) for each in part]).double() for part in (before, after))
+    start, end = (torch.from_numpy(model.scores(part)).double() for part in (before, after))
     wins = (end > start).double() + 0.5 * (end == start).double()
     return {f"{name}_before": float(start.mean()), name: float(end.mean()), f"{name}_wins": float(wins.mean())}
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CELLS = 2**22
+_CELLS = 2**20
 """Numbers that are worked on at a time."""
 
 

@@ -36,7 +36,8 @@ class ApiModel(BaseModel):
     @classmethod
     def _null_is_absent(cls, value: Any) -> Any:
         """A null means that the field was left out, as the API server has it; an unknown field stays to be refused."""
-        if not isinstance(value, Mapping) or None not in value.values():
+        # dict first: to ask an abstract class costs as much as the rest of this, and every event comes by here
+        if not isinstance(value, (dict, Mapping)) or None not in value.values():
             return value
         known = {name for field, info in cls.model_fields.items() for name in (field, info.alias)}
         return {name: part for name, part in value.items() if part is not None or name not in known}

@@ -30,29 +30,35 @@ class KnownEvents:
 
     def __init__(self, max_names: int = MAX_NAMES) -> None:
         self._max_names = max_names
-        self._names: OrderedDict[str, tuple[str, bool]] = OrderedDict()  # (fingerprint, stored)
+        self._names: OrderedDict[str, str] = OrderedDict()
+        self._under_way: set[str] = set()  # names of what is not in the log (yet)
 
     def claim(self, name: str, fingerprint: str) -> Seen:
         """Look a name up; a new one belongs to this content from now on."""
         known = self._names.get(name)
         if known is None:
-            self._put(name, fingerprint, False)
+            self._put(name, fingerprint)
+            self._under_way.add(name)
             return Seen.NEW
-        if known[0] != fingerprint:
+        if known != fingerprint:
             return Seen.OTHER
-        return Seen.STORED if known[1] else Seen.UNDER_WAY
+        return Seen.UNDER_WAY if name in self._under_way else Seen.STORED
 
     def release(self, name: str, fingerprint: str) -> None:
         """Forget a claim of content that was refused."""
-        if self._names.get(name) == (fingerprint, False):
+        if name in self._under_way and self._names.get(name) == fingerprint:
             del self._names[name]
+            self._under_way.discard(name)
 
     def stored(self, name: str, fingerprint: str) -> None:
         """Note that the content is in the log; where another has the name already, that one was first."""
-        if self._names.get(name, (fingerprint,))[0] == fingerprint:
-            self._put(name, fingerprint, True)
+        known = self._names.get(name)
+        if known is None:
+            self._put(name, fingerprint)
+        elif known == fingerprint:
+            self._under_way.discard(name)
 
-    def _put(self, name: str, fingerprint: str, stored: bool) -> None:
-        self._names[name] = (fingerprint, stored)
+    def _put(self, name: str, fingerprint: str) -> None:
+        self._names[name] = fingerprint
         while len(self._names) > self._max_names:
-            self._names.popitem(last=False)
+            self._under_way.discard(self._names.popitem(last=False)[0])

@@ -16,11 +16,14 @@ from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
+from ratchet_api.base import format_time
 from ratchet_api.feedback import Feedback, Interaction, MetricEvent
 from ratchet_api.signing import BadInteraction, Exposure, KeyRing, pseudonym, sign_interaction, verify_interaction
 from ratchet_web.errors import Malformed
 
-_NEVER_STORED = {"subject", "idempotency_key", "interaction_id", "policy", "version"}
+# Of an event's own fields: what is never stored, or is put where the signed interaction may overrule it.
+_NEVER_STORED = {"subject", "idempotency_key", "interaction_id", "policy", "version", "timestamp"}
+_UNTAGGED = _NEVER_STORED | {"tags"}
 _BODIES = {"input", "response", "label", "probabilities", "tags"}
 PAIR = "pair"
 ANSWERS = frozenset({"interaction", "exposure", PAIR})
@@ -83,16 +86,17 @@ class Recorder:
             raise Malformed("policy: is missing; name the policy that answered, or cite the interactionId")
         if exposure is None and self.require_interaction:
             raise Malformed("interactionId: is missing; this gateway takes feedback on signed interactions only")
-        fields: dict[str, Any] = {"kind": "feedback"}
-        fields |= event.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=_NEVER_STORED)
-        fields |= self._common(event, policy, exposure)
-        key = _name("key", source, event.idempotency_key) if event.idempotency_key else None
+        common = self._common(event, policy, exposure)
+        content = _content("feedback", event, common, left_out=_NEVER_STORED if event.tags else _UNTAGGED)
+        key = _key_name(source, event.idempotency_key) if event.idempotency_key else None
+        name, other = key or new_id(now), None
         if exposure is not None:
             parts = [_VERDICTS.get(event.type, event.type), event.name if isinstance(event, MetricEvent) else ""]
             if event.supersedes is not None:  # one event of each type counts per interaction, and per change of mind
                 parts.append(event.supersedes)
-            return _record(fields, _name("vote", exposure.id, *parts), key, source, now)
-        return _record(fields, key or new_id(now), None, source, now)
+            name, other = _name("vote", exposure.id, *parts), key
+        subject = common.get("subject")
+        return _record(event.type, content, name, other, source, now, event.timestamp, subject, policy)
 
     def interaction(self, event: Interaction, *, source: str, now: datetime) -> tuple[Record, str, bool]:
         """Return the record of one interaction, its signed id (none of a pair), and whether its texts are kept.
@@ -100,7 +104,7 @@ class Recorder:
         Raises:
             Malformed: the interaction id is not good or names another policy.
         """
-        key = _name("key", source, event.idempotency_key) if event.idempotency_key else None
+        key = _key_name(source, event.idempotency_key) if event.idempotency_key else None
         if event.pair is not None:
             return _paired(event, key or new_id(now), source, now), "", False
         exposure = self._exposure(event.interaction_id, event.policy, now)
@@ -119,10 +123,11 @@ class Recorder:
             signed = None
         kept = is_collected(exposure.id, self.collection_rate) and event.failed is None
         left_out = _NEVER_STORED | {"arm", "assignment_propensity", "experiment"} | (set() if kept else _BODIES)
-        fields: dict[str, Any] = {"kind": "interaction" if kept else "exposure"}
-        fields |= event.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=left_out)
-        fields |= self._common(event, exposure.policy, exposure)
-        record = _record(fields, _name("interaction", exposure.id), key, source, now)
+        left_out |= {name for name in ("tags", "probabilities") if not getattr(event, name)}
+        kind, common = "interaction" if kept else "exposure", self._common(event, exposure.policy, exposure)
+        content = _content(kind, event, common, left_out=left_out)
+        name, subject = _name("interaction", exposure.id), common.get("subject")
+        record = _record(kind, content, name, key, source, now, event.timestamp, subject, exposure.policy)
         return record, signed or sign_interaction(exposure, self.ring), kept
 
     def _exposure(self, text: str | None, policy: str | None, now: datetime) -> Exposure | None:
@@ -159,8 +164,9 @@ class Recorder:
 def _paired(event: Interaction, name: str, source: str, now: datetime) -> Record:
     """The record of an answer that is compared with another one to the same text; nothing in it is of a person."""
     kept = {"label", "abstained", "failed", "pair", "policy", "version"}
-    fields = {"kind": PAIR} | event.model_dump(mode="json", by_alias=True, exclude_none=True, include=kept)
-    return _record(fields, name, None, source, now)
+    said = event.__pydantic_serializer__.to_json(event, by_alias=True, exclude_none=True, include=kept)
+    assert event.policy is not None  # the model refuses a pair without
+    return _record(PAIR, _joined(PAIR, said, b"{}"), name, None, source, now, policy=event.policy)
 
 
 def is_collected(interaction: str, rate: float) -> bool:
@@ -177,23 +183,59 @@ def new_id(now: datetime) -> str:
 def _name(*parts: str) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        data = part.encode()
-        digest.update(len(data).to_bytes(4) + data)
+        digest.update(_counted(part))
     return digest.hexdigest()[:32]
 
 
-def _record(fields: dict[str, Any], name: str, key: str | None, source: str, now: datetime) -> Record:
-    timestamp = fields.pop("timestamp", None)
-    content = to_json({n: v for n, v in fields.items() if v != {}})
+def _key_name(source: str, key: str) -> str:
+    """The name that a sender's idempotency key gives an event."""
+    digest = _keys_of(source).copy()
+    digest.update(_counted(key))
+    return digest.hexdigest()[:32]
+
+
+@functools.lru_cache(maxsize=256)
+def _keys_of(source: str) -> hashlib._Hash:
+    """How the names of all keys of a sender begin."""
+    return hashlib.sha256(_counted("key") + _counted(source))
+
+
+def _counted(part: str) -> bytes:
+    data = part.encode()
+    return len(data).to_bytes(4) + data
+
+
+def _content(kind: str, event: Feedback | Interaction, common: dict[str, Any], *, left_out: set[str]) -> bytes:
+    """Everything of an event that makes a retry the same one: what was said, and what we make of it."""
+    said = event.__pydantic_serializer__.to_json(event, by_alias=True, exclude_none=True, exclude=left_out)
+    return _joined(kind, said, to_json(common))
+
+
+def _joined(kind: str, *objects: bytes) -> bytes:
+    """Put objects in JSON into one; as Python's dicts they would cost more than all else that is done to an event."""
+    parts = [each[1:-1] for each in objects if each != b"{}"]
+    return b'{"kind":"%b",%b}' % (kind.encode(), b",".join(parts))
+
+
+def _record(
+    kind: str,
+    content: bytes,
+    name: str,
+    key: str | None,
+    source: str,
+    now: datetime,
+    timestamp: datetime | None = None,
+    subject: str | None = None,
+    policy: str = "",
+) -> Record:
     fingerprint = hashlib.sha256(content).hexdigest()[:16]
     stored = {"id": name, "source": source, "received": _milliseconds(now), "fingerprint": fingerprint}
     if timestamp is not None:
-        stored["timestamp"] = timestamp
+        stored["timestamp"] = format_time(timestamp)
     if key is not None and key != name:
         stored["key"] = key
     line = to_json(stored)[:-1] + b"," + content[1:]  # both are objects with something in them
-    kind = str(fields.get("type", fields["kind"]))
-    return Record(name, stored.get("key"), fingerprint, fields.get("subject"), str(fields["policy"]), kind, line)
+    return Record(name, stored.get("key"), fingerprint, subject, policy, kind, line)
 
 
 @functools.lru_cache(maxsize=16)

@@ -112,6 +112,8 @@ class Services:
         for (policy, kind), count in Counter((record.policy, record.type) for record in new.values()).items():
             self.metrics.events.labels(policy, kind).inc(count)
         self.metrics.duplicates.inc(len(records) - len(new))
+        if len(new) == len(records):
+            return known
         first = {id(record) for record in {record.id: record for record in reversed(records)}.values()}
         return [is_known or id(record) not in first for record, is_known in zip(records, known, strict=True)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -47,6 +48,14 @@ def test_an_id_of_a_kept_key_is_good_and_one_of_a_dropped_key_is_not() -> None:
 
 def test_the_newest_key_signs() -> None:
     assert sign_interaction(exposure(), NEW).split(".")[1] == "2026-11"
+
+
+@pytest.mark.parametrize("length", [32, 64, 65, 200])
+def test_a_pseudonym_is_an_hmac_of_the_standard_library(length: int) -> None:
+    """P29."""
+    key = bytes(range(length))
+    want = hmac.digest(key, b"subject\0" + "j\u00fcrg".encode(), "sha256").hex()[:32]
+    assert pseudonym("j\u00fcrg", KeyRing({"2026-11": key})) == f"2026-11:{want}"
 
 
 def test_no_single_changed_character_passes() -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+from ratchet_api.feedback import Feedback, Interaction
+from ratchet_api.signing import KeyRing
 from ratchet_gateway.follower import Follower
 from ratchet_gateway.known import KnownEvents, Seen
 from ratchet_gateway.log.writer import LogWriter
 from ratchet_gateway.ratelimit import RateLimit
-from ratchet_gateway.records import is_collected, new_id
+from ratchet_gateway.records import Recorder, is_collected, new_id
 from ratchet_jobs.runtime.store import ObjectInfo
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 from tests.gateway_app import START, Clock, running
@@ -198,6 +201,46 @@ def test_a_key_used_at_one_replica_is_a_conflict_at_another(tmp_path: Path) -> N
         assert two.post("/v1/feedback", body | {"type": "thumbs_down"}).status_code == 409
         assert two.post("/v1/feedback", body).json()["events"][0]["duplicate"] is True
         assert len(two.log()) == 1
+
+
+# --- lines --------------------------------------------------------------------------------------------------------
+
+
+def test_an_event_is_stored_as_the_same_bytes_by_every_version() -> None:
+    """A retry may arrive after an upgrade: with another fingerprint it would be refused as another content."""
+    recorder = Recorder(KeyRing({"2026-11": b"k" * 32}))
+    now, subject = datetime(2026, 11, 22, 18, tzinfo=UTC), "2026-11:3d6fec28156194fa627e5e37df7ee597"
+    score = {
+        "type": "score",
+        "score": 1 / 3,
+        "policy": "router",
+        "version": 3,
+        "subject": "ann",
+        "idempotencyKey": "k1",
+    }
+    score |= {
+        "prompt": 'o\u00f9 "est" \U0001f642\n?',
+        "tags": {"team": "\u00e9"},
+        "timestamp": "2026-11-22T10:00:00.5+02:00",
+    }
+    thumb = {"type": "thumbs_up", "policy": "router", "tags": {}, "idempotencyKey": "k2"}
+    answer = {"input": "a", "label": "b", "policy": "router", "subject": "ann", "idempotencyKey": "k3"}
+    lines = [
+        recorder.feedback(TypeAdapter(Feedback).validate_python(event), source="app", now=now).line.decode()
+        for event in (score, thumb)
+    ]
+    lines.append(recorder.interaction(Interaction.model_validate(answer), source="app", now=now)[0].line.decode())
+    assert lines == [
+        '{"id":"51d6b43b3c84ef5c3b9f346d89242f85","source":"app","received":"2026-11-22T18:00:00.000Z",'
+        '"fingerprint":"ae9af0269d3c8ae5","timestamp":"2026-11-22T08:00:00Z","kind":"feedback","tags":{"team":"\u00e9"},'
+        '"prompt":"o\u00f9 \\"est\\" \U0001f642\\n?","type":"score","score":0.3333333333333333,'
+        f'"policy":"router","version":3,"subject":"{subject}"}}',
+        '{"id":"e772da333661a3958864312965a92464","source":"app","received":"2026-11-22T18:00:00.000Z",'
+        '"fingerprint":"bd73236fff1a6f83","kind":"feedback","type":"thumbs_up","policy":"router"}',
+        '{"id":"4d56daf2b9f3d61c146b0d77b3c47eab","source":"app","received":"2026-11-22T18:00:00.000Z",'
+        '"fingerprint":"de8d72165e37525d","key":"4a2a1bcaa120e8fa351d19ac08b09cc0","kind":"interaction","input":"a",'
+        f'"label":"b","policy":"router","subject":"{subject}","interaction":"4a2a1bcaa120e8fa351d19ac08b09cc0"}}',
+    ]
 
 
 # --- ids ----------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def new_epoch(now: datetime) -> str:
 
 def pack(lines: Sequence[bytes]) -> bytes:
     """Compress events, one JSON line each; zstd adds the length and a checksum of the content."""
-    content = b"".join(line + b"\n" for line in lines)
+    content = b"\n".join([*lines, b""])
     return zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(content)
 
 

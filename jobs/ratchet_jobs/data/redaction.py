@@ -31,10 +31,8 @@ SUSPECT = (
 )
 """Whatever one of the patterns can find has this in it, and most texts do not; for RE2, of ASCII texts."""
 # The same for Python, in parts: what each pattern cannot do without is looked for at a fraction of its price.
-_OF_A_KEY = (
-    *("PRIVATE KEY", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "sk-", "xox"),
-    *("hf_", "AIza", "eyJ"),
-)
+_OF_A_KEY = ("PRIVATE KEY", "AKIA", "ASIA", "_", "sk-", "xox", "AIza", "eyJ")
+_OF_A_LINE_OUT = ("00", "+", "\uff0b")
 _TEN_DIGITS = re.compile(r"\d(?:[ ().-]{0,2}\d){9}")
 _LINE_OUT = re.compile(r"(?:\+|00)[\s(]*\d")
 _DIALLED = re.compile(r"[+\uff0b]|(?<!\d)00[1-9]")
@@ -51,10 +49,12 @@ def redact(text: str, found: Counter[str]) -> str:
         text = _replaced(_KEYS, "KEY", text, found)
     if "@" in text:
         text = _replaced(_EMAIL, "EMAIL", text, found)
-    if _TEN_DIGITS.search(text):
+    has_ten_digits = _TEN_DIGITS.search(text) is not None  # what is taken out below joins no digits
+    if has_ten_digits:
         text = _CARD.sub(lambda match: _card(match[0], found), text)
-    text = _without_phones(text, found)
-    return _replaced(_NATIONAL, "PHONE", text, found) if _TEN_DIGITS.search(text) else text
+    if any(part in text for part in _OF_A_LINE_OUT):
+        text = _without_phones(text, found)
+    return _replaced(_NATIONAL, "PHONE", text, found) if has_ten_digits else text
 
 
 def _replaced(pattern: re.Pattern[str], kind: str, text: str, found: Counter[str]) -> str:

@@ -23,11 +23,8 @@ def normalised(text: str) -> str:
 
 def hash64(*parts: str) -> int:
     """64-bit hash of strings; the parts are length-prefixed, so ("ab", "c") and ("a", "bc") differ."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode()
-        digest.update(len(data).to_bytes(8, "big") + data)
-    return int.from_bytes(digest.digest()[:8], "big")
+    content = b"".join(len(data).to_bytes(8, "big") + data for data in map(str.encode, parts))
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
 
 
 def components(keys: Iterable[tuple[int, int | None]]) -> list[int]:

@@ -6,7 +6,7 @@ Both contenders are this gateway with the same routes, checks and store (one Sea
 core; the other core is the store's and the senders'. `one object per event` (`per_event.py`) writes each event of a
 request as an object of its own, 32 at once.
 
-1. single events, closed loop: 256 connections, each sends its next event when the last was acknowledged;
+1. single events, closed loop: 512 connections, each sends its next event when the last was acknowledged;
 2. batches of 50: 64 connections. What is under way at once must fill a segment within the writer's window: 32
    connections hold 1,600 events, of which a window of 100 ms makes 16,000 per second at most, however idle the core is;
 3. the 99th percentile of the acknowledgement at half of the rate that 1. reached, sent by the clock; it counts only
@@ -38,7 +38,7 @@ from bench.feedback.setcheck import credentials
 from tests.contract.seaweed import BUCKET, SeaweedServer
 
 GATEWAY_CPU, OTHER_CPU = "0", "1"
-SINGLE_CONNECTIONS, BATCH_CONNECTIONS = 256, 64
+SINGLE_CONNECTIONS, BATCH_CONNECTIONS = 512, 64
 MEMORY_EVERY_SECONDS = 5.0
 LATE_MS = 50.0
 """A sender that is later than this at the 99th percentile did not send the load that was asked of it."""

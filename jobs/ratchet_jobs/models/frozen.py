@@ -1,8 +1,8 @@
 """What an encoder's frozen first blocks say of each training row, worked out once and kept for the later epochs.
 
 With `lora.lastBlocks` the first blocks hold no adapter. They have no dropout either (`Classifier.train_mode`), so
-that the hidden states which leave them are the same numbers in every epoch: of four frozen blocks of six, half of the
-second epoch's work. Kept in memory alone, float32, within a bound; a row that does not fit is worked out anew.
+that the hidden states which leave them are the same numbers in every epoch: of four frozen blocks of six, two fifths of
+the later epochs' work. Kept in memory alone, float32, within a bound; a row that does not fit is worked out anew.
 
 Equal up to rounding: a row's last digits depend on the rows beside it in a product. Hence what is kept of a row is
 always what its batch of the first epoch gave, whether this process trained on that batch or an earlier one did

@@ -26,7 +26,7 @@ Deviations from the common fine-tuning script, and why:
  e. The last weights are kept, not the best by validation: the learning rate ends at 0, where the loss is flat, and
     a choice on validation would flatter the temperature that `evaluate` fits on the same rows.
  f. What the frozen first blocks (lora.lastBlocks) make of a row is kept for the later epochs (`FrozenStates`): with
-    two of six blocks learning and two epochs, a quarter of the work. On the CPU and one node only: a GPU's memory is
+    two of six blocks learning and two epochs, a fifth of the work. On the CPU and one node only: a GPU's memory is
     dear, and a node of several sees another share of the rows in each epoch.
 
 Several nodes learn as one: each computes its share of every batch, and the gradients are summed (`rl.sharing`); without

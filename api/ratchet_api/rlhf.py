@@ -357,6 +357,15 @@ class RlhfStage(ApiModel):
     learning_rate: Annotated[
         float, Field(default=1e-4, gt=0, le=1, description="learningRate: of the policy, at the start.")
     ]
+    warmup_ratio: Annotated[
+        float,
+        Field(
+            default=0.0,
+            ge=0,
+            le=1,
+            description="warmupRatio: share of the updates over which the learning rates rise to their full size. Give 0.1 or 0.2 with a high learningRate, whose first updates may else leave the policy that acted (maxUpdateKl).",
+        ),
+    ]
     value_learning_rate: Annotated[
         float | None,
         Field(

@@ -68,6 +68,7 @@ class Hyper:
     batch: int = 12
     mini_batch: int = 6
     learning_rate: float = 5e-4
+    warmup_ratio: float = 0.2
     target_kl: float = 6.0
     preference_epochs: int = 3
     preference_rate: float = 1e-3
@@ -212,6 +213,7 @@ def draw_and_learn(
         batch_size=hyper.batch,
         mini_batch_size=hyper.mini_batch,
         learning_rate=hyper.learning_rate,
+        warmup_ratio=hyper.warmup_ratio,
         target_kl=hyper.target_kl,
     )
     learner = LanguagePPO(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ratchet_api.rlhf import OnlineAlgorithm
+from ratchet_jobs.rl.learner import Stepper
 from ratchet_jobs.rl.seeds import generator_for
 from ratchet_jobs.rlhf.breakers import AnswerLimits
 from ratchet_jobs.rlhf.generate import Episodes, Sampling, generate, pad_prompts
@@ -52,6 +53,31 @@ def ppo_on(
 
 def parameters(ppo: LanguagePPO) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in ppo.trunk.policy_parameters().items()}
+
+
+def test_learning_rates_rise_with_every_optimizer_step_of_the_warm_up_and_fall_after_it(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten steps, a fifth of them warm up; each makes four optimizer steps: two epochs of two halves."""
+    settings = replace(
+        QUICK, batch_size=8, mini_batch_size=4, ppo_epochs=2, warmup_ratio=0.2, final_lr_factor=0.5, learning_rate=1.0
+    )
+    ppo = ppo_on(base, settings, steps=10)
+    rates: list[float] = []
+    policy, heads = ppo._stepper.optimizer.param_groups
+
+    def step(stepper: Stepper) -> float:
+        rates.append(policy["lr"])
+        stepper.optimizer.zero_grad()
+        return 0.0
+
+    monkeypatch.setattr(Stepper, "step", step)
+    told = [ppo.step() for _ in range(3)]
+    # peak x (1 - 0.5 x steps done / 10), and of that eighths while the first two steps' eight updates are under way
+    first, second = ([1 / 8, 2 / 8, 3 / 8, 4 / 8], [0.95 * eighths / 8 for eighths in (5, 6, 7, 8)])
+    assert rates == pytest.approx([*first, *second, *[0.9] * 4])
+    assert [each["learning_rate"] for each in told] == pytest.approx([0.5, 0.95, 0.9])
+    assert heads["lr"] == pytest.approx(0.9 * settings.value_learning_rate)
 
 
 @pytest.mark.parametrize("rank", [4, None], ids=["LoRA", "all weights"])

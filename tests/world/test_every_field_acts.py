@@ -95,6 +95,7 @@ RLHF: dict[str, Any] = {
     "missingEndPenalty": 1.0,
     "loraRank": 4,
     "learningRate": 1e-3,
+    "warmupRatio": 0.2,
     "valueLearningRate": 1e-2,
     "clipRange": 0.1,
     "clipRangeValue": 0.1,

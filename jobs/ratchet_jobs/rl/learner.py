@@ -43,17 +43,18 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group.setdefault("peak", group["lr"])
 
-    def set_rate(self, *, progress: float, final_lr_factor: float) -> float:
+    def set_rate(self, *, progress: float, final_lr_factor: float, warmth: float = 1.0) -> float:
         """Set every group's learning rate, linear in progress from its peak to final_lr_factor of it.
 
         Args:
             progress: share of the run that is done, 0..1.
             final_lr_factor: 1 = constant, 0 = down to nothing.
+            warmth: share of the warm-up that is behind, in (0, 1]; the rates are that share of themselves.
 
         Returns:
             The first group's rate.
         """
-        factor = linear(1.0, final_lr_factor, progress=progress)
+        factor = linear(1.0, final_lr_factor, progress=progress) * warmth
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         return float(self.optimizer.param_groups[0]["lr"])

@@ -26,7 +26,7 @@ SIGMAS = 3.0
 
 OF_GENERATORS = Remedies(
     no_number="lower learning_rate, or look for NaN in the reward",
-    too_far="lower learning_rate or ppo_epochs, raise batch_size, or raise max_update_kl",
+    too_far="lower learning_rate or ppo_epochs, give warmup_ratio, raise batch_size, or raise max_update_kl",
     too_sure="lower learning_rate, raise init_kl_coef, or look whether the reward likes one answer to everything",
     no_signal="check that the reward tells answers apart, raise temperature, or raise batch_size",
 )

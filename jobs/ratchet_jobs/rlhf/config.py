@@ -54,6 +54,7 @@ OWN_FIELDS: dict[str, tuple[Algorithm, ...]] = {
     "target_kl": ("ppo", "grpo", "rloo"),
     "max_kl": ("ppo", "grpo", "rloo"),
     "max_update_kl": ("ppo", "grpo", "rloo"),
+    "warmup_ratio": ("ppo", "grpo", "rloo"),
     "ppo_epochs": ("ppo", "grpo", "rloo"),
     "mini_batch_size": ("ppo", "grpo", "rloo"),
     "gradient_accumulation_steps": ("ppo", "grpo", "rloo"),
@@ -122,6 +123,9 @@ class TrainingConfig(BaseModel):
     ]
     lora_r: Annotated[int, Field(default=16, ge=1, le=256, description="Rank of the adapters.")]
     learning_rate: Annotated[float, Field(default=1e-4, gt=0, le=1, description="Of the policy.")]
+    warmup_ratio: Annotated[
+        float, Field(default=0.0, ge=0, le=1, description="Share of the steps over which learning rates rise.")
+    ]
     max_steps: Annotated[
         int, Field(default=100, ge=1, le=10**7, description="Steps; batch_size episodes or feedbacks each.")
     ]
@@ -263,6 +267,7 @@ class TrainingConfig(BaseModel):
             gradient_accumulation_steps=self.gradient_accumulation_steps,
             ppo_epochs=self.ppo_epochs,
             learning_rate=self.learning_rate,
+            warmup_ratio=self.warmup_ratio,
             init_kl_coef=self.init_kl_coef,
             target_kl=self.target_kl,
             missing_eos_penalty=self.missing_eos_penalty,

@@ -78,6 +78,9 @@ class PpoSettings:
     """Of the value head, which begins at zero."""
     final_lr_factor: float = 0.1
     """Share of the learning rates left at the last step; they fall linearly."""
+    warmup_ratio: float = 0.0
+    """Share of the steps over which the learning rates rise, optimizer step by optimizer step: Adam's first ones are of
+    full size whatever the gradient's, and a high rate leaves the policy that acted at once."""
     gamma: float = 1.0
     """Discount per token."""
     lam: float = 0.95
@@ -114,7 +117,7 @@ class PpoSettings:
         for name in ("learning_rate", "value_learning_rate", "cliprange", "cliprange_value", "max_grad_norm"):
             value = getattr(self, name)
             _require(value > 0 and math.isfinite(value), name, value, "give a number above 0")
-        for name in ("gamma", "lam", "final_lr_factor"):
+        for name in ("gamma", "lam", "final_lr_factor", "warmup_ratio"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "give a number from 0 to 1")
         for name in ("vf_coef", "missing_eos_penalty"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "give a number from 0 up")
@@ -349,10 +352,13 @@ class LanguagePPO:
 
     def _update(self, experience: Experience) -> UpdateStats:
         settings, stepper, episodes = self.settings, self._stepper, experience.episodes
-        rate = stepper.set_rate(progress=self.done / self.steps, final_lr_factor=settings.final_lr_factor)
         grad_norms: list[float] = []
         means: list[Tensor] = []
-        for parts in self._deal():
+        rate = 0.0
+        for number, parts in enumerate(self._deal()):
+            rate = stepper.set_rate(
+                progress=self.done / self.steps, final_lr_factor=settings.final_lr_factor, warmth=self._warmth(number)
+            )
             lengths = episodes.lengths[torch.cat(parts)]
             count, tokens = self._objective.count(lengths), int(lengths.sum())
             sums = torch.zeros(4, dtype=torch.float64, device=self.trunk.device)
@@ -374,6 +380,14 @@ class LanguagePPO:
             learning_rate=rate,
             optimizer_steps=len(grad_norms),
         )
+
+    def _warmth(self, number: int) -> float:
+        """Share of the warm-up that is behind with optimizer step `number` of this step."""
+        settings = self.settings
+        passes = settings.batch_size // (settings.mini_batch_size * settings.gradient_accumulation_steps)
+        each = settings.ppo_epochs * passes
+        warmup = round(settings.warmup_ratio * self.steps) * each
+        return min(1.0, (self.done * each + number + 1) / warmup) if warmup else 1.0
 
     def _pass(self, experience: Experience, rows: Tensor, *, count: int) -> Tensor:
         """Add some episodes' share to the gradient.

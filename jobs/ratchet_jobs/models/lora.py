@@ -23,8 +23,6 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
-from ratchet_jobs.models.product import product
-
 
 class _FoldedLinear(torch.autograd.Function):
     """y = x (W + s B A)' + b with gradients for x, A and B; W and b are frozen.
@@ -41,9 +39,7 @@ class _FoldedLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(x, weight, a, b)
         ctx.scale = scale
-        flat = x.reshape(-1, weight.shape[1])  # (N, in)
-        answered = product(flat, torch.addmm(weight, b, a, alpha=scale), bias)
-        return answered.view(*x.shape[:-1], weight.shape[0])
+        return nn.functional.linear(x, torch.addmm(weight, b, a, alpha=scale), bias)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -56,7 +52,7 @@ class _FoldedLinear(torch.autograd.Function):
         grad_x = None
         if ctx.needs_input_grad[0]:
             # Folded again rather than kept: it would hold a copy of every adapted weight until here.
-            grad_x = product(grad, torch.addmm(weight, b, a, alpha=scale).t()).view_as(x)
+            grad_x = grad.mm(torch.addmm(weight, b, a, alpha=scale)).view_as(x)
         return grad_x, None, None, grad_a, grad_b, None
 
 
@@ -76,7 +72,7 @@ class _BesideLinear(torch.autograd.Function):
         u = flat.mm(a.t())
         ctx.save_for_backward(x, u, weight, a, b)
         ctx.scale = scale
-        result = product(flat, weight, bias).addmm_(u, b.t(), alpha=scale)
+        result = nn.functional.linear(flat, weight, bias).addmm_(u, b.t(), alpha=scale)
         return result.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
@@ -89,7 +85,7 @@ class _BesideLinear(torch.autograd.Function):
         grad_a = v.t().mm(x.reshape(-1, weight.shape[1])).mul_(scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = product(grad, weight.t()).addmm_(v, a, alpha=scale).view_as(x)
+            grad_x = grad.mm(weight).addmm_(v, a, alpha=scale).view_as(x)
         return grad_x, None, None, grad_a, grad_b, None
 
 

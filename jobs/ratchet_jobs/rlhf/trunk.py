@@ -35,7 +35,6 @@ from ratchet_jobs.generators.loading import eos_of, load_base
 from ratchet_jobs.generators.templates import Wording, load_wording
 from ratchet_jobs.models.classifier import find_targets
 from ratchet_jobs.models.lora import fold_lora
-from ratchet_jobs.models.product import quicken
 from ratchet_jobs.models.turned import turn_weights
 from ratchet_jobs.rl.seeds import seed_for
 from ratchet_jobs.runtime.errors import BadConfigError, BadModelError
@@ -120,7 +119,6 @@ class Trunk:
         model.requires_grad_(False)
         turn_weights(model)  # answers are drawn a few rows at a time
         own = None if rank is not None else copy.deepcopy(model).requires_grad_(True)
-        quicken(model)
         self.base: PreTrainedModel = model
         names = [adapter_of(agent) for agent in agents] or [POLICY]
         ranks = {} if rank is None else dict.fromkeys(names, rank)

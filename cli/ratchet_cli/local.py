@@ -1,8 +1,9 @@
 """Backend for the state directory of this machine: reads its files, changes them itself or through a running command.
 
 Decides how a change reaches a directory that is in use: it is put into its inbox, which `ratchet run` and `ratchet up`
-read twice a second; otherwise it is made at once, followed by the passes that it asks for. Either way it is made when
-the call returns, so whoever goes on finds it. Used by the local verbs.
+read twice a second; otherwise it is made at once, followed by the passes that it asks for. Either way it was decided
+about when the call returns: whoever goes on finds it, or the running command's log says why it was refused. Used by the
+local verbs.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def test_the_example_of_agents_learns_from_end_to_end(tmp_path: Path, monkeypatc
         asked = len(server.asked)
     status = {body["metadata"]["name"]: body["status"] for body in bodies}
     scored = status["film-answers-judged"]["snapshot"]["scored"]
-    assert scored["scored"] == scored["responses"] == asked
+    assert scored["scored"] == scored["responses"] <= asked, "asked again only where an answer did not come"
     assert [mean["name"] for mean in scored["means"]] == ["score", "empathy", "fluency", "relevance"]
     run = status["film-agents"]
     assert run["state"] == "Complete", json.dumps(run.get("conditions"), indent=1)

@@ -1,6 +1,7 @@
 """What the frozen blocks say is worked out once a row, and nothing that is learned can tell."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,17 +123,20 @@ def test_whoever_goes_on_computes_the_bits_of_who_never_stopped(base: Path, toke
     for done in (0, 2, 5, 8):
         late = keeping(build(base), tokens, bytes_kept=bytes_kept)
         to_come = [*order(tokens, 0), *order(tokens, 1)][done:]
-        list(late.recall(done=done, to_come=to_come))
         got = [late.logits(batch) for batch in to_come]
         assert all(map(torch.equal, got, [*want[0], *want[1]][done:]))
 
 
-def test_only_batches_that_are_still_needed_are_worked_out_again(base: Path, tokens: TokenRows) -> None:
-    states = keeping(build(base), tokens)
+def test_whoever_goes_on_works_out_again_what_a_batch_needs_and_no_more(base: Path, tokens: TokenRows) -> None:
+    """So a pod that lives for one step takes one step, however many rows were kept before."""
+    classifier = build(base)
+    states = keeping(classifier, tokens)
+    worked = count_rows(classifier)
     last = order(tokens, 1)[-1]
     again = sum(bool(np.isin(batch, last).any()) for batch in order(tokens, 0))
-    assert list(states.recall(done=9, to_come=[last])) == [8] * again
     assert 0 < again < 5
+    states.logits(last)
+    assert worked == [8 * again, 8 * again, 8]
 
 
 @pytest.mark.parametrize("lora", [{"lastBlocks": 3}, {"lastBlocks": None, "targetModules": ["query"]}])
@@ -165,3 +169,16 @@ def test_blocks_that_hand_on_more_than_a_tensor_are_left_alone(base: Path, token
     assert states.kept == 0
     batch = order(tokens, 0)[0]
     assert torch.equal(states.logits(batch), classifier(*pad([tokens.rows[row] for row in batch], pad_id=0)))
+
+
+def test_blocks_that_are_called_by_keyword_are_left_alone(base: Path, tokens: TokenRows) -> None:
+    classifier = build(base)
+
+    def by_keyword(
+        _: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (), {"hidden_states": args[0], "attention_mask": args[1], **named}
+
+    for block in blocks(classifier):
+        block.register_forward_pre_hook(by_keyword, with_kwargs=True, prepend=True)
+    assert keeping(classifier, tokens).kept == 0

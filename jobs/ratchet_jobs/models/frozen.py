@@ -5,8 +5,8 @@ that the hidden states which leave them are the same numbers in every epoch: of 
 the later epochs' work. Kept in memory alone, float32, within a bound; a row that does not fit is worked out anew.
 
 Equal up to rounding: a row's last digits depend on the rows beside it in a product. Hence what is kept of a row is
-always what its batch of the first epoch gave, whether this process trained on that batch or an earlier one did
-(`recall`). A resumed run then computes an undisturbed one's bits.
+always what its batch of the first epoch gave; where an earlier process trained on that batch, this one works the whole
+batch out when it first meets one of its rows. A resumed run then computes an undisturbed one's bits.
 
 Decides which rows are kept and what happens instead of the frozen blocks. Never changes a weight. Called by the
 supervised recipe.
@@ -15,7 +15,7 @@ supervised recipe.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,7 +60,8 @@ class FrozenStates:
         self._blocks, self._next = _frozen_blocks(classifier.encoder)
         self._starts = np.full(len(rows), -1, dtype=np.int64)  # of the row's tokens in the store; -1 = not kept
         self._worked_out = np.zeros(len(rows), dtype=np.bool_)
-        self._batches: list[NDArray[np.int64]] = []
+        self._batches: list[NDArray[np.int64]] = []  # of the first epoch, those whose rows are kept
+        self._batch_of = np.full(len(rows), -1, dtype=np.int64)
         tokens = 0
         if self._blocks and bytes_kept > 0 and self._is_chain():
             width = int(classifier.encoder.config.hidden_size)
@@ -71,6 +72,7 @@ class FrozenStates:
                 for row in batch:
                     self._starts[row] = tokens
                     tokens += len(rows[row])
+                self._batch_of[batch] = len(self._batches)
                 self._batches.append(batch)
             # the operating system gives memory page by page, as it is written to
             self._store = torch.empty(tokens, width)
@@ -87,6 +89,7 @@ class FrozenStates:
             device = self._classifier.head.weight.device
             logits: Tensor = self._classifier(input_ids.to(device), token_mask.to(device))
             return logits
+        self._recall(batch)
         states = torch.zeros(*input_ids.shape, self._store.shape[1])  # (B, T, D)
         known = self._worked_out[batch]
         for place in np.flatnonzero(known):
@@ -102,25 +105,13 @@ class FrozenStates:
             logits = self._classifier(input_ids, token_mask)
         return logits
 
-    def recall(self, *, done: int, to_come: Iterable[NDArray[np.int64]]) -> Iterator[int]:
-        """Work out again what an earlier process kept, in the batches in which that one did.
-
-        Args:
-            done: batches of the first epoch that are behind us.
-            to_come: later batches; what none of them needs is left out.
-
-        Yields:
-            The number of rows in each batch that is worked out; stop asking to leave it there.
-        """
-        if not self._batches[:done]:
-            return
-        wanted = np.zeros(len(self._rows), dtype=np.bool_)
-        for batch in to_come:
-            wanted[batch] = True
-        for batch in self._batches[:done]:
-            if wanted[batch].any():
-                self._keep(batch, self._states(batch))
-                yield len(batch)
+    def _recall(self, batch: NDArray[np.int64]) -> None:
+        """Work out again what an earlier process kept of these rows, in the batches in which that one did."""
+        missing = batch[(self._starts[batch] >= 0) & ~self._worked_out[batch]]
+        for place in np.unique(self._batch_of[missing]):
+            own = self._batches[place]
+            if not np.array_equal(own, batch):
+                self._keep(own, self._states(own))
 
     def _states(self, batch: NDArray[np.int64]) -> Tensor:
         """What the frozen blocks make of the rows: (B, T, D)."""
@@ -138,7 +129,7 @@ class FrozenStates:
         It is not so where blocks also hand on attention or positions (DeBERTa, MPNet): there nothing is kept.
         """
         given: list[object] = []
-        taken: list[object] = []
+        taken: list[object] = []  # fewer where blocks are called by keyword
         hooks = [block.register_forward_hook(lambda _, __, output: given.append(output)) for block in self._blocks]
         hooks += [block.register_forward_pre_hook(lambda _, args: taken.extend(args[:1])) for block in self._blocks]
         try:
@@ -147,7 +138,8 @@ class FrozenStates:
             for hook in hooks:
                 hook.remove()
         wanted = [each for each in given if isinstance(each, Tensor) and each.dtype == torch.float32]
-        return len(wanted) == len(self._blocks) and all(map(operator.is_, taken[1:], wanted))
+        whole = len(wanted) == len(self._blocks) == len(taken) - 1
+        return whole and all(map(operator.is_, taken[1:], wanted))
 
     def _keep(self, batch: NDArray[np.int64], states: Tensor) -> None:
         for place, row in enumerate(batch):
@@ -163,8 +155,8 @@ class _Reached(Exception):
         self.states = states
 
 
-def _stop(states: Tensor, *_: Any, **__: Any) -> Tensor:
-    raise _Reached(states)
+def _stop(*arguments: Tensor, **_: Any) -> Tensor:
+    raise _Reached(arguments[0] if arguments else torch.empty(0))  # called by keyword: `_is_chain` says no
 
 
 def _pass_on(states: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -154,10 +154,6 @@ def run(ctx: StageContext, config: SupervisedConfig) -> StageResult:
     again = steps > epoch_steps and device.type == "cpu" and team.size == 1
     bytes_kept = min(MOST_BYTES, int(memory_bytes() * SHARE_OF_MEMORY)) if again else 0
     states = FrozenStates(classifier, rows, batches=[*batches_of(start=0, stop=epoch_steps)], bytes_kept=bytes_kept)
-    # two epochs hold every row, whichever step they begin with
-    for _ in states.recall(done=done, to_come=batches_of(start=done, stop=min(steps, done + 2 * epoch_steps))):
-        if ctx.should_stop():
-            raise ctx.preempted(done)
     for step, batch in enumerate(batches_of(start=done, stop=steps), start=done):
         factor = learning_rate_factor(step, steps=steps, warmup_ratio=hyper.warmup_ratio)
         for group in optimizer.param_groups:

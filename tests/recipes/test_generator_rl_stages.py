@@ -53,7 +53,8 @@ def test_answers_that_are_rewarded_for_being_short_become_short_and_a_left_stage
     bench: GeneratorBench,
 ) -> None:
     """P12, P39: killed once, the curves and the policy are bit-equal."""
-    config = bench.rlhf(rewards=SHORT, interactions=64, learningRate=2e-2, initKl=0.001, checkpointEverySteps=3)
+    # over seeds 0 to 4 the three means fell by 3.1 to 9.3 tokens in sum; faster, and silence is what is learned
+    config = bench.rlhf(rewards=SHORT, interactions=64, learningRate=5e-3, initKl=0.001, checkpointEverySteps=3)
     calm, folder = bench.pod(config, run="short")
     with pytest.raises(Killed):
         bench.pod(config, run="short-killed", die_after=5)

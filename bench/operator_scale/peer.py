@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from bench.contenders import free_port, wait_ready
+from bench.contenders import free_ports, wait_ready
 from tests.controlplane import ControlPlane
 from tests.lab import binaries
 
@@ -34,9 +34,9 @@ class Peer:
 
     def __init__(self, plane: ControlPlane, directory: Path, namespace: str) -> None:
         self._install(plane, namespace)
-        probe = free_port()
+        probe, webhooks = free_ports(2)
         env = os.environ | {"KUBECONFIG": str(plane.kubeconfig())}
-        ports = [f"--health-probe-bind-address=127.0.0.1:{probe}", f"--webhook-server-port={free_port()}"]
+        ports = [f"--health-probe-bind-address=127.0.0.1:{probe}", f"--webhook-server-port={webhooks}"]
         self._log = directory / "peer.log"
         with self._log.open("wb") as log:
             command = [str(build()), "--zap-log-level=error", *ports]

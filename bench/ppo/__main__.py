@@ -1,6 +1,6 @@
 """Ratchet's PPO against trl's PPOTrainer on the same weights, prompts and reward, alternating, medians of the rounds.
 
-    .venv/bin/python -m bench.ppo [--rounds 3] [--episodes 32] [--reward table] [--threads N] [--out FILE]
+    .venv/bin/python -m bench.ppo [--rounds 3] [--episodes 32] [--reward table] [--dtype float32] [--threads N]
     .venv/bin/python -m bench.ppo --learn 320 --seeds 1        # reward after equal episodes
 
 Speed and memory come from short runs; a learning run's adapters answer held-out prompts afterwards, all by one program
@@ -21,9 +21,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench.ppo.prepare import Prepared, prepare
 from bench.ppo.run import Wanted
-from bench.ppo.task import CONTENDERS, REWARDS
+from bench.ppo.task import CONTENDERS, DTYPES, REWARDS
 
 TIMES_AS_FAST, SHARE_OF_MEMORY = 3.0, 1 / 3
 """Targets beside trl as its own example has it."""
@@ -57,18 +59,24 @@ def main() -> int:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--learn", type=int, default=0, help="episodes of a learning run of each; 0 = none")
     parser.add_argument("--seeds", type=int, default=1, help="of the learning runs")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the large products; without it, what the processor is made for"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path)
     wanted = parser.parse_args()
     cache = Path(os.environ.get("RATCHET_CACHE") or Path.home() / ".cache" / "ratchet")
     cache.mkdir(parents=True, exist_ok=True)
     prepared = prepare(cache)
-    print(f"{os.cpu_count()} cores, {wanted.threads} threads, load {load()}", flush=True)
+    wanted.dtype = wanted.dtype or native_dtype()
+    print(f"{os.cpu_count()} cores, {wanted.threads} threads, {wanted.dtype}, load {load()}", flush=True)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted.contenders}
     for number in range(wanted.rounds):
         print(f"round {number + 1} of {wanted.rounds}, {wanted.episodes} episodes", flush=True)
         for name in wanted.contenders if number % 2 == 0 else wanted.contenders[::-1]:
-            each = Wanted(name, wanted.reward, wanted.episodes, number, str(prepared.base), str(prepared.task))
+            each = Wanted(
+                name, wanted.reward, wanted.episodes, number, str(prepared.base), str(prepared.task), wanted.dtype
+            )
             runs[name].append(measure(prepared, each, threads=wanted.threads, out=wanted.out))
     learned: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted.contenders}
     if wanted.learn:
@@ -86,12 +94,18 @@ def learn(prepared: Prepared, wanted: argparse.Namespace) -> dict[str, list[dict
             for name in wanted.contenders:
                 file = Path(work) / f"{name}-{seed}.safetensors"
                 base, task = str(prepared.base), str(prepared.task)
-                each = Wanted(name, wanted.reward, wanted.learn, seed, base, task, adapter=str(file))
+                each = Wanted(name, wanted.reward, wanted.learn, seed, base, task, wanted.dtype, adapter=str(file))
                 measure(prepared, each, threads=wanted.threads, out=wanted.out)
                 told = _asked([sys.executable, "-m", "bench.ppo.judge", base, task, str(file)], threads=wanted.threads)
                 print("   ", name, json.dumps(told), flush=True)
                 scored[name].append(told)
     return scored
+
+
+def native_dtype() -> str:
+    """bfloat16 where the processor multiplies it by instructions of its own; both contenders get the same."""
+    able = torch.cpu.get_capabilities()
+    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
 
 
 def load() -> str:

@@ -70,7 +70,7 @@ def save_adapter(trunk: Trunk, file: Path) -> None:
 def main() -> None:
     wanted, hyper = asked(), Hyper()
     task = read_task(Path(wanted.task))
-    trunk = load_trunk(Path(wanted.base), rank=hyper.rank, seed=wanted.seed)
+    trunk = load_trunk(Path(wanted.base), rank=hyper.rank, seed=wanted.seed, dtype=getattr(torch, wanted.dtype))
     settings = ppo_settings(hyper)
     ppo = LanguagePPO(
         settings,

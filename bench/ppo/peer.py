@@ -6,8 +6,8 @@
                model of which all weights are trained
     trl-lean   the same with LoRA on the value model, too: the least that PPOTrainer can be asked to do
 
-Both in float32, since this processor has no bfloat16 units. Everything else is PPOConfig's default, except what
-`task.Hyper` sets for all contenders. Its whole configuration is part of the result.
+In bfloat16 as PPOConfig has it: weights stay float32, and products are cast (autocast). Everything else is PPOConfig's
+default, except what `task.Hyper` sets for all contenders. Its whole configuration is part of the result.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def main() -> None:
             vf_coef=hyper.vf_coef,
             seed=wanted.seed,
             use_cpu=True,
-            bf16=False,
+            bf16=wanted.dtype == "bfloat16",
             num_sample_generations=0,
             save_strategy="no",
             report_to="none",

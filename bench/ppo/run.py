@@ -21,6 +21,8 @@ class Wanted:
     seed: int
     base: str
     task: str
+    dtype: str = "float32"
+    """"float32", or "bfloat16": ours keeps its frozen weights in it, the peer multiplies in it (autocast)."""
     adapter: str = ""
     """File for the trained adapter; empty = it is thrown away."""
 

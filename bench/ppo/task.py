@@ -16,6 +16,7 @@ from torch import Tensor
 
 CONTENDERS = ("ratchet", "trl", "trl-lean")
 REWARDS = ("table", "model")
+DTYPES = ("float32", "bfloat16")
 PROMPT_TOKENS = 16
 """Of every prompt: nobody pads."""
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from ratchet_jobs.generators.loading import load_base
 from ratchet_jobs.generators.templates import load_wording
+from ratchet_jobs.models import bfloat16
 from ratchet_jobs.rl.seeds import generator_for
 from ratchet_jobs.rlhf.generate import Episodes, Sampling, answer_pass, generate, nucleus, pad_prompts, token_logprobs
 from ratchet_jobs.rlhf.saving import save_policy
@@ -185,6 +190,51 @@ def test_half_precision_answers_are_finite(llama: Path) -> None:
     episodes = drawn(trunk)
     assert torch.isfinite(episodes.logprobs).all()
     assert episodes.logprobs.dtype == torch.float32
+
+
+def test_attention_of_bfloat16_weights_is_worked_out_in_float32(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+    attend = bfloat16.sdpa_attention_forward
+
+    def watched(module: Any, query: Tensor, *args: Any, **settings: Any) -> Any:
+        seen.append(query.dtype)
+        return attend(module, query, *args, **settings)
+
+    monkeypatch.setattr(bfloat16, "sdpa_attention_forward", watched)
+    episodes = drawn(load_trunk(llama, rank=4, dtype=torch.bfloat16))
+    assert len(seen) > 1, "the function is asked in every block"
+    assert set(seen) == {torch.float32}
+    # what the answers cost is what the same weights say in float32, but for the rounding of 8 bits
+    exact = load_trunk(llama, rank=4)
+    with torch.no_grad():
+        logits, _ = answer_pass(exact, episodes)
+    want = token_logprobs(logits, episodes, temperature=1.0)
+    torch.testing.assert_close(episodes.logprobs, want, rtol=0, atol=0.05)
+    assert exact.base.config._attn_implementation == "sdpa"
+
+
+GROW = """
+import sys
+import torch
+from ratchet_jobs.rlhf.trunk import load_trunk
+torch.set_num_threads(1)
+load_trunk(__import__("pathlib").Path(sys.argv[1]), rank=4, dtype=torch.bfloat16)
+weight, rows = torch.randn(1536, 576).bfloat16(), torch.randn(500, 576).bfloat16()
+room = torch.empty(500, 1536, dtype=torch.bfloat16)
+def held():
+    status = open("/proc/self/status").read()
+    return int(status.split("RssAnon:")[1].split()[0]) // 1024
+begun = held()
+for count in range(1, 500):
+    torch.mm(rows[:count], weight.t(), out=room[:count])
+print(held() - begun)
+"""
+
+
+def test_many_numbers_of_rows_in_bfloat16_do_not_fill_the_memory(llama: Path) -> None:
+    # in a process of its own: the caches are read at the first product of all
+    done = subprocess.run([sys.executable, "-c", GROW, llama], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 180, "MiB after 499 numbers of rows; without the bound 340 on a CPU with AVX512_BF16"
 
 
 def test_what_cannot_be_loaded_says_why(tmp_path: Path, llama: Path) -> None:

@@ -52,3 +52,39 @@ def test_values_and_gradients_are_pefts(rows: int, form: str, monkeypatch: pytes
     for got, want in zip(*told, strict=True):
         assert float(want.detach().abs().max()) > 0.01
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [2, 100])
+def test_adapters_beside_bfloat16_weights_say_and_learn_what_float32_does(rows: int) -> None:
+    told = []
+    for dtype in (torch.bfloat16, torch.float32):
+        model = adapted(ours=dtype == torch.bfloat16)
+        for name, parameter in model.named_parameters():
+            if "lora_" not in name:
+                parameter.data = parameter.data.to(torch.bfloat16).to(dtype)
+        x = torch.randn(rows, 1, 16, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16).to(dtype)
+        x.requires_grad_()
+        y = model(x)
+        assert y.dtype == dtype
+        y.float().square().sum().backward()
+        adapters = [p.grad for n, p in sorted(model.named_parameters()) if "lora_" in n]
+        assert [grad.dtype for grad in adapters if grad is not None] == [torch.float32] * 4
+        told.append([y, x.grad, *adapters])
+    for got, want in zip(*told, strict=True):
+        size = float(want.detach().abs().max())
+        assert size > 0.01
+        torch.testing.assert_close(got.float(), want, rtol=0, atol=0.04 * size)
+
+
+def test_an_adapter_far_below_a_bfloat16_weight_is_not_rounded_away() -> None:
+    layer = nn.Sequential(nn.Linear(64, 1, bias=False))
+    nn.init.ones_(layer[0].weight)
+    wrapped = get_peft_model(layer.to(torch.bfloat16), LoraConfig(r=1, lora_alpha=1, target_modules=["0"]))
+    fold_lora(wrapped)
+    signs = torch.tensor([1.0, -1.0]).repeat(32)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.data = signs.unsqueeze(0) if "lora_A" in name else torch.full((1, 1), 2.0**-10)
+        y = wrapped(signs.to(torch.bfloat16).expand(200, 64))  # the ones cancel out, and 1 + 2^-10 is 1 in bfloat16
+    assert y.flatten().tolist() == [64 * 2.0**-10] * 200

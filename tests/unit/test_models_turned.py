@@ -55,3 +55,9 @@ def test_what_is_trained_takes_the_same_steps_after_a_checkpoint() -> None:
     step(whole, first)
     step(resumed, second)
     assert torch.equal(whole.weight, resumed.weight)
+
+
+def test_weights_in_bfloat16_stay_as_they_lie() -> None:
+    layer = nn.Linear(16, 24).to(torch.bfloat16)
+    assert turn_weights(layer) == 0
+    assert layer.weight.stride() == (16, 1)

@@ -33,6 +33,7 @@ from transformers.pytorch_utils import Conv1D
 from ratchet_jobs.data.base_model import local_digest
 from ratchet_jobs.generators.loading import eos_of, load_base
 from ratchet_jobs.generators.templates import Wording, load_wording
+from ratchet_jobs.models.bfloat16 import prepare_bfloat16
 from ratchet_jobs.models.classifier import find_targets
 from ratchet_jobs.models.lora import fold_lora
 from ratchet_jobs.models.turned import turn_weights
@@ -118,6 +119,7 @@ class Trunk:
         _without_dropout(model)
         model.requires_grad_(False)
         turn_weights(model)  # answers are drawn a few rows at a time
+        prepare_bfloat16(model)
         own = None if rank is not None else copy.deepcopy(model).requires_grad_(True)
         self.base: PreTrainedModel = model
         names = [adapter_of(agent) for agent in agents] or [POLICY]

@@ -17,6 +17,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.markup import escape
 
+from ratchet_api.conditions import ConditionType, find_condition
 from ratchet_api.kinds import RL_POLICY, RL_TRAINING_RUN
 from ratchet_api.names import ANNOTATION_PROMOTE, ANNOTATION_ROLLOUT, LABEL_COMPONENT, LABEL_POLICY, label_value
 from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
@@ -138,7 +139,8 @@ def why(
         )
     for body in bodies:
         rollout, spec = _rollout(body)
-        sentence = why_sentence(user, policy_uid=body["metadata"]["uid"], rollout=rollout, spec=spec)
+        uid, diced = body["metadata"]["uid"], _gateways_deal(_status(body))
+        sentence = why_sentence(user, policy_uid=uid, rollout=rollout, spec=spec, diced=diced)
         out.print(f"[name]{escape(body['metadata']['name'])}[/]: {escape(sentence)}", soft_wrap=True)
 
 
@@ -224,6 +226,11 @@ def _policy_name(text: str) -> str:
     if find_kind(kind) is not RL_POLICY or not name:
         raise UsageProblem(f"{text!r} names no policy; write its name, or policy/NAME")
     return name
+
+
+def _gateways_deal(status: RLPolicyStatus) -> bool:
+    sticky = find_condition(status.conditions, ConditionType.STICKY)
+    return sticky is not None and sticky.status == "False"
 
 
 def _status(body: Body) -> RLPolicyStatus:

@@ -140,7 +140,9 @@ def history_table(rows: Sequence[ShareRow], now: datetime) -> Table:
     return table
 
 
-def why_sentence(subject: str, *, policy_uid: str, rollout: RolloutStatus, spec: Rollout | None) -> str:
+def why_sentence(
+    subject: str, *, policy_uid: str, rollout: RolloutStatus, spec: Rollout | None, diced: bool = False
+) -> str:
     """Say which version a subject gets, and why.
 
     Args:
@@ -148,6 +150,7 @@ def why_sentence(subject: str, *, policy_uid: str, rollout: RolloutStatus, spec:
         policy_uid: uid of the policy, of which the salt is made.
         rollout: where its rollout stands.
         spec: what was asked of it, for what later steps will do; None = nothing goes on trial.
+        diced: Gateways deal, each request by itself, and know no subject.
     """
     everybody = rollout.serving
     if everybody is None:
@@ -155,6 +158,8 @@ def why_sentence(subject: str, *, policy_uid: str, rollout: RolloutStatus, spec:
     gets = f"{subject} gets version {everybody}"
     if rollout.candidate is None and rollout.testing is None:
         return f"{gets}, as everybody does: no version is on trial"
+    if diced:
+        return _why_diced(subject, rollout, everybody)
     if not is_subject(subject):
         return f"{gets}, outside the comparison: the router deals subjects of printable ASCII without blank and comma"
     if rollout.candidate is None:
@@ -175,6 +180,20 @@ def why_sentence(subject: str, *, policy_uid: str, rollout: RolloutStatus, spec:
     }[slot.arm]
     unsure = "" if rollout.step_since is not None else "; not every router has applied this share yet"
     return f"{subject} gets version {slot.version}, arm {slot.arm}: {trial}, and {why}{unsure}"
+
+
+def _why_diced(subject: str, rollout: RolloutStatus, everybody: int) -> str:
+    """Say what a Gateway's dice may give a subject."""
+    tried = [(rollout.candidate, rollout.percent)] if rollout.candidate is not None else []
+    if (test := rollout.testing) is not None and test.dealt:
+        tried = [(arm.version, arm.percent) for arm in test.live]
+    chances = ", ".join(f"version {version} with {percent:g} %" for version, percent in tried if percent)
+    if not chances:
+        return f"{subject} gets version {everybody}, as everybody does: nobody gets another one yet"
+    return (
+        f"nobody can say which version {subject} gets: a Gateway throws dice for each request, {chances}, "
+        f"else version {everybody} (HTTPRoute, spec.serving.httpRoute)"
+    )
 
 
 def _why_tested(subject: str, policy_uid: str, rollout: RolloutStatus, everybody: int) -> str:

@@ -335,6 +335,7 @@ def test_the_route_has_the_shares_of_the_trial_and_routers_deal_until_a_gateway_
     assert routed.shares() == [("v2", 1000), ("v1", 8000), ("v1", 1000)]
     routed.platform.wait("it to wait", lambda: "says nothing of it" in routed.condition("RolledOut")[2], 120)
     assert routed.condition("Sticky")[:2] == ("False", "DealtByGateways")
+    assert "throws dice for each request, version 2 with 10 %, else version 1" in routed.ratchet("why", "person-1")
     assert routed.deployments() == {"v1", "v2", "router"}
     routed.take_route()
     routed.platform.wait("the routers to end", lambda: routed.deployments() == {"v1", "v2"}, 120)

@@ -56,6 +56,7 @@ class Cluster:
     def __init__(self, rollout: RolloutStatus | None) -> None:
         self.rollout, self.champion, self.answers = rollout, 1, True
         self.maps: list[Body] = []
+        self.conditions: list[Body] = []
         self.told: list[str] = []
         self.others: dict[str, list[Body]] = {}
 
@@ -68,7 +69,7 @@ class Cluster:
     def list(self, kind: Kind[Any, Any]) -> Sequence[Body]:
         if kind is not RL_POLICY:
             return self.others.get(kind.kind, [])
-        status: dict[str, Any] = {"champion": self.champion, "state": "Ramping"}
+        status: dict[str, Any] = {"champion": self.champion, "state": "Ramping", "conditions": self.conditions}
         spec: dict[str, Any] = {"type": "classifier"}
         if self.rollout is not None:
             status["rollout"] = self.rollout.to_wire()
@@ -248,6 +249,19 @@ def test_why_knows_when_nobody_is_dealt(
     code, printed = ratchet("why", subject)
     assert code == 0
     assert want in printed
+
+
+def test_why_knows_no_place_where_gateways_throw_dice(ratchet: Command, cluster: Cluster) -> None:
+    sticky = {"type": "Sticky", "status": "False", "reason": "DealtByGateways", "message": "-", "observedGeneration": 1}
+    cluster.conditions = [sticky | {"lastTransitionTime": "2026-01-01T00:00:00Z"}]
+    dice = "p: nobody can say which version me gets: a Gateway throws dice for each request, "
+    assert ratchet("why", "me")[1].startswith(f"{dice}version 2 with 5 %, else version 1 (")
+    cluster.rollout = under_test(running=True)
+    assert ratchet("why", "me")[1].startswith(f"{dice}version 2 with 20 %, else version 1 ("), "version 3 is out"
+    cluster.rollout = TRIAL.model_copy(update={"percent": 0, "step": -1})
+    assert "me gets version 1, as everybody does: nobody gets another one yet" in ratchet("why", "me")[1]
+    cluster.rollout = TRIAL.model_copy(update={"candidate": None, "percent": 0})
+    assert "no version is on trial" in ratchet("why", "me")[1]
 
 
 def test_history_shows_who_got_what_from_when_to_when(ratchet: Command) -> None:

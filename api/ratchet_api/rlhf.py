@@ -328,6 +328,10 @@ class RlhfStage(ApiModel):
         bool,
         Field(default=False, description="gradientCheckpointing: true needs less memory and a third more time."),
     ]
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Field(default="auto", description="dtype: of the frozen weights. auto is bfloat16 on a GPU, else float32."),
+    ]
     update_epochs: Annotated[
         int, Field(default=2, ge=1, le=100, description="updateEpochs: passes over the rollout per update.")
     ]

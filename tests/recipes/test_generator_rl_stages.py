@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +66,20 @@ def test_answers_that_are_rewarded_for_being_short_become_short_and_a_left_stage
     assert curve["reward/expression"] == curve["avg_return"]
     assert sum(curve["mean_tokens"][-3:]) < sum(curve["mean_tokens"][:3])
     assert calm.result.metrics["rollouts"] == 8
+
+
+def test_frozen_weights_in_bfloat16_learn_the_same_and_a_left_stage_ends_alike(bench: GeneratorBench) -> None:
+    """P12 for `dtype`: rounding makes another policy, and a kill does not."""
+    settings: dict[str, Any] = {"interactions": 64, "learningRate": 5e-3, "initKl": 0.001, "checkpointEverySteps": 3}
+    exact, _ = bench.pod(bench.rlhf(rewards=SHORT, **settings), run="exact")
+    config = bench.rlhf(rewards=SHORT, dtype="bfloat16", **settings)
+    calm, folder = bench.pod(config, run="half")
+    with pytest.raises(Killed):
+        bench.pod(config, run="half-killed", die_after=5)
+    stormy, _ = bench.pod(config, run="half-killed")
+    assert stormy.digest == calm.digest != exact.digest
+    said = read_history(folder / "rl-history.parquet")["mean_tokens"]
+    assert sum(said[-3:]) < sum(said[:3])
 
 
 def test_the_better_rewarded_policy_is_kept_unless_it_breaks_a_gate(bench: GeneratorBench) -> None:

@@ -88,6 +88,7 @@ RLHF: dict[str, Any] = {
     "minibatchSize": 4,
     "accumulation": 2,
     "gradientCheckpointing": True,
+    "dtype": "bfloat16",
     "updateEpochs": 3,
     "maxNewTokens": 16,
     "temperature": 0.9,

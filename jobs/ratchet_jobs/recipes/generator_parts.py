@@ -123,6 +123,7 @@ def open_learning(ctx: StageContext, config: RlConfig, hyper: RlhfStage, *, agen
         reward_rank=None if judge is None else saved_rank(judge),
         seed=config.seed,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        dtype=hyper.dtype,
         agents=agents,
     )
     known, skipped = prompts_of(rows, trunk.wording, max_tokens=card.max_tokens)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
@@ -41,6 +41,7 @@ def open_trunk(
     reward_dropout: float = 0.0,
     seed: int,
     device: torch.device,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     agents: Sequence[str] = (),
 ) -> tuple[Trunk, GeneratorCard]:
     """Read a committed generator and make it the trunk that PPO and the reward model stand on.
@@ -53,7 +54,8 @@ def open_trunk(
         reward_rank: see `Trunk`.
         reward_dropout: see `Trunk`.
         seed: see `Trunk`.
-        device: to compute on; on a GPU the frozen weights are bfloat16.
+        device: to compute on.
+        dtype: of the frozen weights; auto = bfloat16 on a GPU, else float32.
         agents: see `Trunk`.
 
     Raises:
@@ -63,9 +65,9 @@ def open_trunk(
     model: PreTrainedModel = adapted.merge_and_unload()
     if hasattr(model, "peft_config"):  # what is left of the adapter would let peft warn of a second one
         del model.peft_config
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    native = "bfloat16" if device.type == "cuda" else "float32"
     trunk = Trunk(
-        model.to(device=device, dtype=dtype),
+        model.to(device=device, dtype=getattr(torch, native if dtype == "auto" else dtype)),
         wording,
         digest=digest,
         rank=rank,

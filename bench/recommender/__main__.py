@@ -1,6 +1,6 @@
 """Example 04 on real chats: what RL changes in likeness, variety, empathy and recommendations, with intervals.
 
-    .venv/bin/python -m bench.recommender [--work DIR] [--interactions 4096] [--prompts 256] [--rows 8000]
+    .venv/bin/python -m bench.recommender [--work DIR] [--interactions 192] [--prompts 128] [--rows 640]
     .venv/bin/python -m bench.recommender --base FOLDER --rows 400 --interactions 64 --prompts 32
 
 Runs the manifests of examples/04-recommender with the digests filled in and the sizes given, prints baseline against RL
@@ -39,10 +39,10 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--base", type=Path, help="folder of another base model than SmolLM2-135M-Instruct")
     parser.add_argument("--encoder", type=Path, help="folder of another encoder than all-MiniLM-L6-v2")
-    parser.add_argument("--rows", type=int, default=8000, help="answers in chats, at most")
+    parser.add_argument("--rows", type=int, default=640, help="answers in chats, at most")
     parser.add_argument("--epochs", type=float, default=1.0, help="of the supervised stage")
-    parser.add_argument("--interactions", type=int, default=4096, help="answers that RL draws")
-    parser.add_argument("--prompts", type=int, default=256, help="held-out prompts")
+    parser.add_argument("--interactions", type=int, default=192, help="answers that RL draws")
+    parser.add_argument("--prompts", type=int, default=128, help="held-out prompts")
     parser.add_argument("--work", type=Path, help="state directory; without it, in the cache")
     wanted = parser.parse_args()
     cache = Path(os.environ.get("RATCHET_CACHE") or Path.home() / ".cache" / "ratchet")
@@ -131,7 +131,9 @@ def report(folder: Path) -> int:
     compared = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     other = compared["choice"]["baseline"]
     before, after = (numbers(answers, role) for role in (other, "rl"))
-    print(f"\n{len(answers)} held-out prompts; kept: {compared['choice']['chosen']}")
+    words = sum(len(answer["reference"].split()) for answer in answers) / len(answers)
+    print(f"\n{len(answers)} held-out prompts, which people answered in {words:.1f} words")
+    print(f"kept: {compared['choice']['chosen']}")
     print("\n| number | supervised | RL | change | 95 % interval | wanted |")
     print("| --- | --- | --- | --- | --- | --- |")
     missed = []
@@ -157,6 +159,7 @@ def numbers(answers: list[dict[str, Any]], role: str) -> dict[str, Held]:
         **{f"BLEU-{order}": held_bleu(texts, references, order=order) for order in (1, 2)},
         **{f"DIST-{order}": held_distinct(texts, order=order) for order in (1, 2)},
         **{name: held_mean([answer["worth"][role][part] for answer in answers]) for name, part in parts.items()},
+        "words": held_mean([len(text.split()) for text in texts]),
     }
 
 

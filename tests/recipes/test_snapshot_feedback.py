@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 
 from ratchet_api.base import format_time
 from ratchet_api.feedback_dataset import Split
+from ratchet_jobs.data.feedback_rows import BATCH, FeedbackRows
 from ratchet_jobs.data.splitting import hash64, normalised, split_of
 from tests.feedback_events import LogBuilder, corrections, stored_as
 from tests.recipes.stage_process import NAMESPACE, StageProcess
@@ -191,6 +194,16 @@ def test_equal_logs_give_equal_bytes_however_they_were_cut_into_segments(tmp_pat
         log.flush() if log.lines else None
         digests.add(process.summary(source=source())["digest"])
     assert len(digests) == 1
+
+
+def test_where_the_engines_pieces_end_shows_in_no_table() -> None:
+    """P28: 122,880 rows of DuckDB come as pieces of 65,536 and 57,344, and go on as whole tables."""
+    database = duckdb.connect()
+    pieces = "SELECT range AS n FROM range(70_000) UNION ALL SELECT range + 70_000 FROM range(70_000)"
+    tables = list(FeedbackRows.batches(cast("FeedbackRows", SimpleNamespace(_db=database)), pieces))
+    assert [table.num_rows for table in tables] == [BATCH, BATCH, 140_000 - 2 * BATCH]
+    assert [table["n"].num_chunks for table in tables] == [1, 1, 1]
+    assert [number for table in tables for number in table["n"].to_pylist()] == list(range(140_000))
 
 
 def test_a_retry_that_reached_another_replica_is_one_row(process: StageProcess, log: LogBuilder) -> None:

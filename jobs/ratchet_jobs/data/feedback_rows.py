@@ -295,16 +295,19 @@ class FeedbackRows:
         self._db.execute(f"CREATE VIEW placed AS {whole}")
 
     def batches(self, query: str) -> Iterator[pa.Table]:
-        """Yield the answer to a query in tables of exactly BATCH rows and a rest, whatever pieces the engine makes."""
+        """Yield the answer to a query in tables of exactly BATCH rows and a rest, whatever pieces the engine makes.
+
+        Each table is one piece: where pieces end, Parquet may end a page, and equal rows had other bytes.
+        """
         waiting: list[pa.RecordBatch] = []
         for piece in self._db.cursor().sql(query).to_arrow_reader(BATCH):
             waiting.append(piece)
             if sum(each.num_rows for each in waiting) >= BATCH:
-                table = pa.Table.from_batches(waiting)
+                table = pa.Table.from_batches(waiting).combine_chunks()
                 yield table.slice(0, BATCH)
                 waiting = table.slice(BATCH).to_batches()
         if waiting:
-            yield pa.Table.from_batches(waiting)
+            yield pa.Table.from_batches(waiting).combine_chunks()
 
     def as_status(self) -> tuple[Removed, ...]:
         """The rules, most removals first."""

@@ -166,7 +166,10 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
     )
     key = store_snapshot(ctx.store, ctx.namespace, manifest, ctx.folder("snapshot"))
     mean, std, oldest, newest = database.execute(
-        "SELECT round(avg(score), 6), round(stddev_pop(score), 6), min(received), max(received) FROM placed"
+        "SELECT round(mean, 6), round(sqrt(greatest(0, square - mean * mean)), 6), least, most FROM "
+        # of decimals: a sum of doubles depends on which thread came first
+        "(SELECT avg(score::DECIMAL(18, 9)) AS mean, avg(score::DECIMAL(18, 9) * score::DECIMAL(18, 9)) AS square, "
+        "min(received) AS least, max(received) AS most FROM placed)"
     ).fetchall()[0]
     summary = SnapshotSummary(
         digest=manifest.digest,

@@ -91,7 +91,8 @@ def test_a_candidate_that_never_becomes_ready_is_taken_out_before_anybody_got_it
     assert sim.served[2] == 0
     assert sim.turns[-2:] == [Turn.ROLLED_BACK, Turn.APPLIED]
     assert "was not ready within 300 s" in sim.said[-2][1]
-    assert sim.champion == 1
+    assert sim.history[-1].why == sim.said[-2][1] == sim.status.verdict.message
+    assert (sim.status.verdict.outcome, sim.status.verdict.reason, sim.champion) == ("Failed", "NotReady", 1)
 
 
 def test_a_candidate_that_stops_answering_is_taken_out_and_a_short_pause_is_forgiven() -> None:
@@ -431,7 +432,9 @@ def test_a_shadow_that_answers_too_much_otherwise_is_taken_out_and_nobody_ever_g
     sim.run(60, until=lambda: over(sim))
     assert (sim.champion, sim.served[2], sim.status.candidate) == (1, 0, None)
     assert "were answered otherwise" in sim.said[-2][1]
-    assert [(row.version, row.candidate) for row in sim.history] == [(1, None)]
+    assert [(row.version, row.candidate) for row in sim.history] == [(1, None), (1, None)], "the ledger tells of it"
+    assert sim.history[-1].why == sim.said[-2][1] == sim.status.verdict.message
+    assert (sim.status.verdict.outcome, sim.status.verdict.reason) == ("Failed", "LimitBreached")
     sim.run(10)
     assert sim.turns.count(Turn.CANDIDATE) == 1
 
@@ -471,6 +474,7 @@ def test_a_shadow_that_stops_answering_is_taken_out_and_a_short_pause_is_forgive
     sim.run(2, until=lambda: over(sim))
     assert sim.status.candidate is None
     assert "did not answer for 30 s as a shadow" in sim.said[-2][1]
+    assert (sim.history[-1].why, sim.status.verdict.reason) == (sim.said[-2][1], "NotReady")
 
 
 def test_a_paused_shadow_goes_on_being_asked_and_gets_no_share_until_it_is_resumed() -> None:

@@ -96,7 +96,9 @@ async def test_a_version_that_answers_too_much_otherwise_beside_the_champion_is_
         1,
         ["support-router", "support-v1"],
     )
-    assert [row["percent"] for row in world.rollout()["history"]] == [0]
+    assert [row["percent"] for row in world.rollout()["history"]] == [0, 0]
+    assert "answered otherwise" in world.rollout()["history"][-1]["why"]
+    assert world.rollout()["verdict"]["outcome"] == "Failed"
     assert world.people.counts == {}
 
 
@@ -167,7 +169,9 @@ async def test_a_version_whose_servers_do_not_answer_is_taken_out(break_at: str)
     world.broken.add(2)
     await world.run_until(lambda: world.rollout().get("settledUpTo", 0) == 2)
     assert world.status("RLPolicy", "support")["champion"] == 1
-    assert [row["percent"] for row in world.rollout()["history"]] == ([0] if break_at == "start" else [0, 10, 0])
+    assert [row["percent"] for row in world.rollout()["history"]] == ([0, 0] if break_at == "start" else [0, 10, 0])
+    assert world.rollout()["history"][-1]["why"].startswith("Version 2 ")
+    assert world.rollout()["verdict"]["reason"] == "NotReady"
 
 
 async def test_without_an_analyst_nobody_beyond_the_first_share_gets_the_version() -> None:

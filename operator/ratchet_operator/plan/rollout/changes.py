@@ -98,7 +98,8 @@ def end(world: RolloutWorld, said: Said, *, by: By, champion: int | None = None)
         "leaving": _leaving(status, status.candidate, *_tested(status)),
         "settled_up_to": max(*settled, *_tested(status, out=True)),
     }
-    return _change(world, world.champion if champion is None else champion, "Applying", said, changes, by=by)
+    served = world.champion if champion is None else champion
+    return _change(world, served, "Applying", said, changes, by=by, told=status.candidate is not None)
 
 
 def _tested(status: RolloutStatus, *, out: bool = False) -> tuple[int, ...]:
@@ -113,15 +114,27 @@ def _leaving(status: RolloutStatus, *versions: int | None, but: int | None = Non
 
 
 def _change(
-    world: RolloutWorld, champion: int | None, state: str, said: Said, changes: dict[str, Any], *, by: By
+    world: RolloutWorld,
+    champion: int | None,
+    state: str,
+    said: Said,
+    changes: dict[str, Any],
+    *,
+    by: By,
+    told: bool = False,
 ) -> Decision:
     status = world.status.model_copy(update=changes)
-    status, archived = _with_row(status, world.now, said.text, by=by)
+    status, archived = _with_row(status, world.now, said.text, by=by, told=told)
     return Decision(status, champion, state, said.text, (said,), archived, again_seconds=0)
 
 
-def _with_row(status: RolloutStatus, now: datetime, why: str, *, by: By) -> tuple[RolloutStatus, tuple[ShareRow, ...]]:
-    """Append a row if somebody gets something else than by the last one; the oldest leave when there is no room."""
+def _with_row(
+    status: RolloutStatus, now: datetime, why: str, *, by: By, told: bool
+) -> tuple[RolloutStatus, tuple[ShareRow, ...]]:
+    """Append a row if somebody gets something else than by the last one; the oldest leave when there is no room.
+
+    A version that was taken out before anybody got it changes no share; it is `told` of all the same.
+    """
     if status.serving is None:
         return status, ()
     candidate = status.candidate if status.percent else None
@@ -129,7 +142,7 @@ def _with_row(status: RolloutStatus, now: datetime, why: str, *, by: By) -> tupl
     dealt = () if status.testing is None or not status.testing.dealt else status.testing.live
     arms = tuple(ArmRow(version=arm.version, percent=arm.percent) for arm in dealt)
     now_served = (status.serving, candidate, status.percent, arms)
-    if last is not None and (last.version, last.candidate, last.percent, last.arms) == now_served:
+    if not told and last is not None and (last.version, last.candidate, last.percent, last.arms) == now_served:
         return status, ()
     row = ShareRow(
         number=status.rows + 1,

@@ -83,6 +83,12 @@ def with_verdict(world: RolloutWorld, verdict: Verdict) -> RolloutWorld:
     return world if alike(status.verdict, now) else replace(world, status=status.model_copy(update={"verdict": now}))
 
 
+def failed_untried(world: RolloutWorld, why: Why, sentence: str) -> RolloutWorld:
+    """Return the world whose status says that the candidate failed before anybody got it."""
+    verdict = VerdictStatus(outcome=Outcome.FAILED.value, reason=why.value, message=sentence[:1024])
+    return replace(world, status=world.status.model_copy(update={"verdict": verdict}))
+
+
 def kept(verdict: Verdict, samples: int, *, longest: int = 1024) -> VerdictStatus:
     """Return what a status keeps of a verdict."""
     return VerdictStatus(

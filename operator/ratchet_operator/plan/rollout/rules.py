@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from ratchet_api.shadow import ShadowReport
-from ratchet_api.stats.verdict import Outcome
+from ratchet_api.stats.verdict import Outcome, Why
 from ratchet_operator.plan.rollout.changes import end, note, promote, serve, share, wait
 from ratchet_operator.plan.rollout.judging import (
     exposed_subjects,
+    failed_untried,
     shadow_report,
     verdict_of,
     with_report,
@@ -106,12 +107,12 @@ def roll_back(world: RolloutWorld) -> Decision | None:
         if status.unready_since is None or world.age(status.unready_since) < canary.unready_seconds:
             return None
         text = f"Version {status.candidate} did not answer for {canary.unready_seconds} s as a shadow; nobody got it."
-        return end(world, Said(Turn.ROLLED_BACK, text), by="operator")
+        return end(failed_untried(world, Why.NOT_READY, text), Said(Turn.ROLLED_BACK, text), by="operator")
     if status.step < 0:
         if status.candidate in world.ready or world.age(status.began) < canary.ready_seconds:
             return None
         text = f"Version {status.candidate} was not ready within {canary.ready_seconds} s; nobody got it."
-        return end(world, Said(Turn.ROLLED_BACK, text), by="operator")
+        return end(failed_untried(world, Why.NOT_READY, text), Said(Turn.ROLLED_BACK, text), by="operator")
     verdict = verdict_of(world)
     late = verdict.outcome is Outcome.INCONCLUSIVE and verdict.final
     if verdict.outcome is not Outcome.FAILED and not late:
@@ -186,7 +187,7 @@ def shadow(world: RolloutWorld) -> Decision | None:
     seen = with_report(world, found, exact=True)
     if asked.max_flip_rate is not None and found.flip_rate > asked.max_flip_rate:
         text = f"Version {status.candidate} is taken out, and nobody got it: {found.sentence}."
-        return end(seen, Said(Turn.ROLLED_BACK, text), by="operator")
+        return end(failed_untried(seen, Why.LIMIT_BREACHED, text), Said(Turn.ROLLED_BACK, text), by="operator")
     return expose(seen)
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ratchet_api.base import format_time
 from ratchet_api.feedback_dataset import Split
+from ratchet_jobs.data import feedback_rows
 from ratchet_jobs.data.feedback_rows import BATCH, FeedbackRows
 from ratchet_jobs.data.splitting import hash64, normalised, split_of
 from tests.feedback_events import LogBuilder, corrections, stored_as
@@ -281,6 +284,32 @@ def test_equal_prompts_and_if_wanted_all_rows_of_a_person_stay_in_one_split(
             people.setdefault(row["subject"], set()).add(split)
     assert all(len(splits) == 1 for splits in texts.values())
     assert all(len(splits) == 1 for splits in people.values()) == (group == "subject")
+
+
+@pytest.mark.parametrize("group", ["prompt", "subject"])
+def test_rows_that_are_cleaned_and_sorted_in_pieces_make_the_same_snapshot(
+    process: StageProcess, log: LogBuilder, monkeypatch: pytest.MonkeyPatch, group: str
+) -> None:
+    """What fits into memory at once decides no byte; one prompt is asked more often than a piece has rows."""
+    for number in range(400):
+        text = "question that everybody asks" if number % 5 == 0 else f"quéstion {number} of a@example.org"
+        log.feedback("rating", rating=1 + number % 5, prompt=text, response="a", subject=f"person {number // 3}")
+    log.flush()
+    whole = process.summary(type="ratings", source=source(groupBy=group), target="whole")
+    asked: list[str] = []
+    batches = FeedbackRows.batches
+
+    def noted(self: FeedbackRows, *queries: str, **more: int) -> Iterator[pa.Table]:
+        asked.extend(queries)
+        return batches(self, *queries, **more)
+
+    monkeypatch.setattr(FeedbackRows, "batches", noted)
+    monkeypatch.setattr(feedback_rows, "_SORTED", 20)
+    monkeypatch.setattr(feedback_rows, "_CLEANED", 7)
+    pieces = process.summary(type="ratings", source=source(groupBy=group), target="pieces")
+    assert len(asked) >= 400 // 20, "the rows were not cut into pieces"
+    assert pieces["digest"] == whole["digest"]
+    assert len(rows_of(process, pieces)) == 400
 
 
 def test_old_events_and_too_many_are_left_out_alike_in_every_rebuild(process: StageProcess, log: LogBuilder) -> None:

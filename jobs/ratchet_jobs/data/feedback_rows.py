@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 import duckdb
 import pyarrow as pa
 
-from ratchet_api.feedback_dataset import DatasetType, Filters, Split
+from ratchet_api.feedback_dataset import DatasetType, Filters, Split, SplitName
 from ratchet_api.feedback_source import FeedbackSource, Quarantine
 from ratchet_api.snapshot_summary import DisputedCount, Removed
 from ratchet_jobs.data.feedback_disputes import DISPUTES
@@ -29,6 +29,13 @@ from ratchet_jobs.data.splitting import cap_of, components, hash64, normalised
 from ratchet_jobs.runtime.errors import BadDataError
 
 BATCH = 65_536
+"""Rows of a table that is written at once: those of a row group."""
+_CLEANED = 8_192
+"""Rows that Python looks at together; as objects they take several times their room."""
+_SORTED = 500_000
+"""Rows that are sorted together, about."""
+_SAMPLE = 20_000
+"""Rows of which the bounds of what is sorted together are taken."""
 _LONGEST_LABEL = 128
 
 _GOOD = "coalesce($least IS NOT NULL AND score >= ($least - 1) / 4, false)"
@@ -183,13 +190,15 @@ class FeedbackRows:
         Most texts are plain ASCII without anything that a pattern could find: those never leave the database.
         """
         self._db.execute("DELETE FROM row WHERE why IS NOT NULL")
-        for batch in self.batches("SELECT * FROM row WHERE odd"):
+        for batch in self.batches("SELECT * FROM row WHERE odd", rows=_CLEANED):
             self._db.register("cleaned", self._cleaned(batch))
             self._db.execute(
                 f"INSERT INTO row BY NAME SELECT * REPLACE (false AS odd, {self._split} AS split) FROM cleaned"
             )
             self._db.unregister("cleaned")
         self._db.execute("DELETE FROM row WHERE odd")
+        # compresses what is left, and drops the marks of rows that are gone: 8 bytes per row that never go to disk
+        self._db.execute("CHECKPOINT")
         self._mark("TextTooShort", "length(text) < $least", least=filters.min_text_chars)
         self._mark("TextTooLong", "length(text) > $most", most=filters.max_text_chars)
         most = _LONGEST_LABEL if self._type == "classification" else 1 << 30
@@ -294,20 +303,45 @@ class FeedbackRows:
             whole = "SELECT row.* EXCLUDE split, component, part.split FROM row JOIN part USING (text_hash)"
         self._db.execute(f"CREATE VIEW placed AS {whole}")
 
-    def batches(self, query: str) -> Iterator[pa.Table]:
-        """Yield the answer to a query in tables of exactly BATCH rows and a rest, whatever pieces the engine makes.
+    def batches(self, *queries: str, rows: int = BATCH) -> Iterator[pa.Table]:
+        """Yield the answers to queries, one after the other, in tables of exactly so many rows and a rest.
 
         Each table is one piece: where pieces end, Parquet may end a page, and equal rows had other bytes.
         """
         waiting: list[pa.RecordBatch] = []
-        for piece in self._db.cursor().sql(query).to_arrow_reader(BATCH):
-            waiting.append(piece)
-            if sum(each.num_rows for each in waiting) >= BATCH:
-                table = pa.Table.from_batches(waiting).combine_chunks()
-                yield table.slice(0, BATCH)
-                waiting = table.slice(BATCH).to_batches()
+        for query in queries:
+            for piece in self._db.cursor().sql(query).to_arrow_reader(rows):
+                waiting.append(piece)
+                if sum(each.num_rows for each in waiting) >= rows:
+                    table = pa.Table.from_batches(waiting).combine_chunks()
+                    yield table.slice(0, rows)
+                    waiting = table.slice(rows).to_batches()
         if waiting:
             yield pa.Table.from_batches(waiting).combine_chunks()
+
+    def sorted(self, columns: str, split: SplitName) -> Iterator[pa.Table]:
+        """Yield the rows of a split in the order of a snapshot.
+
+        They are sorted by ranges of their order's first two columns, each small enough to be sorted in memory: a sort
+        that goes to disk holds blocks of every run at once, of which a longer log makes more, until none is left.
+        Every range costs a pass over the rows.
+        """
+        rows = self._number(f"SELECT count(*) FROM placed WHERE split = '{split}'")
+        sample = self._db.execute(
+            "SELECT component, text_hash FROM (SELECT component, text_hash FROM placed "
+            f"WHERE split = '{split}' USING SAMPLE reservoir({_SAMPLE} ROWS) REPEATABLE (1)) ORDER BY ALL"
+        ).fetchall()
+        pieces = -(-rows // _SORTED)
+        bounds = [sample[len(sample) * piece // pieces] for piece in range(1, pieces)]
+        least = [f"(component > {one} OR component = {one} AND text_hash >= {two})" for one, two in bounds]
+        ranges = zip(["true", *least], [*(f"NOT {each}" for each in least), "true"], strict=True)
+        yield from self.batches(
+            *(
+                f"SELECT {columns} FROM placed WHERE split = '{split}' AND {low} AND {high} "
+                "ORDER BY component, text_hash, first, event"
+                for low, high in ranges
+            )
+        )
 
     def as_status(self) -> tuple[Removed, ...]:
         """The rules, most removals first."""

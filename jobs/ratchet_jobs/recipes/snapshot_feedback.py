@@ -11,7 +11,8 @@
     8 score     each response by the judge of spec.scoring, if there is one, piece by piece as it is written
     9 write     Parquet per split in hash order, MANIFEST.json last, below the digest of the content
 
-The log never passes through memory as a whole: DuckDB keeps on the scratch disk what does not fit. Torch-free.
+The log never passes through memory as a whole: DuckDB keeps on the scratch disk what does not fit. What memory still
+grows with the log is measured in bench/snapshot. Torch-free.
 """
 
 from __future__ import annotations
@@ -134,13 +135,10 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
     schema = layout.schema if scorer is None else pa.schema([*layout.schema, *scorer.fields])
     files: dict[str, SnapshotFile] = {}
     for name in SPLITS:
-        query = (
-            f"SELECT {layout.columns.replace('{policy}', policy)} FROM placed WHERE split = '{name}' "
-            "ORDER BY component, text_hash, first, event"
-        )
+        ordered = rows.sorted(layout.columns.replace("{policy}", policy), name)
         path = ctx.folder("snapshot") / f"{name}.parquet"
         with pq.ParquetWriter(path, schema, compression="zstd", version="2.6", use_dictionary=["label"]) as out:
-            for batch in _ahead(rows.batches(query)):
+            for batch in _ahead(ordered):
                 whole = batch.cast(layout.schema)
                 out.write_table(whole if scorer is None else scorer.scored(whole))
         files[name] = SnapshotFile(path=path.name, sha256=sha256_file(path), rows=parts[name])

@@ -6,8 +6,8 @@
                model of which all weights are trained
     trl-lean   the same with LoRA on the value model, too: the least that PPOTrainer can be asked to do
 
-In bfloat16 as PPOConfig has it: weights stay float32, and products are cast (autocast). Everything else is PPOConfig's
-default, except what `task.Hyper` sets for all contenders. Its whole configuration is part of the result.
+Where bfloat16 is asked for, it is PPOConfig's: weights stay float32, products are cast. Everything else is its default,
+except what `task.Hyper` sets for all contenders. Its whole configuration is part of the result.
 """
 
 from __future__ import annotations

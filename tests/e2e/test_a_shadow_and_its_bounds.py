@@ -198,10 +198,18 @@ class Trial:
         return ",".join(f"{key}={value}" for key, value in selector.items())
 
     def _address(self, selector: str) -> str:
-        (pod,) = (
-            each for each in self.platform.items("pods", selector) if not each["metadata"].get("deletionTimestamp")
-        )
-        return f"http://{pod['status']['podIP']}"
+        """Of the one pod that is there; while a Deployment changes there may be two."""
+        found: list[str] = []
+
+        def alone() -> bool:
+            pods = [
+                each for each in self.platform.items("pods", selector) if not each["metadata"].get("deletionTimestamp")
+            ]
+            found[:] = [each["status"]["podIP"] for each in pods if each["status"].get("podIP")]
+            return len(pods) == len(found) == 1
+
+        self.platform.wait(f"one pod of {selector}", alone, 120)
+        return f"http://{found[0]}"
 
     def _texts(self, people: int) -> list[str]:
         return [text for text, _ in reviews(people, seed=1000 + self.came)]

@@ -64,6 +64,7 @@ def test_a_correction_of_a_class_becomes_a_labelled_row(process: StageProcess, l
     assert by_text["question number 3"]["label"] == "login"
     assert by_text["question number 3"]["subject"] == stored_as("person-3@example.org")
     assert [each["label"] for each in manifest_of(process, summary)["labels"]] == ["billing", "login"]
+    assert not {"scoreMean", "scoreStd"} & set(summary), "a class has no score"
 
 
 def test_every_event_is_a_row_or_counted_under_the_rule_that_removed_it(process: StageProcess, log: LogBuilder) -> None:

@@ -93,6 +93,9 @@ def test_a_candidate_that_never_becomes_ready_is_taken_out_before_anybody_got_it
     assert "was not ready within 300 s" in sim.said[-2][1]
     assert sim.history[-1].why == sim.said[-2][1] == sim.status.verdict.message
     assert (sim.status.verdict.outcome, sim.status.verdict.reason, sim.champion) == ("Failed", "NotReady", 1)
+    sim.likes |= {3: 0.9}
+    sim.run(1, until=lambda: sim.status.candidate == 3)
+    assert (sim.status.candidate, sim.status.verdict.outcome) == (3, ""), "what was thought of version 2 is over"
 
 
 def test_a_candidate_that_stops_answering_is_taken_out_and_a_short_pause_is_forgiven() -> None:

@@ -164,10 +164,10 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
     )
     key = store_snapshot(ctx.store, ctx.namespace, manifest, ctx.folder("snapshot"))
     mean, std, oldest, newest = database.execute(
-        "SELECT round(mean, 6), round(sqrt(greatest(0, square - mean * mean)), 6), least, most FROM "
         # of decimals: a sum of doubles depends on which thread came first
-        "(SELECT avg(score::DECIMAL(18, 9)) AS mean, avg(score::DECIMAL(18, 9) * score::DECIMAL(18, 9)) AS square, "
-        "min(received) AS least, max(received) AS most FROM placed)"
+        "SELECT round(mean, 6), CASE WHEN mean IS NOT NULL THEN round(sqrt(greatest(0, square - mean * mean)), 6) END, "
+        "least, most FROM (SELECT avg(exact) AS mean, avg(exact * exact) AS square, min(received) AS least, "
+        "max(received) AS most FROM (SELECT received, score::DECIMAL(18, 9) AS exact FROM placed))"
     ).fetchall()[0]
     summary = SnapshotSummary(
         digest=manifest.digest,

@@ -10,6 +10,7 @@ from typing import Any
 
 from ratchet_api.shadow import ShadowReport
 from ratchet_api.stats.verdict import Outcome, Why
+from ratchet_api.verdicts import VerdictStatus
 from ratchet_operator.plan.rollout.changes import end, note, promote, serve, share, wait
 from ratchet_operator.plan.rollout.judging import (
     exposed_subjects,
@@ -162,6 +163,7 @@ def choose(world: RolloutWorld) -> Decision | None:
         "experiments": number,
         "began": world.now,
         "shadow": None,
+        "verdict": VerdictStatus(),
     }
     text = f"Version {newest} goes on trial against version {world.champion}; its servers are started."
     return note(world, "Preparing", Said(Turn.CANDIDATE, text), **changes)

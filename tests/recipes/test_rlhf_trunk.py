@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from ratchet_jobs.generators.loading import load_base
 from ratchet_jobs.generators.templates import load_wording
-from ratchet_jobs.models import bfloat16
+from ratchet_jobs.models import bfloat16, packed
 from ratchet_jobs.rl.seeds import generator_for
+from ratchet_jobs.rlhf import trunk as trunk_module
 from ratchet_jobs.rlhf.generate import Episodes, Sampling, answer_pass, generate, nucleus, pad_prompts, token_logprobs
 from ratchet_jobs.rlhf.saving import save_policy
 from ratchet_jobs.rlhf.trunk import Trunk, load_trunk
@@ -211,6 +214,37 @@ def test_attention_of_bfloat16_weights_is_worked_out_in_float32(llama: Path, mon
     want = token_logprobs(logits, episodes, temperature=1.0)
     torch.testing.assert_close(episodes.logprobs, want, rtol=0, atol=0.05)
     assert exact.base.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_packed_weights_draw_the_same_answers_and_are_gone_afterwards(
+    family: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = load_trunk(request.getfixturevalue(family), rank=3, dtype=torch.bfloat16)  # scaled by no power of two
+    for name, parameter in trunk.policy_parameters().items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05, generator=generator_for(0, name))
+    own = {name: module.__dict__.get("forward") for name, module in trunk.base.named_modules()}
+    counts: list[int] = []
+
+    @contextmanager
+    def counted(model: torch.nn.Module, *, rows: int) -> Iterator[int]:
+        with packed.packed(model, rows=rows) as count:
+            counts.append(count)
+            yield count
+
+    monkeypatch.setattr(trunk_module, "packed", counted)
+    ours = drawn(trunk)
+    with monkeypatch.context() as missing:
+        missing.setattr(packed, "_NAMES", ("_of_no_release_of_torch",))
+        plain = drawn(trunk)
+    layers = {"llama": 2 * 7 + 1, "gpt2": 1}[family]  # gpt2's blocks have their matrices turned, in no linear layer
+    assert counts == [layers if packed.is_there() else 0, 0]
+    for field in ("response_ids", "logprobs", "values", "entropies"):
+        assert torch.equal(getattr(ours, field), getattr(plain, field)), field
+    with pytest.raises(KeyError), trunk.drawing(rows=3):
+        raise KeyError
+    assert own == {name: module.__dict__.get("forward") for name, module in trunk.base.named_modules()}
 
 
 GROW = """

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ratchet_jobs.rl.shapes import require_same_shape
 
+_IMPOSSIBLE = -1e4
+"""A log-probability of which exp() is 0 in float32, as it is of everything below."""
+
 
 def log_probs(logits: Tensor) -> Tensor:
     """Log-softmax in float32, whatever the logits' dtype: (B, A) -> (B, A), -inf stays -inf."""
@@ -41,11 +44,9 @@ def log_prob_of(logits: Tensor, actions: Tensor) -> Tensor:
 
 def entropy(logits: Tensor) -> Tensor:
     """H = -sum_a p log p in nats, (B, A) -> (B,); 0 log 0 counts as 0."""
-    logp = log_probs(logits)
-    exists = torch.isfinite(logp)
-    # masked before the product and not after it: the gradient of -inf * 0 would be NaN
-    safe = torch.where(exists, logp, torch.zeros_like(logp))
-    return -torch.where(exists, safe.exp() * safe, torch.zeros_like(safe)).sum(-1)
+    # bounded before the product and not after it: -inf * 0 would be NaN, and so would be its gradient
+    logp = log_probs(logits).clamp_min(_IMPOSSIBLE)
+    return -(logp.exp() * logp).sum(-1)
 
 
 def kl_divergence(logits: Tensor, ref_logits: Tensor) -> Tensor:

@@ -151,6 +151,11 @@ def generate(trunk: Trunk, prompts: Prompts, sampling: Sampling, *, generator: t
         sampling: lengths, temperature, stops.
         generator: of the draws, on the trunk's device.
     """
+    with trunk.drawing(rows=len(prompts.ids)):
+        return _generate(trunk, prompts, sampling, generator=generator)
+
+
+def _generate(trunk: Trunk, prompts: Prompts, sampling: Sampling, *, generator: torch.Generator) -> Episodes:
     stops = torch.tensor([trunk.wording.eos_id, *sampling.stop_ids], device=trunk.device)
     alive = torch.ones(len(prompts.ids), dtype=torch.bool, device=trunk.device)
     mask, cache = prompts.mask, DynamicCache(config=trunk.config)

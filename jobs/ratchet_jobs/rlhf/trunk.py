@@ -36,6 +36,7 @@ from ratchet_jobs.generators.templates import Wording, load_wording
 from ratchet_jobs.models.bfloat16 import prepare_bfloat16
 from ratchet_jobs.models.classifier import find_targets
 from ratchet_jobs.models.lora import fold_lora
+from ratchet_jobs.models.packed import packed
 from ratchet_jobs.models.turned import turn_weights
 from ratchet_jobs.rl.seeds import seed_for
 from ratchet_jobs.runtime.errors import BadConfigError, BadModelError
@@ -214,6 +215,17 @@ class Trunk:
         """The value head on hidden states: (B, K, D) -> (B, K) float32."""
         answered: Tensor = self.value_head(hidden.float()).squeeze(-1)
         return answered
+
+    @contextmanager
+    def drawing(self, *, rows: int) -> Iterator[None]:
+        """Make passes of the policy with few rows cheaper; nothing may be trained and nothing else be asked meanwhile.
+
+        Args:
+            rows: of most passes.
+        """
+        self._switch(self._own if self.shares_base else None)
+        with packed(self._policy, rows=rows):
+            yield
 
     @contextmanager
     def training(self, role: Role, *, checkpointing: bool = False) -> Iterator[None]:

@@ -14,8 +14,9 @@ import torch
 from ratchet_api.rlhf import AnswerReward, Catalogue
 from ratchet_jobs.data.demonstrations import Demonstration
 from ratchet_jobs.data.turns import Turn
-from ratchet_jobs.metrics.generation import answer_bleu
+from ratchet_jobs.metrics.generation import answer_bleu, distinct
 from ratchet_jobs.rlhf.components.form import PATIENCE_SECONDS
+from ratchet_jobs.rlhf.components.formula import unlike_others
 from ratchet_jobs.rlhf.components.length import fit
 from ratchet_jobs.rlhf.components.recommendation import Named, read_catalogue, worth
 from ratchet_jobs.rlhf.components.wanted_words import said_of
@@ -53,6 +54,7 @@ def rewarded(
         ("distinct", [0.5, 1.0]),
         ("distinct2", [4 / 7, 1.0]),
         ("repetition", [2 / 6, 0.0]),
+        ("distinct_together", [0.5, 1.0]),  # the two share no word
         # of eight words four are right, since the reference has each once; of "Sorry , no !" one in four is
         ("bleu1", [0.5, 0.25]),
         ("ended - tokens / max_tokens", [0.0, -0.25]),
@@ -60,6 +62,23 @@ def rewarded(
 )
 def test_a_formula_is_of_the_answer_itself(formula: str, want: list[float]) -> None:
     assert rewarded({"type": "expression", "expression": formula})(episodes()).tolist() == pytest.approx(want)
+
+
+def test_variety_among_answers_adds_up_to_distinct_1() -> None:
+    texts = ["I like it", "I like Heat", "i Like that that", ""]
+    # I and like are said three times; that twice by one answer, which counts it once
+    want = [(1 / 3 + 1 / 3 + 1) / 3, (1 / 3 + 1 / 3 + 1) / 3, (1 / 3 + 1 / 3 + 1) / 4, 0.0]
+    found = unlike_others(texts, [1, 2, 3, 4])
+    assert found == pytest.approx(want)
+    lengths = [len(text.split()) for text in texts]
+    together = sum(part * words for part, words in zip(found, lengths, strict=True)) / sum(lengths)
+    assert together == pytest.approx(distinct(texts, order=1))
+
+
+def test_answers_to_one_prompt_are_not_held_against_each_other() -> None:
+    # Heat is said by two answers to prompt 1 and by one of two to prompt 2: by half an answer on average
+    found = unlike_others(["Heat", "Heat", "Heat", "no"], [1, 1, 2, 2])
+    assert found == pytest.approx([1 / 1.5, 1 / 1.5, 1 / 2, 1.0])
 
 
 def test_an_answer_is_held_against_all_right_ones_of_its_prompt() -> None:

@@ -23,16 +23,18 @@ import pyarrow as pa
 from ratchet_api.feedback_dataset import DatasetType, Filters, Split, SplitName
 from ratchet_api.feedback_source import FeedbackSource, Quarantine
 from ratchet_api.snapshot_summary import DisputedCount, Removed
+from ratchet_jobs.data.feedback_components import join_components
 from ratchet_jobs.data.feedback_disputes import DISPUTES
+from ratchet_jobs.data.feedback_events import drop_events
 from ratchet_jobs.data.redaction import SUSPECT, redact
-from ratchet_jobs.data.splitting import cap_of, components, hash64, normalised
+from ratchet_jobs.data.splitting import cap_of, hash64, normalised
 from ratchet_jobs.runtime.errors import BadDataError
 
 BATCH = 65_536
 """Rows of a table that is written at once: those of a row group."""
 _CLEANED = 8_192
 """Rows that Python looks at together; as objects they take several times their room."""
-_SORTED = 500_000
+_SORTED = 200_000
 """Rows that are sorted together, about."""
 _SAMPLE = 20_000
 """Rows of which the bounds of what is sorted together are taken."""
@@ -81,7 +83,7 @@ WITH item AS (SELECT sha256(prompt) || sha256(answer) AS item, subject, avg(scor
      whole AS (SELECT item, sum(score) AS total, count(*) AS raters FROM item GROUP BY item HAVING count(*) >= 2)
 SELECT subject, count(*) AS comparisons,
        round(1 - avg(abs(score - (total - score) / (raters - 1))), 6) AS agreement
-FROM item JOIN whole USING (item) GROUP BY subject HAVING count(*) >= $least ORDER BY subject
+FROM item JOIN whole USING (item) GROUP BY subject HAVING count(*) >= $least AND agreement < $most ORDER BY subject
 """
 _TEXTS = {"prompt": "text", "first": "first", "second": "second"}
 """What a row holds of people's words, by the name that it has before it is cleaned."""
@@ -150,8 +152,7 @@ class FeedbackRows:
         if type != "preferences":  # of which no rule asks for a rating
             given["least"] = source.min_rating
         database.execute(query, given)
-        database.execute("DROP VIEW vote")
-        database.execute("DROP TABLE event")
+        drop_events(database)
         newest = "date_trunc('second', max(received)) + INTERVAL 1 SECOND"
         counted = database.execute(f"SELECT count(*), {newest} FROM row").fetchall()[0]
         self.read: int = counted[0]
@@ -161,7 +162,7 @@ class FeedbackRows:
 
     def outliers(self, rules: Quarantine) -> list[dict[str, str | int | float]]:
         """Set people aside who disagree with everybody, and return them, those released included."""
-        found = self._db.execute(_AGREEMENT, {"least": rules.min_comparisons}).fetchall()
+        found = self._db.execute(_AGREEMENT, {"least": rules.min_comparisons, "most": rules.min_agreement}).fetchall()
         people: list[dict[str, str | int | float]] = [
             {
                 "subject": subject,
@@ -170,18 +171,21 @@ class FeedbackRows:
                 "released": subject in rules.release,
             }
             for subject, comparisons, agreement in found
-            if agreement < rules.min_agreement
         ]
         aside = [each["subject"] for each in people if not each["released"]]
-        query = "UPDATE row SET why = 'Quarantined' WHERE why IS NULL AND list_contains($aside, subject)"
-        self._db.execute(query, {"aside": aside})
-        self._count_removed(rule="Quarantined")
+        if aside:
+            why = "CASE WHEN why IS NULL AND list_contains($aside, subject) THEN 'Quarantined' ELSE why END AS why"
+            self._replace(f"SELECT * REPLACE ({why}) FROM row", aside=aside)
+            self._count_removed(rule="Quarantined")
         return people
 
     def dispute(self) -> None:
         """Measure how much people or versions disagree about each prompt; people set aside are not heard."""
         self._db.execute(DISPUTES)
-        self._db.execute("UPDATE row SET dispute = d.dispute FROM disputed AS d WHERE row.prompt = d.prompt")
+        self._replace(
+            "SELECT row.* REPLACE (coalesce(disputed.dispute, 0.0) AS dispute) "
+            "FROM row LEFT JOIN disputed ON row.prompt = disputed.prompt"
+        )
         self._db.execute("DROP TABLE disputed")
 
     def clean(self, filters: Filters) -> None:
@@ -189,16 +193,15 @@ class FeedbackRows:
 
         Most texts are plain ASCII without anything that a pattern could find: those never leave the database.
         """
-        self._db.execute("DELETE FROM row WHERE why IS NOT NULL")
-        for batch in self.batches("SELECT * FROM row WHERE odd", rows=_CLEANED):
+        self._db.execute("CREATE TABLE clean AS SELECT * FROM row WHERE why IS NULL AND NOT odd")
+        for batch in self.batches("SELECT * FROM row WHERE why IS NULL AND odd", rows=_CLEANED):
             self._db.register("cleaned", self._cleaned(batch))
             self._db.execute(
-                f"INSERT INTO row BY NAME SELECT * REPLACE (false AS odd, {self._split} AS split) FROM cleaned"
+                f"INSERT INTO clean BY NAME SELECT * REPLACE (false AS odd, {self._split} AS split) FROM cleaned"
             )
             self._db.unregister("cleaned")
-        self._db.execute("DELETE FROM row WHERE odd")
-        # compresses what is left, and drops the marks of rows that are gone: 8 bytes per row that never go to disk
-        self._db.execute("CHECKPOINT")
+        self._replace()
+        self._db.execute("CHECKPOINT")  # compresses what is left
         self._mark("TextTooShort", "length(text) < $least", least=filters.min_text_chars)
         self._mark("TextTooLong", "length(text) > $most", most=filters.max_text_chars)
         most = _LONGEST_LABEL if self._type == "classification" else 1 << 30
@@ -269,12 +272,15 @@ class FeedbackRows:
 
     def _cap(self, share_percent: float) -> None:
         """Let nobody have more than their share; a row without a subject counts as a subject of its own."""
-        counts = self._db.execute("SELECT count(*) FROM row GROUP BY coalesce(subject, event) ORDER BY 1").fetchall()
-        cap = cap_of([count for (count,) in counts], share_percent)
-        if cap == 0 and counts:
+        counts = self._db.execute(
+            "SELECT amount, count(*) FROM (SELECT count(*) AS amount FROM row GROUP BY coalesce(subject, event)) "
+            "GROUP BY amount ORDER BY amount"
+        ).fetchall()
+        cap, people = cap_of(dict(counts), share_percent), sum(many for _, many in counts)
+        if cap == 0 and people:
             raise BadDataError(
-                f"spec.filters.maxSubjectSharePercent is {share_percent:g}, but there are only {len(counts)} subjects, "
-                f"so nobody could have that little; raise it to {100 / len(counts):.3g} or more"
+                f"spec.filters.maxSubjectSharePercent is {share_percent:g}, but there are only {people} subjects, "
+                f"so nobody could have that little; raise it to {100 / people:.3g} or more"
             )
         self._mark(
             "SubjectShare",
@@ -284,24 +290,18 @@ class FeedbackRows:
 
     def split(self) -> None:
         """Show the rows as `placed` in their splits: equal prompts together, and all of a person's rows if wanted."""
-        whole = "SELECT *, text_hash AS component FROM row"
-        if self._source.group_by == "subject":  # whoever shares a prompt with somebody shares the split
-            person = hash_sql(_text("group"), "subject")
-            query = f"SELECT DISTINCT text_hash, {person} AS person FROM row ORDER BY text_hash, person"
-            pairs = self._db.execute(query).fetchall()
-            joined = dict(zip((text for text, _ in pairs), components(pairs), strict=True))
-            members = pa.table(
-                {
-                    "text_hash": pa.array(list(joined), pa.uint64()),
-                    "component": pa.array(list(joined.values()), pa.uint64()),
-                }
-            )
-            self._db.register("members", members)
-            split = _split_sql(self._sizes, "component")
-            self._db.execute(f"CREATE TABLE part AS SELECT *, {split} AS split FROM members")
-            self._db.unregister("members")
-            whole = "SELECT row.* EXCLUDE split, component, part.split FROM row JOIN part USING (text_hash)"
-        self._db.execute(f"CREATE VIEW placed AS {whole}")
+        if self._source.group_by == "prompt":
+            self._db.execute("CREATE VIEW placed AS SELECT *, text_hash AS component FROM row")
+            return
+        # whoever shares a prompt with somebody shares the split
+        join_components(self._db, f"SELECT text_hash AS text, {hash_sql(_text('group'), 'subject')} AS person FROM row")
+        split = _split_sql(self._sizes, "component")
+        self._db.execute(
+            f"CREATE TABLE placed AS SELECT row.* EXCLUDE split, component, {split} AS split "
+            "FROM row JOIN joined ON text_hash = joined.text"
+        )
+        for table in ("row", "joined"):
+            self._db.execute(f"DROP TABLE {table}")
 
     def batches(self, *queries: str, rows: int = BATCH) -> Iterator[pa.Table]:
         """Yield the answers to queries, one after the other, in tables of exactly so many rows and a rest.
@@ -349,16 +349,32 @@ class FeedbackRows:
         return tuple(Removed(rule=rule, count=count, example=f"event {first}") for rule, (count, first) in rules[:16])
 
     def _mark(self, rule: str, condition: str, **given: object) -> None:
-        self._db.execute(f"UPDATE row SET why = '{rule}' WHERE {condition}", given)
-        self._count_removed()
-        self._db.execute("DELETE FROM row WHERE why IS NOT NULL")
+        """Count what a rule removes, and go on without it."""
+        query = f"SELECT count(*), arg_min(event, o) FROM row WHERE {condition}"
+        count, first = self._db.execute(query, given).fetchall()[0]
+        if count:
+            self._add_removed(rule, count, first)
+            self._replace(f"SELECT * FROM row WHERE ({condition}) IS NOT TRUE", **given)
+
+    def _replace(self, query: str | None = None, **given: object) -> None:
+        """Put the table `clean`, or the answer to a query, in the place of the rows.
+
+        Rows that are updated or deleted leave marks in memory instead, which never go to disk.
+        """
+        if query is not None:
+            self._db.execute(f"CREATE TABLE clean AS {query}", given)
+        self._db.execute("DROP TABLE row")
+        self._db.execute("ALTER TABLE clean RENAME TO row")
 
     def _count_removed(self, *, rule: str | None = None) -> None:
         only = f"AND why = '{rule}'" if rule else ""
         query = f"SELECT why, count(*), arg_min(event, o) FROM row WHERE why IS NOT NULL {only} GROUP BY why"
         for why, count, first in self._db.execute(query).fetchall():
-            before, earlier = self.removed.get(why, (0, first))
-            self.removed[why] = (before + count, earlier)
+            self._add_removed(why, count, first)
+
+    def _add_removed(self, rule: str, count: int, first: str) -> None:
+        before, earlier = self.removed.get(rule, (0, first))
+        self.removed[rule] = (before + count, earlier)
 
     def _number(self, query: str) -> int:
         found = self._db.execute(query).fetchone()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ratchet_api.feedback_dataset import Split, SplitName
 
@@ -64,22 +64,21 @@ def split_of(component: int, split: Split) -> SplitName:
     return "test"
 
 
-def cap_of(counts: Iterable[int], share_percent: float) -> int:
+def cap_of(people: Mapping[int, int], share_percent: float) -> int:
     """Largest number of rows per subject such that none has more than its share of what then remains.
 
     Capping lowers the total, which lowers the cap; the fixed point from above is the answer.
 
     Args:
-        counts: rows per subject.
+        people: how many subjects have so many rows.
         share_percent: the most that one subject may have, of the kept rows.
 
     Returns:
         Rows that each subject may keep; 0 = no number of rows satisfies the share.
     """
-    amounts = list(counts)
-    cap = max(amounts, default=0)
+    cap = max(people, default=0)
     while True:
-        total = sum(min(amount, cap) for amount in amounts)
+        total = sum(min(amount, cap) * many for amount, many in people.items())
         allowed = int(total * share_percent / 100)
         if allowed >= cap:
             return cap

@@ -414,7 +414,7 @@ def _place(row: Row) -> tuple[Any, ...]:
 def _capped(rows: list[Row], tally: Tally, share_percent: float) -> list[Row]:
     """Let no subject have more than its share; a row without a subject counts as a subject of its own."""
     owner = [row.subject if row.subject is not None else f"\0{place}" for place, row in enumerate(rows)]
-    cap = cap_of(Counter(owner).values(), share_percent)
+    cap = cap_of(Counter(Counter(owner).values()), share_percent)
     if cap == 0 and rows:
         raise BadDataError(
             f"spec.filters.maxSubjectSharePercent is {share_percent:g}, but there are only {len(set(owner))} subjects, "

@@ -95,4 +95,8 @@ def serving(
         yield url, process.pid
     finally:
         process.terminate()
-        process.wait(END_SECONDS)
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:  # it may wait for answers that nobody reads any more
+            process.kill()
+            process.wait()

@@ -26,6 +26,7 @@ import httpx2
 import uvloop
 
 from bench.contenders import cpu_seconds, free_port, serving
+from bench.ending import end_as_by_ctrl_c
 from bench.generators import model
 
 CLIENTS, PROMPT = 8, 32
@@ -99,6 +100,7 @@ def measure(contender: str, folder: Path, *, threads: int, requests: int, tokens
 
 def main(arguments: Sequence[str]) -> int:
     """Run the bench; 1 when a target is missed."""
+    end_as_by_ctrl_c()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=2, help="of each client")

@@ -23,6 +23,7 @@ from pathlib import Path
 import uvloop
 
 from bench.contenders import free_port, serving
+from bench.ending import end_as_by_ctrl_c
 from bench.feedback.load import Connection, Measured
 from bench.serving import model
 
@@ -72,6 +73,7 @@ def measure(module: str, arguments: Sequence[Path], *, threads: int, seconds: fl
 
 def main(arguments: Sequence[str]) -> int:
     """Run the bench; 1 when a target is missed."""
+    end_as_by_ctrl_c()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)

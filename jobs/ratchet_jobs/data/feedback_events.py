@@ -2,7 +2,7 @@
 
 Decides which of two events with one id counts (the first in reading order), what was taken back (an event of the same
 sender names it in `supersedes`), and that nothing of an erased person is read. DuckDB does the joins and moves to the
-scratch disk what does not fit, so memory does not grow with the log. Nothing here depends on time or
+scratch disk what does not fit, so memory grows far less than the log does. Nothing here depends on time or
 threads: whatever has an order is sorted by one. Called by the snapshot recipe of feedback.
 """
 

@@ -34,6 +34,8 @@ BATCH = 65_536
 """Rows of a table that is written at once: those of a row group."""
 _CLEANED = 8_192
 """Rows that Python looks at together; as objects they take several times their room."""
+_PIECE = 8_192
+"""Rows that come out of the database at a time: what is over when a table is full waits in memory, and is small."""
 _SORTED = 200_000
 """Rows that are sorted together, about."""
 _SAMPLE = 20_000
@@ -310,7 +312,7 @@ class FeedbackRows:
         """
         waiting: list[pa.RecordBatch] = []
         for query in queries:
-            for piece in self._db.cursor().sql(query).to_arrow_reader(rows):
+            for piece in self._db.cursor().sql(query).to_arrow_reader(min(rows, _PIECE)):
                 waiting.append(piece)
                 if sum(each.num_rows for each in waiting) >= rows:
                     table = pa.Table.from_batches(waiting).combine_chunks()

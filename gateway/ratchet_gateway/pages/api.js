@@ -29,8 +29,9 @@ export async function ask(path, body) {
   } catch {
     throw new Refusal(0, "the gateway does not answer; is the connection there?");
   }
-  const found = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Refusal(answer.status, found.detail ?? `the gateway answered ${answer.status}`);
+  const found = await answer.json().catch(() => undefined);
+  if (!answer.ok) throw new Refusal(answer.status, found?.detail ?? `the gateway answered ${answer.status}`);
+  if (found === undefined) throw new Refusal(0, "the gateway's answer broke off; reload the page to ask again");
   return found;
 }
 

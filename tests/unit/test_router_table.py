@@ -80,7 +80,7 @@ def test_both_files_and_the_page_that_every_replica_answers_carry_the_tables_ver
 def test_no_route_lets_a_clients_claim_about_its_arm_through(table: RouterTable) -> None:
     """P31: every way to a server overwrites or drops each of the router's own headers."""
     ways = [way for route in _routes(table) if route["match"].get("prefix") == "/v1/" for way in _ways(route)]
-    assert len(ways) == {PLAIN: 1, CANARY: 4, EVERYTHING: 11}[table]
+    assert len(ways) == {PLAIN: 2, CANARY: 4, EVERYTHING: 11}[table]
     for way in ways:
         added = way.get("request_headers_to_add", [])
         assert {each["append_action"] for each in added} <= {"OVERWRITE_IF_EXISTS_OR_ADD"}
@@ -103,14 +103,24 @@ def test_the_trial_is_said_of_those_who_are_compared_and_its_salt_of_nobody() ->
 def test_only_a_request_that_is_asked_twice_says_so_to_both_servers() -> None:
     """Else the log would hold an answer to compare of every request; and the share is that of the requests."""
     table = replace(EVERYTHING, split=None, override_header=None)
-    aside, plain = (route for route in _routes(table) if route["match"].get("prefix") == "/v1/")
-    assert aside["match"]["runtime_fraction"]["default_value"] == {"numerator": 100, "denominator": "TEN_THOUSAND"}
-    assert aside["route"]["request_mirror_policies"] == [{"cluster": "v3"}]
-    said = {each["header"]["key"]: each["header"]["value"] for each in aside["request_headers_to_add"]}
-    assert said["x-ratchet-shadow"] == f"3/{experiment_of(SALT)}"
-    assert "runtime_fraction" not in plain["match"]
-    assert "request_mirror_policies" not in plain["route"]
-    assert "x-ratchet-shadow" in plain["request_headers_to_remove"]
+    named_aside, named, aside, plain = (route for route in _routes(table) if route["match"].get("prefix") == "/v1/")
+    for twice, once in ((named_aside, named), (aside, plain)):
+        assert twice["match"]["runtime_fraction"]["default_value"] == {"numerator": 100, "denominator": "TEN_THOUSAND"}
+        assert twice["route"]["request_mirror_policies"] == [{"cluster": "v3"}]
+        said = {each["header"]["key"]: each["header"]["value"] for each in twice["request_headers_to_add"]}
+        assert said["x-ratchet-shadow"] == f"3/{experiment_of(SALT)}"
+        assert "runtime_fraction" not in once["match"]
+        assert "request_mirror_policies" not in once["route"]
+        assert "x-ratchet-shadow" in once["request_headers_to_remove"]
+
+
+@pytest.mark.parametrize("table", [PLAIN, CANARY, EVERYTHING])
+def test_no_script_runs_for_those_who_name_a_subject(table: RouterTable) -> None:
+    """It looks for a subject of ours, and costs more than anything else that the router does for a request."""
+    ways = [route for route in _routes(table) if route.get("stat_prefix") in ("dealt", "unenrolled")]
+    off = [any("disabled" in each for each in route.get("typed_per_filter_config", {}).values()) for route in ways]
+    assert off == [bool(route["match"].get("headers")) for route in ways]
+    assert any(off)
 
 
 def test_only_the_api_of_the_servers_can_be_reached() -> None:

@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from ratchet_operator.desired.router_table import CLUSTERS_FILE, ROUTES_FILE, ROUTES_NAME, SUBJECT_HEADER
+from ratchet_operator.desired.router_table import CLUSTERS_FILE, ISSUING, ROUTES_FILE, ROUTES_NAME, SUBJECT_HEADER
 
 BOOTSTRAP_FILE = "envoy.json"
 ADMIN_PATH_ALLOWED = "/stats/prometheus"
@@ -104,25 +104,8 @@ def _issuing(cookie: str | None) -> list[dict[str, Any]]:
         return []
     code = _ISSUE.replace("COOKIE", cookie).replace("HEADER", SUBJECT_HEADER).replace("SECONDS", str(COOKIE_SECONDS))
     script = {"@type": f"{_FILTERS}http.lua.v3.Lua", "default_source_code": {"inline_string": code}}
-    there = {
-        "input": {
-            "name": "subject",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
-                "header_name": SUBJECT_HEADER,
-            },
-        },
-        "value_match": {"safe_regex": {"google_re2": {}, "regex": ".*"}},
-    }
-    # a script costs a tenth of everything that the router does for a request; who names a subject needs none
-    skip = {"name": "skip", "typed_config": {"@type": f"{_FILTERS}common.matcher.action.v3.SkipFilter"}}
-    named = {"predicate": {"single_predicate": there}, "on_match": {"action": skip}}
-    unless_named = {
-        "@type": "type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher",
-        "extension_config": {"name": "issue", "typed_config": script},
-        "xds_matcher": {"matcher_list": {"matchers": [named]}},
-    }
-    return [{"name": "subject", "typed_config": unless_named}]
+    # a script costs a tenth of all that the router does for a request: routes of those who name a subject skip it
+    return [{"name": ISSUING, "typed_config": script}]
 
 
 def _listener(name: str, port: int, more: dict[str, Any]) -> dict[str, Any]:

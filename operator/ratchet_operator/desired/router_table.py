@@ -28,6 +28,8 @@ OURS = (ARM_HEADER, PROPENSITY_HEADER, EXPERIMENT_HEADER, EXPLORE_HEADER, SHADOW
 
 TABLE_PATH = "/ratchet/table"
 """Answers with the version of the applied table; an operator asks every replica."""
+ISSUING = "issue"
+"""Name of the filter that gives a subject to those who name none."""
 READY_PATH = "/ratchet/ready/"
 """Followed by a version: whether this replica reaches it."""
 
@@ -39,6 +41,7 @@ _DNS = {
     "dns_refresh_rate": "2s",
     "dns_lookup_family": "ALL",
 }
+_NAMED = {"name": SUBJECT_HEADER, "string_match": {"safe_regex": {"regex": SUBJECT_PATTERN}}}
 _TIMEOUT = "120s"
 _MOST_AT_ONCE = 100_000
 
@@ -162,6 +165,8 @@ def _routes(table: RouterTable) -> list[dict[str, Any]]:
     asides = (None,) if table.shadow is None or not table.shadow.share else (table.shadow, None)
     if table.split is not None:
         routes += [_dealt(table, table.split, shadow) for shadow in asides]
+    else:
+        routes += [_to_champion(table, shadow, _NAMED) for shadow in asides]
     return [*routes, *(_to_champion(table, shadow) for shadow in asides)]
 
 
@@ -184,7 +189,6 @@ def _to_version(table: RouterTable, version: int, header: str) -> dict[str, Any]
 
 def _dealt(table: RouterTable, split: Split, shadow: Shadow | None) -> dict[str, Any]:
     """Everybody with a subject, by the hash of the salted subject; without use_hash_policy Envoy would throw dice."""
-    named = {"name": SUBJECT_HEADER, "string_match": {"safe_regex": {"regex": SUBJECT_PATTERN}}}
     salted = {"pattern": {"regex": "^(.*)$"}, "substitution": f"{split.salt}:\\1"}
     clusters = [
         {
@@ -200,18 +204,26 @@ def _dealt(table: RouterTable, split: Split, shadow: Shadow | None) -> dict[str,
         **_common(),
         **_mirror(shadow),
     }
-    match = {"prefix": "/v1/", "headers": [named], **_some(shadow)}
-    return {"match": match, "stat_prefix": "dealt", "route": action}
+    return {**_matching(shadow, _NAMED), "stat_prefix": "dealt", "route": action}
 
 
-def _to_champion(table: RouterTable, shadow: Shadow | None) -> dict[str, Any]:
+def _to_champion(table: RouterTable, shadow: Shadow | None, of_whom: dict[str, Any] | None = None) -> dict[str, Any]:
     """Everybody else: outside the comparison, and counted under `unenrolled`."""
     return {
-        "match": {"prefix": "/v1/", **_some(shadow)},
+        **_matching(shadow, of_whom),
         "stat_prefix": "unenrolled",
         "route": {"cluster": cluster_name(table.champion), **_common(), **_mirror(shadow)},
         **_says(None, explore=table.explore, shadow=shadow),
     }
+
+
+def _matching(shadow: Shadow | None, of_whom: dict[str, Any] | None) -> dict[str, Any]:
+    """Which requests a route is for. Who names a subject needs none of ours, and no script that looks for it."""
+    match = {"prefix": "/v1/", **_some(shadow)}
+    if of_whom is None:
+        return {"match": match}
+    off = {"@type": f"{_TYPES}route.v3.FilterConfig", "disabled": True}
+    return {"match": match | {"headers": [of_whom]}, "typed_per_filter_config": {ISSUING: off}}
 
 
 def _common() -> dict[str, Any]:

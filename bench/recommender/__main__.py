@@ -1,6 +1,6 @@
 """Example 04 on real chats: what RL changes in likeness, variety, empathy and recommendations, with intervals.
 
-    .venv/bin/python -m bench.recommender [--work DIR] [--interactions 192] [--prompts 128] [--rows 640]
+    .venv/bin/python -m bench.recommender [--work DIR] [--interactions 192] [--prompts 128] [--rows 640] [--dtype auto]
     .venv/bin/python -m bench.recommender --base FOLDER --rows 400 --interactions 64 --prompts 32
 
 Runs the manifests of examples/04-recommender with the digests filled in and the sizes given, prints baseline against RL
@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=640, help="answers in chats, at most")
     parser.add_argument("--epochs", type=float, default=1.0, help="of the supervised stage")
     parser.add_argument("--interactions", type=int, default=192, help="answers that RL draws")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of RL's weights")
     parser.add_argument("--prompts", type=int, default=128, help="held-out prompts")
     parser.add_argument("--work", type=Path, help="state directory; without it, in the cache")
     wanted = parser.parse_args()
@@ -79,7 +80,7 @@ def main() -> int:
         "baseModel": {"sha256": base},
         "stages": {
             "supervised": {"epochs": wanted.epochs},
-            "rlhf": {"interactions": wanted.interactions},
+            "rlhf": {"interactions": wanted.interactions, "dtype": wanted.dtype},
             "evaluate": {"answers": {"prompts": wanted.prompts}},
         },
     }

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +126,48 @@ def test_eight_at_once_and_one_at_a_time_take_the_same_step(base: Path, algorith
         assert float(gaps.abs().max()) < 2e-4
         assert float(gaps.square().mean().sqrt()) < 1e-5
         assert abs(float(gaps.mean())) < 1e-6
+
+
+def lengthy(base: Path) -> LanguagePPO:
+    """PPO on eight prompts, six of two tokens and two of forty, in passes of two; its adapter says something."""
+    prompts = [[3 + number] * (40 if number in (2, 5) else 2) for number in range(8)]
+    settings = replace(QUICK, batch_size=8, mini_batch_size=2, gradient_accumulation_steps=4, ppo_epochs=1)
+    trunk = load_trunk(base, rank=4, seed=0)
+    for name, parameter in trunk.policy_parameters().items():
+        if "lora_B" in name or "value_head" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    return LanguagePPO(settings, trunk=trunk, prompts=prompts, score=share_of_even, steps=4, seed=0)
+
+
+def test_what_passes_tell_of_episodes_in_parts_is_what_one_pass_tells(base: Path) -> None:
+    ppo = lengthy(base)
+    episodes = ppo._drawn()
+    logprobs, values = ppo._passed(episodes)  # drawn in float32: noted then is the same but for rounding
+    torch.testing.assert_close(logprobs, episodes.logprobs, rtol=0, atol=1e-4)
+    torch.testing.assert_close(values, episodes.values, rtol=0, atol=1e-4)
+    assert float(values.abs().max()) > 0.01
+    of_reference, _ = ppo._passed(episodes, reference=True)
+    assert float((of_reference - logprobs).abs().max()) > 0.01
+
+
+def test_short_episodes_are_not_padded_to_the_longest(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ppo, widths = lengthy(base), list[int]()
+    episodes = ppo._drawn()
+    for name in ("policy", "reference"):
+        ask = getattr(ppo.trunk, name)
+
+        def watched(ids: Tensor, *args: Any, ask: Any = ask, **settings: Any) -> Any:
+            widths.append(ids.shape[1])
+            return ask(ids, *args, **settings)
+
+        monkeypatch.setattr(ppo.trunk, name, watched)
+    ppo._passed(episodes, reference=True)
+    ppo._update(ppo._experience(episodes, torch.zeros(8), torch.zeros_like(episodes.logprobs)))
+    most = episodes.response_ids.shape[1] - 1  # of the last token nobody asks what follows it
+    assert len(widths) == 8
+    for part in (widths[:4], widths[4:]):
+        assert all(width <= 2 + most for width in part[:3]), "of the six short ones"
+        assert 40 < part[3] <= 40 + most
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])

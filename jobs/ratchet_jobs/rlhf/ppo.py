@@ -18,7 +18,7 @@ Deviations from the usual reference code, and why:
  a. Reference and value model are no models of their own but the same weights asked in another way (`trunk.py`).
  b. Log-probabilities and values are those noted while drawing; the pass that recomputes them is saved. Where the frozen
     weights are not float32 the two differ by more than rounding, so there they are recomputed.
- c. Answers have no fixed length: padding columns are cut from every minibatch.
+ c. Answers have no fixed length: episodes of like length are passed together, and padding columns are cut.
  d. Everything random is a function of (seed, purpose, step), so a checkpoint needs no generator's state.
 Called by the door (`trainer.py`) and by recipes; it writes no file.
 """
@@ -235,9 +235,7 @@ class LanguagePPO:
         # 3. and 4. shaped scores and advantages
         moments = self._moments.with_(penalised)
         shaped = self._shaped(penalised, moments)
-        logits, _ = answer_pass(self.trunk, episodes, reference=True)
-        ref_logprobs = token_logprobs(logits, episodes, temperature=settings.sampling.temperature)
-        del logits  # as large as the vocabulary, and of no further use
+        ref_logprobs, _ = self._passed(episodes, reference=True)
         experience = self._experience(episodes, shaped, ref_logprobs)
         # 5. update
         stats = self._update(experience)
@@ -305,12 +303,9 @@ class LanguagePPO:
         # the longest prompt and the one with most padding; with one length a single row says it all
         sizes = episodes.prompt_mask.sum(1)
         asked = episodes.take(torch.stack([sizes.argmax(), sizes.argmin()]).unique()) if exact else episodes
-        with torch.no_grad():
-            logits, hidden = answer_pass(self.trunk, asked)
-            logprobs = token_logprobs(logits, asked, temperature=self.settings.sampling.temperature)
-            if not exact:
-                values = torch.where(asked.response_mask, self.trunk.values(hidden), 0.0)
-                return replace(asked, logprobs=logprobs, values=values)
+        logprobs, values = self._passed(asked)
+        if not exact:
+            return replace(asked, logprobs=logprobs, values=values)
         apart = float((logprobs - asked.logprobs).abs().max())
         if not apart <= _AGREE:
             raise BadModelError(
@@ -319,6 +314,29 @@ class LanguagePPO:
                 "version of transformers, or another base model"
             )
         return episodes
+
+    @torch.no_grad()
+    def _passed(self, episodes: Episodes, *, reference: bool = False) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and values of every token in passes over whole answers, (B, T) each, 0 where masked out.
+
+        Episodes of like length are asked together, as many as an update's pass has: that cuts what padding costs, and
+        logits, which are as large as the vocabulary, are never those of all.
+
+        Args:
+            episodes: B of them.
+            reference: ask the reference; of its values nothing can be said.
+        """
+        logprobs, values = torch.zeros_like(episodes.logprobs), torch.zeros_like(episodes.values)
+        for rows in _sizes(episodes).argsort(stable=True).split(self.settings.mini_batch_size):
+            part = episodes.take(rows)
+            logits, hidden = answer_pass(self.trunk, part, reference=reference)
+            width = part.response_ids.shape[1]
+            told = token_logprobs(logits, part, temperature=self.settings.sampling.temperature)
+            logprobs[rows, :width] = told.to(logprobs.dtype)
+            if not reference:
+                seen = torch.where(part.response_mask, self.trunk.values(hidden), 0.0)
+                values[rows, :width] = seen.to(values.dtype)
+        return logprobs, values
 
     def _scores(self, score: ScoreFunction, episodes: Episodes) -> Tensor:
         with torch.no_grad():
@@ -341,21 +359,22 @@ class LanguagePPO:
     def _experience(self, episodes: Episodes, scores: Tensor, ref_logprobs: Tensor) -> Experience:
         return self._objective.experience(episodes, scores, ref_logprobs, kl_coef=self._kl.coef)
 
-    def _deal(self) -> Iterator[list[Tensor]]:
-        """Rows of each pass of each optimizer step."""
-        settings = self.settings
+    def _deal(self, episodes: Episodes) -> Iterator[list[Tensor]]:
+        """Rows of each pass of each optimizer step; passes of a step share it by length, which cuts their padding."""
+        settings, sizes = self.settings, _sizes(episodes)
         for epoch in range(settings.ppo_epochs):
             draws = generator_for(self._seed, "minibatches", self.done, epoch)
             order = torch.randperm(settings.batch_size, generator=draws)
             for rows in order.split(settings.mini_batch_size * settings.gradient_accumulation_steps):
-                yield list(rows.split(settings.mini_batch_size))
+                rows = rows.to(self.trunk.device)
+                yield list(rows[sizes[rows].argsort(stable=True)].split(settings.mini_batch_size))
 
     def _update(self, experience: Experience) -> UpdateStats:
         settings, stepper, episodes = self.settings, self._stepper, experience.episodes
         grad_norms: list[float] = []
         means: list[Tensor] = []
         rate = 0.0
-        for number, parts in enumerate(self._deal()):
+        for number, parts in enumerate(self._deal(episodes)):
             rate = stepper.set_rate(
                 progress=self.done / self.steps, final_lr_factor=settings.final_lr_factor, warmth=self._warmth(number)
             )
@@ -363,7 +382,7 @@ class LanguagePPO:
             count, tokens = self._objective.count(lengths), int(lengths.sum())
             sums = torch.zeros(4, dtype=torch.float64, device=self.trunk.device)
             for rows in parts:
-                sums += self._pass(experience, rows.to(self.trunk.device), count=count)
+                sums += self._pass(experience, rows, count=count)
             means.append(sums / sums.new_tensor([count, tokens, tokens, tokens]))
             grad_norms.append(stepper.step())
         policy_loss, value_loss, approx_kl, clipfrac = torch.stack(means).mean(0).tolist()
@@ -432,6 +451,11 @@ class LanguagePPO:
         early, late = (tuple(StepSeen(**each) for each in answers.pop(name)) for name in ("early", "late"))
         self._answer_state = AnswerState(**answers, early=early, late=late)
         self._good = self._copied()
+
+
+def _sizes(episodes: Episodes) -> Tensor:
+    """(B,) tokens of each prompt with its answer."""
+    return episodes.prompt_mask.sum(1) + episodes.lengths
 
 
 def _require(fits: bool, name: str, value: object, remedy: str) -> None:

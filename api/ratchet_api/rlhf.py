@@ -145,7 +145,7 @@ class AnswerReward(ApiModel):
             default=None,
             min_length=1,
             max_length=500,
-            description="expression: for type expression; arithmetic over tokens, max_tokens, ended (1 = the answer was not cut), characters, words, distinct and distinct2 (share of different words and pairs of words), distinct_together (likewise, but a word that answers to other prompts of the same rollout say too counts only in part), repetition (share of three-word runs that it has said already), bleu1 and bleu2 (likeness to the row's own answer).",
+            description="expression: for type expression; arithmetic over tokens, max_tokens, ended (1 = the answer was not cut), characters, words, distinct and distinct2 (share of different words and pairs of words), distinct_together (likewise, but a word that answers to other prompts of the same rollout say too counts only in part), overlap (share of its different words of four letters and more that the last turn before it says), repetition (share of three-word runs that it has said already), bleu1 and bleu2 (likeness to the row's own answer).",
         ),
     ]
     words: Annotated[

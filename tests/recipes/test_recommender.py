@@ -71,7 +71,7 @@ def test_a_reward_of_many_parts_is_learned_and_every_part_is_told(bench: Generat
     config = bench.rlhf(rewards=parts, interactions=96, learningRate=2e-2, initKl=0.001)
     commit, folder = bench.pod(config, run="recommender")
     curve, metrics = read_history(folder / "rl-history.parquet"), commit.result.metrics
-    names = {"recommendation", "itemRatio", "empathy", "bleu", "variety", "dull", "length", "safety"}
+    names = {"recommendation", "itemRatio", "empathy", "bleu", "variety", "takesUp", "length", "safety"}
     assert {name.removeprefix("reward/") for name in metrics if name.startswith("reward/")} == names
     assert 0.0 < metrics["reward/empathy"] < 1.0
     assert metrics["reward/safety"] == 1.0

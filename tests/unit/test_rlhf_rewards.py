@@ -16,7 +16,7 @@ from ratchet_jobs.data.demonstrations import Demonstration
 from ratchet_jobs.data.turns import Turn
 from ratchet_jobs.metrics.generation import answer_bleu, distinct
 from ratchet_jobs.rlhf.components.form import PATIENCE_SECONDS
-from ratchet_jobs.rlhf.components.formula import unlike_others
+from ratchet_jobs.rlhf.components.formula import taken_up, unlike_others
 from ratchet_jobs.rlhf.components.length import fit
 from ratchet_jobs.rlhf.components.recommendation import Named, read_catalogue, worth
 from ratchet_jobs.rlhf.components.wanted_words import said_of
@@ -79,6 +79,19 @@ def test_answers_to_one_prompt_are_not_held_against_each_other() -> None:
     # Heat is said by two answers to prompt 1 and by one of two to prompt 2: by half an answer on average
     found = unlike_others(["Heat", "Heat", "Heat", "no"], [1, 1, 2, 2])
     assert found == pytest.approx([1 / 1.5, 1 / 1.5, 1 / 2, 1.0])
+
+
+def test_what_an_answer_takes_up_are_the_long_words_of_the_turn_before_it() -> None:
+    rows: Rows = {
+        (7, 8): [
+            Demonstration((Turn("user", "Heat?"), Turn("assistant", "no"), Turn("user", "Was Alien GREAT?")), "yes")
+        ]
+    }
+    # "alien" and "great" of alien, great, says and heat; said twice counts once, and Heat was said before the last turn
+    texts = ("Alien, alien was great, says Heat", "Was it? no")
+    formula = {"type": "expression", "expression": "overlap"}
+    assert rewarded(formula, texts=texts, rows=rows)(episodes()).tolist() == [0.5, 0.0]
+    assert taken_up("was it", "was it") == 0.0, "short words say nothing"
 
 
 def test_an_answer_is_held_against_all_right_ones_of_its_prompt() -> None:

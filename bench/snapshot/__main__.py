@@ -1,8 +1,9 @@
 """`python -m bench.snapshot`: feedback logs of two sizes to Parquet by the snapshot stage, in processes of their own.
 
 Prints events per second of wall and of CPU time, and the peak memory of each; the second log is several times as long
-as the first, so that memory which grew with the log would be seen. Decides nothing; the log is made here, with the
-gateway's own segments, half interactions and half scores on them.
+as the first, so that memory which grew with the log would be seen, and the first is long enough for its events to have
+filled what the database may hold. Exits 1 when a target is missed. The log is made here, with the gateway's own
+segments, half interactions and half scores on them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from ratchet_jobs.runtime.store_directory import DirectoryStore
 
 START = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SEGMENT_EVENTS = 2_000
+SPEED = 200_000
+"""Events per second of wall time that both logs should reach."""
+GROWTH = 1.1
+"""The longer log's peak of memory over the shorter one's, at most."""
 WORDS = "the card was charged twice and support never called me back about my account since last month".split()
 
 
@@ -85,28 +90,42 @@ def measure(root: Path) -> None:
     sys.stdout.write(json.dumps([wall, cpu, after.ru_maxrss / 1024, kept]) + "\n")
 
 
-def main() -> None:
-    """Measure a log and one several times as long."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=400_000, help="of the shorter log")
+def main() -> int:
+    """Measure a log and one several times as long; 1 if a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=3_200_000, help="of the shorter log")
     parser.add_argument("--times", type=int, default=4, help="how much longer the other one is")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure is not None:
         measure(arguments.measure)
-        return
-    for events in (arguments.events, arguments.events * arguments.times):
-        with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder)
-            size = make_log(DirectoryStore(root / "store"), events)
-            command = [sys.executable, "-m", "bench.snapshot", "--measure", folder]
-            done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-            wall, cpu, memory, kept = json.loads(done.stdout.splitlines()[-1])
-        sys.stdout.write(
-            f"{events:,} events ({size / 1e6:,.0f} MB stored) -> {kept:,} rows: {events / wall:,.0f} events/s in "
-            f"{wall:.1f} s, {events / cpu:,.0f} per CPU second, {memory:,.0f} MiB at most\n"
-        )
+        return 0
+    short, long = (measured(events) for events in (arguments.events, arguments.events * arguments.times))
+    slowest, growth = min(short[0], long[0]), long[1] / short[1]
+    fast, flat = slowest >= SPEED, growth <= GROWTH
+    sys.stdout.write(
+        f"{'holds ' if fast else 'MISSED'} {slowest:,.0f} events/s at least (wanted: {SPEED:,})\n"
+        f"{'holds ' if flat else 'MISSED'} {growth:.2f} x the memory for {arguments.times} x the log"
+        f" (at most {GROWTH:g})\n"
+    )
+    return 0 if fast and flat else 1
+
+
+def measured(events: int) -> tuple[float, float]:
+    """Make a log, run the stage over it; events per second of wall time, and peak memory in MiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        size = make_log(DirectoryStore(root / "store"), events)
+        command = [sys.executable, "-m", "bench.snapshot", "--measure", folder]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        wall, cpu, memory, kept = json.loads(done.stdout.splitlines()[-1])
+    sys.stdout.write(
+        f"{events:,} events ({size / 1e6:,.0f} MB stored) -> {kept:,} rows: {events / wall:,.0f} events/s in "
+        f"{wall:.1f} s, {events / cpu:,.0f} per CPU second, {memory:,.0f} MiB at most\n"
+    )
+    sys.stdout.flush()
+    return events / wall, memory
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -403,7 +403,7 @@ class RlhfStage(ApiModel):
             default=None,
             ge=0,
             le=100,
-            description="vfCoef: for algorithm ppo; weight of the value loss. If omitted, 0.1.",
+            description="vfCoef: for algorithm ppo; weight of the value loss in what the policy's adapter learns; at 0 the value head alone learns from it. If omitted, 0.1.",
         ),
     ]
     gamma: Annotated[

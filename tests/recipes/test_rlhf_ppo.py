@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -250,19 +251,27 @@ def test_an_answer_that_was_cut_is_worth_less(base: Path, monkeypatch: pytest.Mo
     assert torch.allclose(scores, want, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_a_detached_value_loss_moves_the_value_head_and_not_the_policy(base: Path, shared: bool) -> None:
-    ppo = ppo_on(base, replace(QUICK, value_gradient=shared))
+def test_the_value_loss_moves_the_policy_by_its_weight_and_the_value_head_whatever_that_is(base: Path) -> None:
+    head, policy = zip(*(value_gradients(base, vf_coef=weight) for weight in (0.0, 0.1, 0.3)), strict=True)
+    assert head[0] > 0
+    assert head == (head[0],) * 3
+    assert policy[0] == 0
+    assert policy[1] > 0
+    assert policy[2] == pytest.approx(3 * policy[1])
+
+
+def value_gradients(base: Path, *, vf_coef: float) -> tuple[float, float]:
+    """Norms of what the value loss alone asks of the value head, and of the policy's adapter."""
+    ppo = ppo_on(base, replace(QUICK, vf_coef=vf_coef))
     with torch.no_grad():
         ppo.trunk.value_head.weight.fill_(0.1)
     prompts = pad_prompts(PROMPTS, pad_id=ppo.trunk.wording.pad_id)
     episodes = generate(ppo.trunk, prompts, QUICK.sampling, generator=generator_for(0))
     nothing = torch.zeros_like(episodes.values)  # advantages of 0: the value loss alone has a gradient
     ppo._pass(Experience(episodes, nothing, nothing + 5.0, nothing), torch.arange(5), count=int(episodes.lengths.sum()))
-    gradients = {n: 0.0 if p.grad is None else float(p.grad.abs().sum()) for n, p in ppo._stepper.parameters.items()}
-    assert gradients.pop("value_head.weight") > 0
-    assert gradients.pop("value_head.bias") > 0
-    assert (sum(gradients.values()) > 0) is shared
+    gradients = {n: 0.0 if p.grad is None else float(p.grad.norm()) for n, p in ppo._stepper.parameters.items()}
+    head = [gradients.pop(f"value_head.{name}") for name in ("weight", "bias")]
+    return math.hypot(*head), math.hypot(*gradients.values())
 
 
 def test_breakers_put_back_the_last_good_parameters(base: Path) -> None:

@@ -48,6 +48,9 @@ from ratchet_jobs.runtime.errors import BadConfigError, BadModelError, DivergedE
 ScoreFunction = Callable[[Episodes], Tensor]
 """B answered prompts -> (B,) scores of the answers, higher is better."""
 
+_HEAD_COEF = 0.1
+"""Weight of the value loss in what the value head learns. Adam makes nothing of it: it is the head's part of the norm
+that gradients are clipped to."""
 _AGREE = 1e-3
 """Largest difference, in nats, between a token's log-probability when drawn and in a pass over the whole answer."""
 
@@ -90,8 +93,7 @@ class PpoSettings:
     cliprange_value: float = 0.2
     """How far a value may leave its old self, in units of the whitened score."""
     vf_coef: float = 0.1
-    value_gradient: bool = True
-    """Whether the value loss also shapes the policy's hidden states; False = the value head alone learns from it."""
+    """Weight of the value loss in what the policy's adapter learns; 0 = the value head alone learns from it."""
     init_kl_coef: float = 0.05
     target_kl: float | None = 6.0
     """Mean KL of an answer that the penalty steers to; None = init_kl_coef for good."""
@@ -425,10 +427,10 @@ class LanguagePPO:
         with self.trunk.training("policy", checkpointing=settings.gradient_checkpointing):
             logits, hidden = answer_pass(self.trunk, episodes)
             logprobs = token_logprobs(logits, episodes, temperature=settings.sampling.temperature)  # (M, T)
-            seen = hidden if settings.value_gradient else hidden.detach()
+            seen = _heeded(hidden, settings.vf_coef / _HEAD_COEF)
             values = self.trunk.values(seen) if objective.has_values else None
             policy, value = objective.losses(old, logprobs, values, kl_coef=self._kl.coef)
-            loss = policy.sum() if value is None else (policy + settings.vf_coef * value).sum()
+            loss = policy.sum() if value is None else (policy + _HEAD_COEF * value).sum()
             torch.autograd.backward(loss / count)
         with torch.no_grad():
             now, before = logprobs[mask], episodes.logprobs[mask]
@@ -451,6 +453,12 @@ class LanguagePPO:
         early, late = (tuple(StepSeen(**each) for each in answers.pop(name)) for name in ("early", "late"))
         self._answer_state = AnswerState(**answers, early=early, late=late)
         self._good = self._copied()
+
+
+def _heeded(hidden: Tensor, share: float) -> Tensor:
+    """The same numbers, of whose gradient only a share goes on."""
+    apart = hidden.detach()
+    return apart + share * (hidden - apart) if share else apart
 
 
 def _sizes(episodes: Episodes) -> Tensor:

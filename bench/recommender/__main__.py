@@ -1,6 +1,6 @@
 """Example 04 on real chats: what RL changes in likeness, variety, empathy and recommendations, with intervals.
 
-    .venv/bin/python -m bench.recommender [--work DIR] [--interactions 2304] [--prompts 128] [--rows 640]
+    .venv/bin/python -m bench.recommender [--work DIR] [--interactions 1152] [--prompts 128] [--rows 640]
     .venv/bin/python -m bench.recommender --base FOLDER --rows 400 --interactions 96 --prompts 32
 
 Runs the manifests of examples/04-recommender with the digests filled in and the sizes given, prints baseline against RL
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--encoder", type=Path, help="folder of another encoder than all-MiniLM-L6-v2")
     parser.add_argument("--rows", type=int, default=640, help="answers in chats, at most")
     parser.add_argument("--epochs", type=float, default=1.0, help="of the supervised stage")
-    parser.add_argument("--interactions", type=int, default=2304, help="answers that RL draws, a multiple of 48")
+    parser.add_argument("--interactions", type=int, default=1152, help="answers that RL draws, a multiple of 48")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="bfloat16", help="of RL's weights")
     parser.add_argument("--prompts", type=int, default=128, help="held-out prompts")
     parser.add_argument("--work", type=Path, help="state directory; without it, in the cache")

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ratchet_api.base import format_time
 from ratchet_api.feedback_dataset import Split
-from ratchet_jobs.data import feedback_rows
-from ratchet_jobs.data.feedback_rows import BATCH, FeedbackRows
+from ratchet_jobs.data import feedback_events, feedback_order
+from ratchet_jobs.data.feedback_order import BATCH, whole_tables
+from ratchet_jobs.data.parted import Parted
 from ratchet_jobs.data.splitting import hash64, normalised, split_of
 from tests.feedback_events import LogBuilder, corrections, stored_as
 from tests.recipes.stage_process import NAMESPACE, StageProcess
@@ -202,9 +200,8 @@ def test_equal_logs_give_equal_bytes_however_they_were_cut_into_segments(tmp_pat
 
 def test_where_the_engines_pieces_end_shows_in_no_table() -> None:
     """P28: 122,880 rows of DuckDB come as pieces of 65,536 and 57,344, and go on as whole tables."""
-    database = duckdb.connect()
-    pieces = "SELECT range AS n FROM range(70_000) UNION ALL SELECT range + 70_000 FROM range(70_000)"
-    tables = list(FeedbackRows.batches(cast("FeedbackRows", SimpleNamespace(_db=database)), pieces))
+    pieces = [pa.record_batch({"n": pa.array(range(start, start + 35_000))}) for start in range(0, 140_000, 35_000)]
+    tables = list(whole_tables(pieces))
     assert [table.num_rows for table in tables] == [BATCH, BATCH, 140_000 - 2 * BATCH]
     assert [table["n"].num_chunks for table in tables] == [1, 1, 1]
     assert [number for table in tables for number in table["n"].to_pylist()] == list(range(140_000))
@@ -227,6 +224,8 @@ def test_one_person_has_no_more_than_their_share(process: StageProcess, log: Log
     corrections(log, 200)
     for number in range(10_000):
         log.feedback("correction", correction="login", prompt=f"flood {number}", subject="mallory")
+    for number in range(50):  # who gives no name is nobody in particular, not one person
+        log.feedback("correction", correction="billing", prompt=f"nameless {number}")
     log.flush()
     summary = process.summary(source=source(), filters={"maxSubjectSharePercent": 5})
     rows = rows_of(process, summary)
@@ -288,29 +287,45 @@ def test_equal_prompts_and_if_wanted_all_rows_of_a_person_stay_in_one_split(
 
 
 @pytest.mark.parametrize("group", ["prompt", "subject"])
-def test_rows_that_are_cleaned_and_sorted_in_pieces_make_the_same_snapshot(
-    process: StageProcess, log: LogBuilder, monkeypatch: pytest.MonkeyPatch, group: str
+@pytest.mark.parametrize(("type", "least"), [("ratings", None), ("demonstrations", 2)])
+def test_rows_that_are_joined_and_sorted_in_pieces_make_the_same_snapshot(
+    process: StageProcess, log: LogBuilder, monkeypatch: pytest.MonkeyPatch, group: str, type: str, least: int | None
 ) -> None:
-    """What fits into memory at once decides no byte; one prompt is asked more often than a piece has rows."""
+    """P28: what fits into memory at once decides no byte; one prompt is asked more often than a piece has rows."""
     for number in range(400):
         text = "question that everybody asks" if number % 5 == 0 else f"quéstion {number} of a@example.org"
-        log.feedback("rating", rating=1 + number % 5, prompt=text, response="a", subject=f"person {number // 3}")
+        if number % 9 == 0:
+            text += " at length" * 50
+        signed = log.interaction(input=text, response=f"answer {number}", subject=f"person {number // 3}")
+        name = log.feedback("rating", rating=1 + number % 5, interactionId=signed, subject=f"person {number // 3}")
+        if number % 11 == 0:
+            log.feedback("undo", supersedes=name)
     log.flush()
-    whole = process.summary(type="ratings", source=source(groupBy=group), target="whole")
-    asked: list[str] = []
-    batches = FeedbackRows.batches
+    rules: dict[str, Any] = {
+        "type": type,
+        "source": source(groupBy=group, quarantine={"minAgreement": 0.1}, minRating=least),
+        "filters": {"maxTextChars": 200, "maxSamples": 100, "maxSubjectSharePercent": 0.8},
+    }
+    whole = process.summary(**rules, target="whole")
+    taken: list[int] = []
+    take = Parted.take
 
-    def noted(self: FeedbackRows, *queries: str, **more: int) -> Iterator[pa.Table]:
-        asked.extend(queries)
-        return batches(self, *queries, **more)
+    def noted(self: Parted, part: int) -> pa.Table:
+        rows = take(self, part)
+        taken.append(len(rows))
+        return rows
 
-    monkeypatch.setattr(FeedbackRows, "batches", noted)
-    monkeypatch.setattr(feedback_rows, "_SORTED", 20)
-    monkeypatch.setattr(feedback_rows, "_CLEANED", 7)
-    pieces = process.summary(type="ratings", source=source(groupBy=group), target="pieces")
-    assert len(asked) >= 400 // 20, "the rows were not cut into pieces"
-    assert pieces["digest"] == whole["digest"]
-    assert len(rows_of(process, pieces)) == 400
+    monkeypatch.setattr(Parted, "take", noted)
+    monkeypatch.setattr(feedback_events, "PART_EVENTS", 50)
+    monkeypatch.setattr(feedback_order, "_SORTED", 20)
+    pieces = process.summary(**rules, target="pieces")
+    assert len(taken) >= 2 * 800 // 50 + 100 // 20, "events were not joined, or rows not sorted, in pieces"
+    assert {name: pieces[name] for name in ("digest", "removed", "counts")} == {
+        name: whole[name] for name in ("digest", "removed", "counts")
+    }
+    assert {"Superseded", "TextTooLong", "SubjectShare", "MaxSamples"} <= removed(pieces).keys()
+    assert manifest_of(process, pieces)["settings"]["redacted"] == manifest_of(process, whole)["settings"]["redacted"]
+    assert len(rows_of(process, pieces)) == 100
 
 
 def test_old_events_and_too_many_are_left_out_alike_in_every_rebuild(process: StageProcess, log: LogBuilder) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ratchet_jobs.data.feedback_disputes import DISPUTES
 
-Vote = tuple[str, str | None, int | None, str | None, float | None, str | None, bool, str | None]
+Vote = tuple[str, str | None, int | None, str | None, float | None, str | None, bool]
 
 
 def vote(
@@ -20,9 +20,8 @@ def vote(
     score: float | None = None,
     correction: str | None = None,
     superseded: bool = False,
-    why: str | None = None,
 ) -> Vote:
-    return ("q", answer, version, by, score, correction, superseded, why)
+    return ("q", answer, version, by, score, correction, superseded)
 
 
 TWO_TO_ONE = -(2 / 3 * log2(2 / 3) + 1 / 3 * log2(1 / 3)) / log2(3)
@@ -35,8 +34,7 @@ CASES: dict[str, tuple[list[Vote], float | None]] = {
     "one person twice": ([vote(by="x", score=1), vote(by="x", score=0)], None),
     "nobody in particular": ([vote(score=1), vote(score=0)], None),
     "what was taken back": ([vote(by="x", score=1), vote(by="y", score=0, superseded=True)], None),
-    "who was set aside": ([vote(by="x", score=1), vote(by="y", score=0, why="Quarantined")], None),
-    "a row of no use still tells": ([vote(by="x", score=1), vote(by="y", score=0, why="BelowMinRating")], 1),
+    "who was set aside": ([vote(by="x", score=1), vote(by="aside", score=0)], None),
     "two wishes": ([vote(by="x", correction="b"), vote(by="y", correction="c")], 1),
     "equal wishes": ([vote(by="x", correction="b"), vote(by="y", correction="b")], None),
     "two wishes against one": ([vote(by=p, correction=c) for p, c in ("xb", "yb", "zc")], TWO_TO_ONE),
@@ -56,10 +54,10 @@ def test_the_dispute_about_a_prompt_is_between_none_and_each_saying_something_el
 ) -> None:
     database = duckdb.connect()
     database.execute(
-        "CREATE TABLE row (prompt VARCHAR, answer VARCHAR, version BIGINT, subject VARCHAR, score DOUBLE, "
-        "correction VARCHAR, superseded BOOLEAN, why VARCHAR)"
+        "CREATE TABLE votes (prompt VARCHAR, answer VARCHAR, version BIGINT, subject VARCHAR, score DOUBLE, "
+        "correction VARCHAR, superseded BOOLEAN)"
     )
-    database.executemany("INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, ?)", votes)
-    database.execute(DISPUTES)
+    database.executemany("INSERT INTO votes VALUES (?, ?, ?, ?, ?, ?, ?)", votes)
+    database.execute(DISPUTES, {"aside": ["aside"]})
     found = database.execute("SELECT dispute FROM disputed").fetchone()
     assert (found and found[0]) == (None if want is None else pytest.approx(want, abs=1e-6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -13,27 +14,33 @@ from ratchet_jobs.feedback_log.reader import list_segments
 from ratchet_jobs.feedback_log.segment import new_epoch, pack, segment_key
 from ratchet_jobs.runtime.errors import StoreCorrupt
 from ratchet_jobs.runtime.store_directory import DirectoryStore
-from tests.feedback_events import START, LogBuilder
+from tests.feedback_events import START, LogBuilder, stored_as
 
 Votes = list[tuple[str, float]]
 
 
-def votes(store: DirectoryStore, folder: Path) -> Votes:
-    """Event and score of each vote, in reading order."""
+def votes(store: DirectoryStore, folder: Path, erased: Sequence[str] = ()) -> Votes:
+    """Event and score of each vote that nobody took back, in reading order."""
     database = open_tables(folder, threads=2)
     segments = list_segments(store, "ns")[0]
-    load_events(database, store, segments, policy="router", erased=[], needs=["correction"], folder=folder)
-    found: Votes = database.execute("SELECT event, score FROM vote ORDER BY o").fetchall()
+    events = load_events(database, store, segments, policy="router", erased=erased, needs=["correction"], folder=folder)
+    found: list[tuple[int, str, float]] = []
+    for part in range(events.parts):
+        with database.cursor() as own:
+            events.lay(own, part)
+            found += own.execute("SELECT o, event, score FROM vote WHERE NOT superseded").fetchall()
     database.close()
-    return found
+    return [(event, score) for _, event, score in sorted(found)]
 
 
+@pytest.mark.parametrize("part", [7, 100_000], ids=["many parts", "one part"])
 @pytest.mark.parametrize("chunk", [1, 3_000, 32 << 20], ids=["a segment", "some segments", "the whole log"])
 def test_of_two_events_with_one_id_the_first_counts_however_the_log_is_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, part: int
 ) -> None:
-    """P24: what is read at once, and by how many threads, changes nothing."""
+    """P24: what is read and joined at once, and by how many threads, changes nothing."""
     monkeypatch.setattr(feedback_events, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(feedback_events, "PART_EVENTS", part)
     store = DirectoryStore(tmp_path / "store")
     log = LogBuilder(store)
     want: Votes = []
@@ -47,6 +54,30 @@ def test_of_two_events_with_one_id_the_first_counts_however_the_log_is_cut(
         log.flush()
     assert votes(store, tmp_path / "tables") == want
     assert len(want) == 26 + 5 * 14
+
+
+@pytest.mark.parametrize("part", [5, 100_000], ids=["many parts", "one part"])
+def test_answer_feedback_and_undo_find_each_other_whatever_parts_they_lie_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    """P30: and nothing is read of the erased, neither what they said nor what was said about their questions."""
+    monkeypatch.setattr(feedback_events, "PART_EVENTS", part)
+    store = DirectoryStore(tmp_path / "store")
+    log = LogBuilder(store)
+    want: Votes = []
+    for number in range(60):
+        asker, rater = f"asker {number % 10}", f"rater {number % 7}"
+        signed = log.interaction(input=f"q{number}", label="a", subject=asker)
+        name = log.feedback("score", score=number / 100, interactionId=signed, subject=rater)
+        if number % 4 == 0:
+            log.feedback("undo", supersedes=name)
+        elif number % 10 and number % 7:
+            want.append((name, number / 100))
+        if number % 9 == 0:
+            log.flush()
+    log.flush()
+    erased = [stored_as("asker 0"), stored_as("rater 0")]
+    assert votes(store, tmp_path / "tables", erased) == want
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,15 @@ Decides what counts as disagreement, from 0 = none to 1 = each says something el
     versions   vote entropy of what versions answered, likewise
 
 Only events that name a person count among people: without a name one sender could quarrel with itself. Rounded, so that
-the order in which a sum was made changes nothing. Works on the table `row`; called by the snapshot's rows.
+the order in which a sum was made changes nothing. Works on the table `votes`; called by the snapshot's rows.
 """
 
 from __future__ import annotations
 
 DISPUTES = """
 CREATE TABLE disputed AS
-WITH said AS (SELECT prompt, answer, version, subject, score, correction FROM row
-              WHERE prompt IS NOT NULL AND NOT superseded AND coalesce(why, '') <> 'Quarantined'),
+WITH said AS (SELECT prompt, answer, version, subject, score, correction FROM votes
+              WHERE prompt IS NOT NULL AND NOT superseded AND list_contains($aside, subject) IS NOT TRUE),
      person AS (SELECT prompt, answer, subject, avg(score) AS score FROM said
                 WHERE score IS NOT NULL AND answer IS NOT NULL AND subject IS NOT NULL GROUP BY ALL),
      people AS (SELECT prompt, 2 * stddev_pop(score) AS dispute FROM person

@@ -1,30 +1,36 @@
-"""The feedback log as tables: every event once, feedback beside the answer that it is about.
+"""The feedback log, part by part: every event once, feedback beside the answer that it is about.
 
 Decides which of two events with one id counts (the first in reading order), what was taken back (an event of the same
-sender names it in `supersedes`), and that nothing of an erased person is read. DuckDB does the joins and moves to the
-scratch disk what does not fit, so memory grows far less than the log does. Nothing here depends on time or
-threads: whatever has an order is sorted by one. Called by the snapshot recipe of feedback.
+sender names it in `supersedes`), and that nothing of an erased person is read. What is said about one answer lies in
+one part with it, as do lines with one id in another cut, so DuckDB joins each part in memory, however long the log is:
+there are more parts of a longer one. Nothing here depends on time or threads: whatever has an order is sorted by one.
+Called by the snapshot recipe of feedback.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 
+from ratchet_jobs.data.parted import MOST, Parted
 from ratchet_jobs.feedback_log.reader import fetch_segment
 from ratchet_jobs.feedback_log.segment import Segment, content_of
 from ratchet_jobs.runtime.errors import StoreCorrupt
 from ratchet_jobs.runtime.store import Store
 
-MEMORY = "256MB"
+MEMORY = "160MB"
 """What DuckDB may hold before it goes to disk."""
-_CHUNK_BYTES = 64 << 20
-"""Well above what fills one of DuckDB's row groups, or its rows are laid down twice."""
+PART_EVENTS = 100_000
+"""Events that are joined at once, about: some tens of megabytes of them. More where there were too many parts."""
+_CHUNK_BYTES = 32 << 20
+"""Lines that are parsed and laid down together."""
 _LONGEST_LINE = 2 << 20
 """Far above what the gateway takes; a chunk is parsed in pieces of twice this size, side by side."""
 _AHEAD = 16
@@ -61,7 +67,6 @@ _EVENT: Mapping[str, tuple[str, str]] = {
     "received": ("TIMESTAMP", "received"),
     "feedback": ("BOOLEAN", _FEEDBACK),
     "type": ("VARCHAR", "type"),
-    "mine": ("BOOLEAN", "policy IS NOT DISTINCT FROM $policy"),
     "version": ("BIGINT", "version"),
     "subject": ("VARCHAR", "subject"),
     "interaction": ("VARCHAR", "interaction"),
@@ -77,49 +82,49 @@ _EVENT: Mapping[str, tuple[str, str]] = {
     "correction": ("VARCHAR", "correction"),
     "chosen": ("VARCHAR", "chosen"),
     "rejected": ("VARCHAR", "rejected"),
-    "tags": ("JSON", "tags"),
+    "tags": ("VARCHAR", "tags::VARCHAR"),
 }
 """An event as it is kept: what its kind makes of the columns of the log. Each column costs time and room per event."""
+_ARROW: Mapping[str, pa.DataType] = {
+    "VARCHAR": pa.string(),
+    "TIMESTAMP": pa.timestamp("us"),
+    "BOOLEAN": pa.bool_(),
+    "BIGINT": pa.int64(),
+    "DOUBLE": pa.float64(),
+}
 NOT_ALWAYS = ("propensity", "correction", "chosen", "rejected", "tags")
 """Columns that not every data set looks at."""
 
-# A row's number is its place in reading order: rows go in by one statement after the other, each in the order of its
-# file. Of two lines with one id the first counts; there are few others, so they are looked up and left out, which
-# spares copying the log. Hashes of ids are found to be equal in half the time of ids; the few that are decide by id.
-# Nothing is deleted: a row that is leaves a mark of 8 bytes for itself and each of its neighbours, which the database
-# holds in memory until the table is gone.
+# `o` is an event's place in reading order. What lies on the disk in parts is only what a policy's events need; ids are
+# looked at over all policies, by the hash of an id, as of two events with one the later may have any interaction.
+_IDS = pa.schema([("id", pa.string()), ("o", pa.int64())])
 _TWICE = """
-CREATE TABLE twice AS SELECT event.rowid AS o
-FROM event JOIN (
-    SELECT id, min(rowid) AS first FROM event
-    WHERE hash(id) IN (SELECT hash(id) AS h FROM event GROUP BY h HAVING count(*) > 1) GROUP BY id HAVING count(*) > 1
-) AS earliest USING (id)
-WHERE event.rowid > earliest.first
+INSERT INTO twice SELECT o FROM ids JOIN (
+    SELECT id, min(o) AS first FROM ids GROUP BY id HAVING count(*) > 1
+) AS earliest USING (id) WHERE o > earliest.first
 """
-_ONCE = "CREATE VIEW once AS SELECT *, rowid AS o FROM event WHERE mine AND rowid NOT IN (SELECT o FROM twice)"
 
 # What was superseded goes, whoever's turn it was; an undo itself is no row.
-_GONE = """
-CREATE TABLE gone AS SELECT DISTINCT old.id
-FROM once AS old JOIN once AS new ON new.supersedes = old.id AND new.source = old.source
-WHERE new.supersedes IS NOT NULL
+_UNDONE = "CREATE TABLE undone (o BIGINT, id VARCHAR, source VARCHAR)"
+_GONE = "DELETE FROM undone WHERE o IN (SELECT o FROM twice)"
+_ONCE = """
+CREATE OR REPLACE TEMP VIEW once AS
+SELECT event.*, coalesce(superseded, false) AS superseded
+FROM event ANTI JOIN twice USING (o) LEFT JOIN (SELECT DISTINCT id, source, true AS superseded FROM undone)
+    USING (id, source)
 """
 
 _ERASED = "CREATE TABLE erased AS SELECT unnest($subjects) AS subject"
-_ANSWERED = """
-CREATE TABLE answered AS
-SELECT DISTINCT interaction FROM once WHERE NOT feedback AND subject IN (SELECT subject FROM erased)
+_NOT_ERASED = """
+(subject IN (SELECT subject FROM erased) OR interaction IN (
+    SELECT interaction FROM once WHERE NOT feedback AND subject IN (SELECT subject FROM erased)
+)) IS NOT TRUE
 """
-_NOT_ERASED = (
-    "(subject IN (SELECT subject FROM erased) OR interaction IN (SELECT interaction FROM answered)) IS NOT TRUE"
-)
 
 # The recorded answer is the truth about what was asked and answered; what the feedback repeats fills the gaps.
 _VOTES = """
-CREATE VIEW vote AS
-WITH said AS NOT MATERIALIZED (
-    SELECT *, {absent}id IN (SELECT id FROM gone) AS superseded FROM once WHERE {read}
-)
+CREATE OR REPLACE TEMP VIEW vote AS
+WITH said AS NOT MATERIALIZED (SELECT *{absent} FROM once WHERE {read})
 SELECT f.o, f.id AS event, f.type, f.received, coalesce(f.subject, i.subject) AS subject, i.subject AS about, f.tags,
     coalesce(f.version, i.version) AS version,
     coalesce(i.asked, f.asked) AS prompt,
@@ -137,12 +142,45 @@ def open_tables(folder: Path, *, threads: int) -> duckdb.DuckDBPyConnection:
     return duckdb.connect(
         config={
             "memory_limit": MEMORY,
+            "block_allocator_memory": MEMORY,
             "temp_directory": str(folder / "spill"),
             "threads": threads,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         },
     )
+
+
+class Events:
+    """A policy's events in parts, and what must be known of all of them.
+
+    Args:
+        database: of `open_tables`.
+        events: the policy's, by what they are about.
+        erased: pseudonyms of people of whom nothing may be read.
+        needs: which of NOT_ALWAYS the data set looks at; the others are NULL in every vote.
+    """
+
+    def __init__(
+        self, database: duckdb.DuckDBPyConnection, events: Parted, *, erased: Sequence[str], needs: Collection[str]
+    ) -> None:
+        self.parts, self.count = events.parts, events.rows
+        self._events = events
+        if erased:
+            database.execute(_ERASED, {"subjects": list(erased)})
+        absent = "".join(f", NULL::{_EVENT[name][0]} AS {name}" for name in NOT_ALWAYS if name not in needs)
+        self._votes = _VOTES.format(absent=absent, read=_NOT_ERASED if erased else "true")
+
+    def lay(self, database: duckdb.DuckDBPyConnection, part: int) -> None:
+        """Lay the view `vote` over a part, once.
+
+        Args:
+            database: a cursor of the database; others may look at other parts at the same time.
+            part: from 0 to `parts`.
+        """
+        database.register("event", self._events.take(part))
+        database.execute(_ONCE)
+        database.execute(self._votes)
 
 
 def load_events(
@@ -154,59 +192,88 @@ def load_events(
     erased: Sequence[str],
     needs: Collection[str],
     folder: Path,
-) -> None:
-    """Fill the table `event` from segments in reading order, and lay the view `vote` over it.
+) -> Events:
+    """Read segments in reading order into parts.
 
     Args:
         database: of `open_tables`.
         store: where the log is.
         segments: sorted.
         policy: whose events are wanted.
-        erased: pseudonyms of people of whom nothing may be read.
-        needs: which of NOT_ALWAYS the data set looks at; the others are NULL in every vote.
-        folder: for two chunks of the log at a time.
+        erased: see Events.
+        needs: see Events.
+        folder: for the parts, and for two chunks of the log at a time.
 
     Raises:
         StoreCorrupt: names the segment that cannot be trusted.
     """
-    absent = [name for name in NOT_ALWAYS if name not in needs]
-    kept = {name: each for name, each in _EVENT.items() if name not in absent}
-    database.execute(f"CREATE TABLE event ({', '.join(f'{name} {kind}' for name, (kind, _) in kept.items())})")
-    insert = (
-        f"INSERT INTO event SELECT {', '.join(value for _, value in kept.values())} FROM "
+    events = sum(each.events for each in segments)
+    parts = min(-(-events // PART_EVENTS), MOST)
+    kept = {name: each for name, each in _EVENT.items() if name not in NOT_ALWAYS or name in needs}
+    schema = pa.schema([*((name, _ARROW[kind]) for name, (kind, _) in kept.items()), ("o", pa.int64())])
+    mine, ids = Parted(folder / "events", parts, schema), Parted(folder / "ids", parts, _IDS)
+    database.execute(_UNDONE)
+    database.execute("CREATE TABLE twice (o BIGINT)")
+    found = 0
+    with ThreadPoolExecutor(1) as writer:  # lays a chunk down while the next one is parsed
+        under_way: Future[None] | None = None
+        for chunk in _parsed(database, store, segments, kept, policy=policy, parts=parts, folder=folder):
+            numbered = chunk.append_column("o", pa.array(np.arange(found, found + len(chunk))))
+            found += len(chunk)
+            _note_undone(database, numbered, parts)
+            if under_way is not None:
+                under_way.result()
+            under_way = writer.submit(_lay_down, numbered, mine, ids)
+        if under_way is not None:
+            under_way.result()
+    if found != events:
+        raise StoreCorrupt(f"feedback log: its lines hold {found} events, its segments' names say {events}")
+    for part in range(parts):
+        database.register("ids", ids.take(part))
+        database.execute(_TWICE)
+        database.unregister("ids")
+    database.execute(_GONE)
+    return Events(database, mine, erased=erased, needs=needs)
+
+
+def _parsed(
+    database: duckdb.DuckDBPyConnection,
+    store: Store,
+    segments: Sequence[Segment],
+    kept: Mapping[str, tuple[str, str]],
+    *,
+    policy: str,
+    parts: int,
+    folder: Path,
+) -> Iterator[pa.Table]:
+    """Yield the log as tables, with each event's part and its id's; the part of another policy's is beyond the last."""
+    query = (
+        f"SELECT {', '.join(f'{value} AS {name}' for name, (_, value) in kept.items())}, "
+        f"(hash(id) % {parts})::USMALLINT AS of_id, CASE WHEN policy IS NOT DISTINCT FROM $policy "
+        f"THEN hash(coalesce(interaction, id)) % {parts} ELSE {parts} END::USMALLINT AS part FROM "
         f"read_json($path, format = 'newline_delimited', maximum_object_size = {_LONGEST_LINE}, columns = {_COLUMNS!r})"
     )
     try:
-        database.begin()  # each insert of its own would copy the row group that it leaves unfilled
         for path in _chunks(store, segments, folder):
-            database.execute(insert, {"path": str(path), "policy": policy})
-        database.commit()
+            yield database.sql(query, params={"path": str(path), "policy": policy}).to_arrow_table()
     except (duckdb.DataError, duckdb.ProgrammingError) as error:  # the others are of this machine, not of the log
         raise StoreCorrupt(f"feedback log: a line is no event of ours: {str(error).splitlines()[0][:300]}") from error
-    _check_count(database, segments)
-    database.execute(_TWICE)
-    database.execute(_ONCE)
-    database.execute(_GONE)
-    if erased:
-        database.execute(_ERASED, {"subjects": list(erased)})
-        database.execute(_ANSWERED)
-    nulls = "".join(f"NULL::{_EVENT[name][0]} AS {name}, " for name in absent)
-    database.execute(_VOTES.format(absent=nulls, read=_NOT_ERASED if erased else "true"))
 
 
-def drop_events(database: duckdb.DuckDBPyConnection) -> None:
-    """Give back the room of all that `load_events` made."""
-    for each in ("VIEW vote", "VIEW once", "TABLE event", "TABLE twice", "TABLE gone"):
-        database.execute(f"DROP {each}")
-    for table in ("erased", "answered"):
-        database.execute(f"DROP TABLE IF EXISTS {table}")
+def _note_undone(database: duckdb.DuckDBPyConnection, chunk: pa.Table, parts: int) -> None:
+    """Keep what events of the policy take back: of whom, and where it was said."""
+    if chunk["supersedes"].null_count < len(chunk):
+        database.register("chunk", chunk)
+        database.execute(
+            "INSERT INTO undone SELECT o, supersedes, source FROM chunk WHERE supersedes IS NOT NULL AND part < $parts",
+            {"parts": parts},
+        )
+        database.unregister("chunk")
 
 
-def _check_count(database: duckdb.DuckDBPyConnection, segments: Sequence[Segment]) -> None:
-    """Refuse lines that hold no event or several."""
-    found, want = database.execute("SELECT count(*) FROM event").fetchall()[0][0], sum(each.events for each in segments)
-    if found != want:
-        raise StoreCorrupt(f"feedback log: its lines hold {found} events, its segments' names say {want}")
+def _lay_down(chunk: pa.Table, mine: Parted, ids: Parted) -> None:
+    mine.add(chunk, chunk["part"].to_numpy())
+    ids.add(chunk, chunk["of_id"].to_numpy())
 
 
 def _chunks(store: Store, segments: Sequence[Segment], folder: Path) -> Iterator[Path]:

@@ -8,38 +8,37 @@ Decides what each type of data set takes from an event, and in which order rules
     demonstrations  text, response          a correction; an answer rated at least minRating
 
 An event makes at most one row. A comment, a metric and an unrated correction score nothing. Every choice is by hash
-and every order is total, so a rebuild agrees. Works on the tables of `feedback_events`; called by the snapshot recipe.
+and every order is total, so a rebuild agrees. Takes the votes of `feedback_events` part by part into the table `row` of
+the database, which lies on the disk as far as it does not fit. Called by the snapshot recipe.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from pathlib import Path
+from threading import Lock
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
+from duckdb import sqltype
+from duckdb.func import ARROW, SPECIAL
+from duckdb.sqltypes import BOOLEAN, VARCHAR
 
 from ratchet_api.feedback_dataset import DatasetType, Filters, Split, SplitName
 from ratchet_api.feedback_source import FeedbackSource, Quarantine
 from ratchet_api.snapshot_summary import DisputedCount, Removed
 from ratchet_jobs.data.feedback_components import join_components
 from ratchet_jobs.data.feedback_disputes import DISPUTES
-from ratchet_jobs.data.feedback_events import drop_events
+from ratchet_jobs.data.feedback_events import Events
+from ratchet_jobs.data.feedback_order import WHOLE, WholeRows
 from ratchet_jobs.data.redaction import SUSPECT, redact
 from ratchet_jobs.data.splitting import cap_of, hash64, normalised
 from ratchet_jobs.runtime.errors import BadDataError
 
-BATCH = 65_536
-"""Rows of a table that is written at once: those of a row group."""
-_CLEANED = 8_192
-"""Rows that Python looks at together; as objects they take several times their room."""
-_PIECE = 8_192
-"""Rows that come out of the database at a time: what is over when a table is full waits in memory, and is small."""
-_SORTED = 200_000
-"""Rows that are sorted together, about."""
-_SAMPLE = 20_000
-"""Rows of which the bounds of what is sorted together are taken."""
 _LONGEST_LABEL = 128
 
 _GOOD = "coalesce($least IS NOT NULL AND score >= ($least - 1) / 4, false)"
@@ -55,10 +54,8 @@ _NEEDS = {
     "ratings": "WHEN {less} THEN 'BelowMinRating' WHEN is_class AND propensity IS NULL THEN 'MissingPropensity'",
     "preferences": "WHEN first = second THEN 'SameAnswer' WHEN second IS NULL THEN 'MissingAnswer'",
 }
-# Texts without anything to find are cleaned and hashed here at once; the odd ones are told apart for Python. What
-# people said, as they said it, stays beside that only where somebody asks who agreed with whom.
+# Texts without anything to find are cleaned and hashed by the database, the odd ones among them by Python.
 _ROWS = """
-CREATE TABLE row AS
 WITH made AS NOT MATERIALIZED (SELECT *, {first} AS first, {second} AS second FROM vote),
 ruled AS NOT MATERIALIZED (
     SELECT *, {odd} AS odd, CASE
@@ -71,15 +68,26 @@ ruled AS NOT MATERIALIZED (
         {needs}
     END AS why FROM made
 ),
-plain AS NOT MATERIALIZED (SELECT *, CASE WHEN why IS NULL AND NOT odd THEN {plain} END AS normalised FROM ruled),
-hashed AS NOT MATERIALIZED (SELECT *, {hash} AS text_hash FROM plain)
-SELECT event, o, {texts}, text_hash, is_class, score, propensity, version, subject, about, received, {kept}odd, why,
-    CASE WHEN text_hash IS NOT NULL THEN {split} END AS split
+plain AS NOT MATERIALIZED (
+    SELECT *, CASE WHEN why IS NULL AND odd THEN cleaned(prompt, first, second, is_class) END AS odds,
+        CASE WHEN why IS NULL AND NOT odd THEN {plain} END AS normalised
+    FROM ruled
+),
+hashed AS NOT MATERIALIZED (SELECT *, CASE WHEN odd THEN odds.text_hash ELSE {hash} END AS text_hash FROM plain)
+SELECT {whole}, {said}why, {found}, CASE WHEN why IS NULL THEN {split} END AS split
 FROM hashed
 """
-_SAID = "prompt, answer, correction, superseded, 0.0::DOUBLE AS dispute, "
+# What rules look at is in the table `row`; the whole rows lie in files until they are sorted.
+_ROW = """
+SELECT o, event, {person} AS person, text_hash, score, received, split, length(text) AS text_chars,
+    length(first) AS first_chars, {label} AS label, {same} AS same
+FROM part WHERE why IS NULL
+"""
+_REMOVED = "SELECT why, count(*), min(o), arg_min(event, o) FROM part WHERE why IS NOT NULL GROUP BY why"
+# What people said, as they said it, is kept only where somebody asks who agreed with whom.
+_VOTES = "o, prompt, answer, correction, subject, version, score, superseded"
 _AGREEMENT = """
-WITH item AS (SELECT sha256(prompt) || sha256(answer) AS item, subject, avg(score) AS score FROM row
+WITH item AS (SELECT sha256(prompt) || sha256(answer) AS item, subject, avg(score) AS score FROM votes
               WHERE NOT superseded AND score IS NOT NULL AND subject IS NOT NULL AND prompt IS NOT NULL
                     AND answer IS NOT NULL GROUP BY ALL),
      whole AS (SELECT item, sum(score) AS total, count(*) AS raters FROM item GROUP BY item HAVING count(*) >= 2)
@@ -89,6 +97,11 @@ FROM item JOIN whole USING (item) GROUP BY subject HAVING count(*) >= $least AND
 """
 _TEXTS = {"prompt": "text", "first": "first", "second": "second"}
 """What a row holds of people's words, by the name that it has before it is cleaned."""
+_KINDS = ("card", "email", "key", "phone")
+"""What `redact` counts."""
+_CLEAN = (
+    {name: pa.string() for name in _TEXTS.values()} | {"text_hash": pa.uint64()} | dict.fromkeys(_KINDS, pa.int64())
+)
 
 
 def needs(type: DatasetType, source: FeedbackSource) -> tuple[str, ...]:
@@ -107,60 +120,111 @@ class FeedbackRows:
     """The rows of one data set while its rules are applied, in the table `row` of the database.
 
     Args:
-        database: with the view `vote` over the table `event`; both are gone afterwards.
+        database: of the events.
+        events: whose votes are taken, all of them.
         type: of the data set.
         source: its rules about events.
         split: how large the splits are. Where only equal prompts must stay together, a row's text decides its split
             as soon as it is known.
         labels: the classes, where the data set names them.
+        folder: for whole rows.
     """
 
     def __init__(
         self,
         database: duckdb.DuckDBPyConnection,
+        events: Events,
         type: DatasetType,
         source: FeedbackSource,
         split: Split,
         labels: tuple[str, ...] | None = None,
+        *,
+        folder: Path,
     ) -> None:
-        self.removed: dict[str, tuple[int, str]] = {}
-        """Per rule how many, and the first event."""
+        self._removed: dict[str, tuple[int, int, str]] = {}
+        """Per rule how many, and place and name of the first event."""
         self.redacted: Counter[str] = Counter()
+        """What was taken out of rows that nobody but a filter removed."""
+        self.read = 0
+        self.newest: datetime | None = None
+        """The whole second after the arrival of the newest event, whatever became of it."""
+        self._lock = Lock()
         self._db, self._type, self._source, self._labels = database, type, source, labels
         self._disputed, self._sizes = 0, split
+        self._aside: list[str] = []
         by_text = source.group_by == "prompt"
+        self._whole = WholeRows(database, folder, rows=events.count, split=split if by_text else None)
         self._split = _split_sql(split, "text_hash") if by_text else "NULL::VARCHAR"
-        paths = ((f"$.{_text(tag.name, chr(34))}", tag.value) for tag in source.tags)
+        hashed = "hash(subject)" if by_text else hash_sql(_text("group"), "subject")
+        self._person = f"CASE WHEN subject IS NOT NULL THEN {hashed} END"  # nobody has a hash, too
+        _add_cleaned(database, frozenset(labels or ()))
+        self._query, self._given = self._ruled()
+        database.execute("CREATE TABLE removed (o BIGINT, text_hash UBIGINT)")
+        self._take(events, 0, into="CREATE TABLE {} AS")
+        with ThreadPoolExecutor(self._number("SELECT current_setting('threads')")) as pool:
+            for _ in pool.map(lambda part: self._take(events, part, into="INSERT INTO {}"), range(1, events.parts)):
+                pass  # one that fails ends the others
+
+    def _ruled(self) -> tuple[str, Mapping[str, object]]:
+        """Return what makes rows of votes, and its parameters."""
+        paths = ((f"$.{_text(tag.name, chr(34))}", tag.value) for tag in self._source.tags)
         tags = " AND ".join(f"tags ->> {_text(path)} = {_text(value)}" for path, value in paths)
         less = f"$least IS NOT NULL AND NOT {_GOOD}"
-        texts = (f"CASE WHEN odd THEN {raw} ELSE {_trimmed(raw)} END AS {name}" for raw, name in _TEXTS.items())
+        texts = (f"CASE WHEN odd THEN odds.{name} ELSE {_trimmed(raw)} END AS {name}" for raw, name in _TEXTS.items())
         query = _ROWS.format(
-            first=_FIRST[type],
-            second=_SECOND if type == "preferences" else "NULL::VARCHAR",
+            first=_FIRST[self._type],
+            second=_SECOND if self._type == "preferences" else "NULL::VARCHAR",
             tags=f"coalesce({tags}, false)" if tags else "true",
-            needs=_NEEDS.get(type, "").format(less=less),
+            needs=_NEEDS.get(self._type, "").format(less=less),
             odd=_ODD,
             plain=_PLAIN,
-            texts=", ".join(texts),
+            whole=", ".join([*(name for name in WHOLE.names if name not in _TEXTS.values()), *texts]),
             hash=hash_sql(_text("text"), "normalised"),
-            kept=_SAID if source.quarantine or source.sampling else "",
+            said="prompt, answer, correction, superseded, " if self._asks else "",
+            found=", ".join(f"odds.{kind} AS {kind}" for kind in _KINDS),
             split=self._split,
         )
         given: dict[str, object] = {
-            "types": source.types and list(source.types),
-            "versions": source.versions and list(source.versions),
-            "labels": list(labels or ()),
+            "types": self._source.types and list(self._source.types),
+            "versions": self._source.versions and list(self._source.versions),
+            "labels": list(self._labels or ()),
         }
-        if type != "preferences":  # of which no rule asks for a rating
-            given["least"] = source.min_rating
-        database.execute(query, given)
-        drop_events(database)
+        if self._type != "preferences":  # of which no rule asks for a rating
+            given["least"] = self._source.min_rating
+        return query, given
+
+    @property
+    def _asks(self) -> bool:
+        """Whether somebody asks who agreed with whom."""
+        return bool(self._source.quarantine or self._source.sampling)
+
+    def _take(self, events: Events, part: int, *, into: str) -> None:
+        """Note what becomes of the votes of a part, and add those that are rows; by several threads at once."""
         newest = "date_trunc('second', max(received)) + INTERVAL 1 SECOND"
-        counted = database.execute(f"SELECT count(*), {newest} FROM row").fetchall()[0]
-        self.read: int = counted[0]
-        self.newest: datetime | None = counted[1]
-        """The whole second after the arrival of the newest event, whatever became of it."""
-        self._count_removed()
+        same = hash_sql(_text("same"), "first", "coalesce(second, '')")
+        row = _ROW.format(
+            person=self._person,
+            label="first" if self._type == "classification" else "NULL::VARCHAR",
+            same="NULL::UBIGINT" if self._type == "ratings" else same,
+        )
+        with self._db.cursor() as own:
+            events.lay(own, part)
+            votes = own.sql(self._query, params=self._given).to_arrow_table()
+            own.register("part", votes)
+            read, newest = own.execute(f"SELECT count(*), {newest} FROM part").fetchall()[0]
+            removed = own.execute(_REMOVED).fetchall()
+            own.execute(f"{into.format('row')} {row}")
+            own.execute(
+                f"{into.format('found')} SELECT subject, {', '.join(_KINDS)} FROM part WHERE {' + '.join(_KINDS)} > 0"
+            )
+            if self._asks:
+                own.execute(f"{into.format('votes')} SELECT {_VOTES} FROM part")
+        self._whole.add(votes.filter(pc.is_null(votes["why"])))
+        with self._lock:
+            self.read += read
+            self.newest = max((each for each in (self.newest, newest) if each is not None), default=None)
+            for why, count, place, event in removed:
+                self._add_removed(why, count, place, event)
 
     def outliers(self, rules: Quarantine) -> list[dict[str, str | int | float]]:
         """Set people aside who disagree with everybody, and return them, those released included."""
@@ -174,65 +238,42 @@ class FeedbackRows:
             }
             for subject, comparisons, agreement in found
         ]
-        aside = [each["subject"] for each in people if not each["released"]]
-        if aside:
-            why = "CASE WHEN why IS NULL AND list_contains($aside, subject) THEN 'Quarantined' ELSE why END AS why"
-            self._replace(f"SELECT * REPLACE ({why}) FROM row", aside=aside)
-            self._count_removed(rule="Quarantined")
+        self._aside = [subject for subject, _, _ in found if subject not in rules.release]
+        self._mark(
+            "Quarantined",
+            f"person IN (SELECT {self._person} FROM (SELECT unnest($aside) AS subject))",
+            aside=self._aside,
+        )
         return people
 
     def dispute(self) -> None:
         """Measure how much people or versions disagree about each prompt; people set aside are not heard."""
-        self._db.execute(DISPUTES)
+        self._db.execute(DISPUTES, {"aside": self._aside})
         self._replace(
-            "SELECT row.* REPLACE (coalesce(disputed.dispute, 0.0) AS dispute) "
-            "FROM row LEFT JOIN disputed ON row.prompt = disputed.prompt"
+            "SELECT row.*, coalesce(disputed.dispute, 0.0) AS dispute "
+            "FROM row JOIN votes USING (o) LEFT JOIN disputed ON votes.prompt = disputed.prompt"
         )
         self._db.execute("DROP TABLE disputed")
 
     def clean(self, filters: Filters) -> None:
-        """Redact and measure what is left.
-
-        Most texts are plain ASCII without anything that a pattern could find: those never leave the database.
-        """
-        self._db.execute("CREATE TABLE clean AS SELECT * FROM row WHERE why IS NULL AND NOT odd")
-        for batch in self.batches("SELECT * FROM row WHERE why IS NULL AND odd", rows=_CLEANED):
-            self._db.register("cleaned", self._cleaned(batch))
-            self._db.execute(
-                f"INSERT INTO clean BY NAME SELECT * REPLACE (false AS odd, {self._split} AS split) FROM cleaned"
-            )
-            self._db.unregister("cleaned")
-        self._replace()
-        self._db.execute("CHECKPOINT")  # compresses what is left
-        self._mark("TextTooShort", "length(text) < $least", least=filters.min_text_chars)
-        self._mark("TextTooLong", "length(text) > $most", most=filters.max_text_chars)
+        """Count what was redacted, and measure what is left."""
+        sums = ", ".join(f"sum({kind})" for kind in _KINDS)
+        query = f"SELECT {sums} FROM found WHERE list_contains($aside, subject) IS NOT TRUE"
+        counts = self._db.execute(query, {"aside": self._aside}).fetchall()[0]
+        self.redacted.update({kind: int(count) for kind, count in zip(_KINDS, counts, strict=True) if count})
+        for table in ("votes", "found"):
+            self._db.execute(f"DROP TABLE IF EXISTS {table}")
+        self._mark("TextTooShort", "text_chars < $least", least=filters.min_text_chars)
+        self._mark("TextTooLong", "text_chars > $most", most=filters.max_text_chars)
         most = _LONGEST_LABEL if self._type == "classification" else 1 << 30
-        self._mark("InvalidLabel", "first = '' OR length(first) > $most", most=most)
+        self._mark("InvalidLabel", "first_chars NOT BETWEEN 1 AND $most", most=most)
         if self._labels is not None:
-            self._mark("UnknownLabel", "first NOT IN (SELECT unnest($labels))", labels=list(self._labels))
-
-    def _cleaned(self, batch: pa.Table) -> pa.Table:
-        columns = {name: batch.column(name).to_pylist() for name in ("text", "first", "second", "is_class")}
-        made: dict[str, list[object]] = {"text": [], "first": [], "second": [], "text_hash": []}
-        labels = frozenset(self._labels or ())
-        for raw, first, second, is_class in zip(*columns.values(), strict=True):
-            text = redact(raw, self.redacted).strip()
-            # a class is one of a list and says nothing of a person; what somebody typed as one may
-            known = is_class and first in labels
-            made["text"].append(text)
-            made["first"].append(first.strip() if known else redact(first, self.redacted).strip())
-            made["second"].append(None if second is None else redact(second, self.redacted).strip())
-            made["text_hash"].append(hash64("text", normalised(text)))
-        for name, values in made.items():
-            field = pa.field(name, pa.uint64() if name == "text_hash" else pa.string())
-            batch = batch.set_column(batch.schema.get_field_index(name), field, pa.array(values, field.type))
-        return batch
+            self._mark("UnknownLabel", "label NOT IN (SELECT unnest($labels))", labels=list(self._labels))
 
     def dedupe(self) -> None:
         """Keep the first of equal rows. Ratings are votes, of which each one counts."""
         if self._type != "ratings":
-            key = "text_hash, first, coalesce(second, '')"
-            self._mark("Duplicate", f"o NOT IN (SELECT min(o) FROM row GROUP BY {key})")
+            self._mark("Duplicate", "o NOT IN (SELECT min(o) FROM row GROUP BY text_hash, same)")
 
     def filter(self, filters: Filters) -> None:
         """Apply the age, share and size filters in this order."""
@@ -275,7 +316,7 @@ class FeedbackRows:
     def _cap(self, share_percent: float) -> None:
         """Let nobody have more than their share; a row without a subject counts as a subject of its own."""
         counts = self._db.execute(
-            "SELECT amount, count(*) FROM (SELECT count(*) AS amount FROM row GROUP BY coalesce(subject, event)) "
+            "SELECT amount, count(*) FROM (SELECT count(*) AS amount FROM row GROUP BY coalesce(person, hash(event))) "
             "GROUP BY amount ORDER BY amount"
         ).fetchall()
         cap, people = cap_of(dict(counts), share_percent), sum(many for _, many in counts)
@@ -286,7 +327,7 @@ class FeedbackRows:
             )
         self._mark(
             "SubjectShare",
-            "event IN (SELECT event FROM (SELECT event, row_number() OVER (PARTITION BY coalesce(subject, event) "
+            "event IN (SELECT event FROM (SELECT event, row_number() OVER (PARTITION BY coalesce(person, hash(event)) "
             f"ORDER BY text_hash, event) AS place FROM row) WHERE place > {cap})",
         )
 
@@ -296,7 +337,7 @@ class FeedbackRows:
             self._db.execute("CREATE VIEW placed AS SELECT *, text_hash AS component FROM row")
             return
         # whoever shares a prompt with somebody shares the split
-        join_components(self._db, f"SELECT text_hash AS text, {hash_sql(_text('group'), 'subject')} AS person FROM row")
+        join_components(self._db, "SELECT text_hash AS text, person FROM row")
         split = _split_sql(self._sizes, "component")
         self._db.execute(
             f"CREATE TABLE placed AS SELECT row.* EXCLUDE split, component, {split} AS split "
@@ -304,83 +345,72 @@ class FeedbackRows:
         )
         for table in ("row", "joined"):
             self._db.execute(f"DROP TABLE {table}")
-
-    def batches(self, *queries: str, rows: int = BATCH) -> Iterator[pa.Table]:
-        """Yield the answers to queries, one after the other, in tables of exactly so many rows and a rest.
-
-        Each table is one piece: where pieces end, Parquet may end a page, and equal rows had other bytes.
-        """
-        waiting: list[pa.RecordBatch] = []
-        for query in queries:
-            for piece in self._db.cursor().sql(query).to_arrow_reader(min(rows, _PIECE)):
-                waiting.append(piece)
-                if sum(each.num_rows for each in waiting) >= rows:
-                    table = pa.Table.from_batches(waiting).combine_chunks()
-                    yield table.slice(0, rows)
-                    waiting = table.slice(rows).to_batches()
-        if waiting:
-            yield pa.Table.from_batches(waiting).combine_chunks()
+        self._whole.place()
 
     def sorted(self, columns: str, split: SplitName) -> Iterator[pa.Table]:
-        """Yield the rows of a split in the order of a snapshot.
-
-        They are sorted by ranges of their order's first two columns, each small enough to be sorted in memory: a sort
-        that goes to disk holds blocks of every run at once, of which a longer log makes more, until none is left.
-        Every range costs a pass over the rows.
-        """
-        rows = self._number(f"SELECT count(*) FROM placed WHERE split = '{split}'")
-        sample = self._db.execute(
-            "SELECT component, text_hash FROM (SELECT component, text_hash FROM placed "
-            f"WHERE split = '{split}' USING SAMPLE reservoir({_SAMPLE} ROWS) REPEATABLE (1)) ORDER BY ALL"
-        ).fetchall()
-        pieces = -(-rows // _SORTED)
-        bounds = [sample[len(sample) * piece // pieces] for piece in range(1, pieces)]
-        least = [f"(component > {one} OR component = {one} AND text_hash >= {two})" for one, two in bounds]
-        ranges = zip(["true", *least], [*(f"NOT {each}" for each in least), "true"], strict=True)
-        yield from self.batches(
-            *(
-                f"SELECT {columns} FROM placed WHERE split = '{split}' AND {low} AND {high} "
-                "ORDER BY component, text_hash, first, event"
-                for low, high in ranges
-            )
-        )
+        """Yield the rows of a split in the order of a snapshot, in tables of BATCH rows and a rest; once only."""
+        return self._whole.sorted(columns, split)
 
     def as_status(self) -> tuple[Removed, ...]:
         """The rules, most removals first."""
-        rules = sorted(self.removed.items(), key=lambda each: (-each[1][0], each[0]))
-        return tuple(Removed(rule=rule, count=count, example=f"event {first}") for rule, (count, first) in rules[:16])
+        rules = sorted(self._removed.items(), key=lambda each: (-each[1][0], each[0]))
+        return tuple(
+            Removed(rule=rule, count=count, example=f"event {first}") for rule, (count, _, first) in rules[:16]
+        )
 
     def _mark(self, rule: str, condition: str, **given: object) -> None:
         """Count what a rule removes, and go on without it."""
-        query = f"SELECT count(*), arg_min(event, o) FROM row WHERE {condition}"
-        count, first = self._db.execute(query, given).fetchall()[0]
+        query = f"SELECT count(*), min(o), arg_min(event, o) FROM row WHERE {condition}"
+        count, place, first = self._db.execute(query, given).fetchall()[0]
         if count:
-            self._add_removed(rule, count, first)
+            self._add_removed(rule, count, place, first)
+            self._db.execute(f"INSERT INTO removed SELECT o, text_hash FROM row WHERE {condition}", given)
             self._replace(f"SELECT * FROM row WHERE ({condition}) IS NOT TRUE", **given)
 
-    def _replace(self, query: str | None = None, **given: object) -> None:
-        """Put the table `clean`, or the answer to a query, in the place of the rows.
+    def _replace(self, query: str, **given: object) -> None:
+        """Put the answer to a query in the place of the rows.
 
         Rows that are updated or deleted leave marks in memory instead, which never go to disk.
         """
-        if query is not None:
-            self._db.execute(f"CREATE TABLE clean AS {query}", given)
+        self._db.execute(f"CREATE TABLE kept AS {query}", given)
         self._db.execute("DROP TABLE row")
-        self._db.execute("ALTER TABLE clean RENAME TO row")
+        self._db.execute("ALTER TABLE kept RENAME TO row")
 
-    def _count_removed(self, *, rule: str | None = None) -> None:
-        only = f"AND why = '{rule}'" if rule else ""
-        query = f"SELECT why, count(*), arg_min(event, o) FROM row WHERE why IS NOT NULL {only} GROUP BY why"
-        for why, count, first in self._db.execute(query).fetchall():
-            self._add_removed(why, count, first)
-
-    def _add_removed(self, rule: str, count: int, first: str) -> None:
-        before, earlier = self.removed.get(rule, (0, first))
-        self.removed[rule] = (before + count, earlier)
+    def _add_removed(self, rule: str, count: int, place: int, event: str) -> None:
+        before, earlier, first = self._removed.get(rule, (0, place, event))
+        self._removed[rule] = (before + count, *min((place, event), (earlier, first)))
 
     def _number(self, query: str) -> int:
         found = self._db.execute(query).fetchone()
         return int(found[0]) if found else 0
+
+
+def _add_cleaned(database: duckdb.DuckDBPyConnection, labels: frozenset[str]) -> None:
+    """Let the database call Python for what it cannot redact and hash itself.
+
+    A function that knew the rows would hold them, and they the database, which nobody would ever end.
+    """
+
+    def cleaned(prompts: pa.Array, firsts: pa.Array, seconds: pa.Array, are_classes: pa.Array) -> pa.Array:
+        rows: list[dict[str, object]] = []
+        columns = (each.to_pylist() for each in (prompts, firsts, seconds, are_classes))
+        for prompt, first, second, is_class in zip(*columns, strict=True):
+            found: Counter[str] = Counter(dict.fromkeys(_KINDS, 0))
+            text = redact(prompt, found).strip()
+            # a class is one of a list and says nothing of a person; what somebody typed as one may
+            known = is_class and first in labels
+            texts = {
+                "text": text,
+                "first": first.strip() if known else redact(first, found).strip(),
+                "second": None if second is None else redact(second, found).strip(),
+            }
+            rows.append(texts | {"text_hash": hash64("text", normalised(text))} | found)
+        return pa.array(rows, pa.struct(list(_CLEAN.items())))
+
+    kinds = "".join(f", {kind} BIGINT" for kind in _KINDS)
+    made = sqltype(f"STRUCT(text VARCHAR, first VARCHAR, second VARCHAR, text_hash UBIGINT{kinds})")
+    given = [VARCHAR, VARCHAR, VARCHAR, BOOLEAN]
+    database.create_function("cleaned", cleaned, [*given], made, type=ARROW, null_handling=SPECIAL)
 
 
 def hash_sql(*parts: str) -> str:

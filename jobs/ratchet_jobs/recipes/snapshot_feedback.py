@@ -11,14 +11,13 @@
     8 score     each response by the judge of spec.scoring, if there is one, piece by piece as it is written
     9 write     Parquet per split in hash order, MANIFEST.json last, below the digest of the content
 
-The log never passes through memory as a whole: DuckDB keeps on the scratch disk what does not fit. What memory still
-grows with the log is measured in bench/snapshot. Torch-free.
+The log never passes through memory as a whole: it lies on the scratch disk in parts that fit, and DuckDB takes there
+what does not. bench/snapshot measures speed and memory. Torch-free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import duckdb
@@ -31,6 +30,7 @@ from ratchet_api.names import snapshot_prefix
 from ratchet_api.snapshot_summary import LabelCount, SnapshotCounts, SnapshotSummary
 from ratchet_api.stage import DatasetRef, SnapshotConfig, StageResult
 from ratchet_jobs.data.feedback_events import load_events, open_tables
+from ratchet_jobs.data.feedback_order import ahead
 from ratchet_jobs.data.feedback_rows import FeedbackRows, needs
 from ratchet_jobs.data.snapshots import (
     SPLITS,
@@ -102,11 +102,11 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
     database = open_tables(folder, threads=ctx.threads)
     erased = erased_subjects(ctx.store, ctx.namespace)
     wanted = needs(config.type, source)
-    load_events(database, ctx.store, segments, policy=policy, erased=erased, needs=wanted, folder=folder)
+    events = load_events(database, ctx.store, segments, policy=policy, erased=erased, needs=wanted, folder=folder)
     ctx.progress.report(2, steps)
 
     # 3 take
-    rows = FeedbackRows(database, config.type, source, config.split, config.labels)
+    rows = FeedbackRows(database, events, config.type, source, config.split, config.labels, folder=folder)
     outliers = rows.outliers(source.quarantine) if source.quarantine is not None else []
 
     if source.sampling is not None:
@@ -138,7 +138,7 @@ def run(ctx: StageContext, config: SnapshotConfig, source: FeedbackSource) -> St
         ordered = rows.sorted(layout.columns.replace("{policy}", policy), name)
         path = ctx.folder("snapshot") / f"{name}.parquet"
         with pq.ParquetWriter(path, schema, compression="zstd", version="2.6", use_dictionary=["label"]) as out:
-            for batch in _ahead(ordered):
+            for batch in ahead(ordered):
                 whole = batch.cast(layout.schema)
                 out.write_table(whole if scorer is None else scorer.scored(whole))
         files[name] = SnapshotFile(path=path.name, sha256=sha256_file(path), rows=parts[name])
@@ -218,15 +218,6 @@ def _segments(ctx: StageContext, source: FeedbackSource) -> list[Segment]:
     return segments
 
 
-def _ahead(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Yield batches; while one is written, the next one is sorted out."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = reader.submit(next, batches, None)
-            yield batch
-
-
 def _check_splits(parts: Mapping[SplitName, int], rows: FeedbackRows, policy: str) -> None:
     """Refuse what nothing can be learned from."""
     train = parts.get("train", 0)
@@ -247,7 +238,7 @@ def _check_splits(parts: Mapping[SplitName, int], rows: FeedbackRows, policy: st
 def _labels(database: duckdb.DuckDBPyConnection, closed: tuple[str, ...] | None) -> tuple[LabelCount, ...]:
     """Count classes per split and refuse what cannot be trained on."""
     count: dict[SplitName, dict[str, int]] = {name: {} for name in SPLITS}
-    found = database.execute("SELECT split, first, count(*) FROM placed GROUP BY ALL ORDER BY ALL").fetchall()
+    found = database.execute("SELECT split, label, count(*) FROM placed GROUP BY ALL ORDER BY ALL").fetchall()
     for split, label, rows in found:
         count[split][label] = rows
     names = closed if closed is not None else tuple(sorted(count["train"]))

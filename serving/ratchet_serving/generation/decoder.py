@@ -8,18 +8,22 @@ memory in another way than keys and values by position is refused. Used by one t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ratchet_jobs.models.packed import pack_weights
 from ratchet_jobs.models.turned import turn_weights
 from ratchet_jobs.runtime.errors import BadModelError
 from ratchet_serving.generation.cache import Pass, Rows
 
 TOLERANCE = 1e-3
 """Largest difference of `check`, as a share of the largest logit: a hundred times what float32 loses."""
+_ROWS = 8
+"""Conversations at once for which weights are laid out; more or fewer are served as well."""
 _REMEDY = "this server wants a model whose layers keep keys and values by position; serve it by another engine"
 
 
@@ -27,7 +31,7 @@ class Decoder:
     """A causal language model and the cache of its conversations.
 
     Args:
-        model: in eval mode, on its device.
+        model: in eval mode, on its device; it belongs to the decoder from now on.
         max_tokens: of the cache: rows times the longest of them.
     """
 
@@ -35,7 +39,6 @@ class Decoder:
         self._model = model
         self._max_tokens = max_tokens
         self._device: torch.device = next(model.parameters()).device
-        turn_weights(model)
         self._few = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         self.vocabulary: int = model.config.get_text_config().vocab_size
         self.context = min(context_of(model), max_tokens)
@@ -91,14 +94,20 @@ class Decoder:
         return self._pass(torch.tensor(tokens).unsqueeze(1), starts.unsqueeze(1), seen[:, None, None])
 
     def check(self) -> None:
-        """Compare rows of different lengths, filled at once and in parts, with plain passes; forgets all rows.
+        """Lay weights out for few rows, and prove that nothing changed by it, or by a cache that rows share.
+
+        Rows of different lengths, filled at once and in parts, are compared with plain passes of the model as it was.
+        Forgets all rows.
 
         Raises:
             BadModelError: the numbers differ.
         """
         size = min(8, self.context - 2)
         texts = [[(7 * place + 3 * row) % self.vocabulary for place in range(size - row)] for row in (0, 2)]
-        wanted = [self._plain(text) for text in (texts[0][:-1], texts[1][:-1], *texts)]
+        with _called(self._model) as layers:
+            wanted = [self._plain(text) for text in (texts[0][:-1], texts[1][:-1], *texts)]
+        if not pack_weights(self._model, layers, rows=_ROWS):
+            turn_weights(self._model)
         try:
             found = self._shared(*texts)
         except (ValueError, TypeError, RuntimeError, LookupError, AttributeError) as error:
@@ -139,6 +148,22 @@ class Decoder:
             **self._few,
         ).logits
         return logits[:, -1].float()
+
+
+@contextmanager
+def _called(model: nn.Module) -> Iterator[set[nn.Linear]]:
+    """Yield a set that takes the linear layers which are called: some models multiply by a weight themselves."""
+    layers: set[nn.Linear] = set()
+    hooks = [
+        module.register_forward_hook(lambda layer, given, made: layers.add(layer))
+        for module in model.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        yield layers
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def context_of(model: Any) -> int:

@@ -25,6 +25,7 @@ GeneratorMetric = Literal[
     "distinct1",
     "distinct2",
     "repetition",
+    "overlap",
     "empty",
     "mean_tokens",
     "win_rate",

@@ -21,8 +21,8 @@ from typing import Any
 
 from bench.ppo.prepare import CSV, REVIEWS
 from ratchet_cli.demo.carriers import Asset, Carrier, PinnedFile, fetch
+from ratchet_jobs.metrics.generation import spoken
 from ratchet_jobs.rlhf.components.recommendation import Item, Named
-from ratchet_jobs.rlhf.said import spoken
 
 CHATS = Asset(
     name="chitchat-dataset",

@@ -126,7 +126,7 @@ def judge(reward: Difference | None, *, margin: float) -> Verdict:
 def _numbers(one: Said, other: Said, *, confidence: float) -> dict[str, dict[str, Any]]:
     """Both versions' numbers and by how much they changed; an interval where a number is of single answers."""
     from ratchet_jobs.metrics.changes import Held, change_of, held_bleu, held_distinct, held_mean
-    from ratchet_jobs.metrics.generation import repetition
+    from ratchet_jobs.metrics.generation import repetition, taken_up
     from ratchet_jobs.report.generated import MEANINGS
 
     def held(said: Said) -> dict[str, Held]:
@@ -134,6 +134,8 @@ def _numbers(one: Said, other: Said, *, confidence: float) -> dict[str, dict[str
         found = {f"bleu{order}": held_bleu(said.texts, right, order=order) for order in (1, 2)}
         found |= {f"distinct{order}": held_distinct(said.texts, order=order) for order in (1, 2)}
         found["repetition"] = held_mean([repetition([text]) for text in said.texts])
+        pairs = zip(said.texts, said.asked, strict=True)
+        found["overlap"] = held_mean([taken_up(text, row.turns[-1].content) for text, row in pairs])
         found["mean_tokens"] = held_mean(said.lengths)
         if said.worth is not None:
             found["reward"] = held_mean(said.worth.tolist())

@@ -180,6 +180,7 @@ _ORDER = (
     "distinct1",
     "distinct2",
     "repetition",
+    "overlap",
     "empty",
     "ended",
     "mean_tokens",

@@ -11,7 +11,7 @@ import pytest
 
 from ratchet_api.stage import Commit, Stage
 from ratchet_cli.main import run_command
-from ratchet_jobs.rlhf.said import spoken
+from ratchet_jobs.metrics.generation import spoken
 from tests.generator_bench import GeneratorBench
 from tests.tiny_llama import dialogues
 from tests.trained_home import TrainedHome

@@ -21,7 +21,7 @@ from ratchet_jobs.generators.card import read_generator_card
 from ratchet_jobs.generators.examples import tokenize_rows
 from ratchet_jobs.generators.loading import load_generator
 from ratchet_jobs.generators.templates import load_wording
-from ratchet_jobs.metrics.generation import bleu, distinct, repetition
+from ratchet_jobs.metrics.generation import bleu, distinct, repetition, taken_up
 from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, NotANumberError, Preempted
 from ratchet_jobs.runtime.history import read_history
 from tests.generator_bench import GeneratorBench
@@ -193,6 +193,7 @@ def test_numbers_are_those_of_the_definitions(trained: tuple[GeneratorBench, Com
     references = [response for _, response in TEST[:12]]
     assert metrics["bleu1"] == bleu(answers, references, order=1)
     assert (metrics["distinct2"], metrics["repetition"]) == (distinct(answers, order=2), repetition(answers))
+    assert metrics["overlap"] == sum(taken_up(a, p) for a, (p, _) in zip(answers, TEST[:12], strict=True)) / 12
     assert metrics["mean_tokens"] == sum(len([i for i in ids if i != wording.eos_id]) for ids in again) / 12
 
 

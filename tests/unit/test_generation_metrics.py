@@ -6,9 +6,15 @@ import math
 
 import pytest
 
+from ratchet_jobs.data.demonstrations import Demonstration
+from ratchet_jobs.data.turns import Turn
 from ratchet_jobs.generators.answering import Scored
 from ratchet_jobs.metrics.changes import change_of, held_bleu, held_distinct, held_mean
 from ratchet_jobs.metrics.generation import answer_metrics, bleu, distinct, repetition, score_metrics
+
+
+def rows(asked: str, *responses: str) -> list[Demonstration]:
+    return [Demonstration((Turn("user", asked),), response) for response in responses]
 
 
 def test_bleu_is_the_precision_of_words_with_a_penalty_for_what_is_too_short() -> None:
@@ -38,8 +44,15 @@ def test_repetition_is_within_an_answer_and_averaged_over_answers() -> None:
 
 
 def test_length_and_emptiness_are_counted() -> None:
-    found = answer_metrics(["a b", "", ""], ["a b", "c", "d"], [3, 0, 0])
+    found = answer_metrics(["a b", "", ""], rows("x", "a b", "c", "d"), [3, 0, 0])
     assert (found["mean_tokens"], found["empty"]) == (1, pytest.approx(2 / 3))
+
+
+def test_overlap_is_of_the_longer_words_with_the_turn_that_is_answered() -> None:
+    # "like" and "films" are theirs and "never" is not: two thirds; an echo: 1; nothing in common, or no long word: 0.
+    asked, answers = "Do you like films?", ["I never like films", "You like films, do you?", "never ever", "so so"]
+    found = answer_metrics(answers, rows(asked, *answers), [1] * 4)
+    assert found["overlap"] == pytest.approx((2 / 3 + 1 + 0 + 0) / 4)
 
 
 def test_perplexity_weighs_every_token_alike_whatever_batch_it_was_in() -> None:

@@ -14,9 +14,9 @@ import torch
 from ratchet_api.rlhf import AnswerReward, Catalogue
 from ratchet_jobs.data.demonstrations import Demonstration
 from ratchet_jobs.data.turns import Turn
-from ratchet_jobs.metrics.generation import answer_bleu, distinct
+from ratchet_jobs.metrics.generation import answer_bleu, distinct, taken_up
 from ratchet_jobs.rlhf.components.form import PATIENCE_SECONDS
-from ratchet_jobs.rlhf.components.formula import taken_up, unlike_others
+from ratchet_jobs.rlhf.components.formula import unlike_others
 from ratchet_jobs.rlhf.components.length import fit
 from ratchet_jobs.rlhf.components.recommendation import Named, read_catalogue, worth
 from ratchet_jobs.rlhf.components.wanted_words import said_of

@@ -79,8 +79,9 @@ def measure_answers(
         stop: asked after each token; true ends all answers where they are.
 
     Returns:
-        Metrics perplexity, base_perplexity, kl, bleu1, bleu2, distinct1, distinct2, repetition, empty, mean_tokens,
-        ended (share of answers that ended by themselves), n_test, n_answers and skipped_rows; answers and model.
+        Metrics perplexity, base_perplexity, kl, bleu1, bleu2, distinct1, distinct2, repetition, overlap, empty,
+        mean_tokens, ended (share of answers that ended by themselves), n_test, n_answers and skipped_rows; answers and
+        model.
 
     Raises:
         BadModelError: policy and base cannot be used together.
@@ -118,7 +119,7 @@ def measure_answers(
     ended = [bool(ids) and ids[-1] == wording.eos_id for ids in answers]
     lengths = [len(ids) - end for ids, end in zip(answers, ended, strict=True)]
     texts = [wording.text(ids) for ids in answers]
-    metrics |= answer_metrics(texts, [row.response for row in examples.rows[: len(texts)]], lengths)
+    metrics |= answer_metrics(texts, examples.rows[: len(texts)], lengths)
     metrics |= {
         "ended": sum(ended) / len(ended),
         "n_test": float(len(examples.pairs)),

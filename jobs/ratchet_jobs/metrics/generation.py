@@ -1,4 +1,4 @@
-"""Numbers of a generator's answers: likeness to the reference, variety, repetition, length.
+"""Numbers of a generator's answers: likeness to the reference, variety, repetition, echo, length.
 
 Pure functions of texts, but for BLEU, which is sacrebleu's. Called by the evaluate recipe of generators.
 
@@ -8,14 +8,18 @@ Notation: an n-gram is n words that follow each other; words are what blanks par
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 
 from sacrebleu.metrics.bleu import BLEU
 
+from ratchet_jobs.data.demonstrations import Demonstration
 from ratchet_jobs.generators.answering import Scored
 
 LOOP = 3
 """Words whose coming back counts as repetition."""
+LONG = 4
+"""Letters of a word that says something; most shorter ones hold a sentence together."""
 _MOST_NATS = 700.0
 """exp of more is no float."""
 
@@ -65,20 +69,29 @@ def repetition(answers: Sequence[str]) -> float:
     return sum(shares) / len(shares)
 
 
-def answer_metrics(answers: Sequence[str], references: Sequence[str], lengths: Sequence[int]) -> dict[str, float]:
+def taken_up(answer: str, asked: str) -> float:
+    """Share of an answer's different words of four letters and more that what it answers says, too; 0 without any."""
+    words, theirs = ({word for word in spoken(text) if len(word) >= LONG} for text in (answer, asked))
+    return len(words & theirs) / len(words) if words else 0.0
+
+
+def answer_metrics(answers: Sequence[str], rows: Sequence[Demonstration], lengths: Sequence[int]) -> dict[str, float]:
     """Every number of a set of answers.
 
     Args:
         answers: N texts, N at least 1.
-        references: the answers that were given to the same prompts.
+        rows: N, what was asked, and the answers that were given to it.
         lengths: tokens of each answer, its end not counted.
     """
+    references = [row.response for row in rows]
+    overlaps = [taken_up(answer, row.turns[-1].content) for answer, row in zip(answers, rows, strict=True)]
     return {
         "bleu1": bleu(answers, references, order=1),
         "bleu2": bleu(answers, references, order=2),
         "distinct1": distinct(answers, order=1),
         "distinct2": distinct(answers, order=2),
         "repetition": repetition(answers),
+        "overlap": sum(overlaps) / len(answers),
         "empty": sum(not answer for answer in answers) / len(answers),
         "mean_tokens": sum(lengths) / len(lengths),
     }
@@ -106,3 +119,8 @@ def grams(text: str, order: int) -> Iterator[tuple[str, ...]]:
     """Every run of `order` words of a text; none where it has fewer."""
     words = text.lower().split()
     return zip(*(words[start:] for start in range(order)), strict=False)
+
+
+def spoken(text: str) -> list[str]:
+    """The words of a text, whatever their case and what stands around them."""
+    return re.findall(r"\w+", text.casefold())

@@ -31,6 +31,7 @@ MEANINGS = {
     "distinct1": "share of different words in all answers",
     "distinct2": "share of different pairs of words",
     "repetition": "share of an answer that it has said already",
+    "overlap": "share of an answer's longer words that the turn before it says",
     "empty": "share of empty answers",
     "ended": "share of answers that ended by themselves",
     "mean_tokens": "length of an answer",

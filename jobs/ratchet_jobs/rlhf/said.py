@@ -5,7 +5,6 @@ Pure data; made by `rewards`, read by everything in `components`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -71,11 +70,6 @@ class Sources(NamedTuple):
 
 Component = Callable[[Said], Tensor]
 """What B answers are worth in one respect, (B,) float64; of a critic (B, 1 + Q), with its qualities beside it."""
-
-
-def spoken(text: str) -> list[str]:
-    """The words of a text, whatever their case and what stands around them."""
-    return re.findall(r"\w+", text.casefold())
 
 
 def numbers(values: Iterable[float]) -> Tensor:

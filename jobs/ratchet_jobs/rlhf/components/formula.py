@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from ratchet_api.rlhf import AnswerReward
-from ratchet_jobs.metrics.generation import answer_bleu, distinct, grams, repetition
+from ratchet_jobs.metrics.generation import answer_bleu, distinct, grams, repetition, taken_up
 from ratchet_jobs.rewards.expression import evaluated, parse
-from ratchet_jobs.rlhf.said import Component, Said, Sources, numbers, spoken
-
-LONG = 4
-"""Letters of a word that says something; most shorter ones hold a sentence together."""
+from ratchet_jobs.rlhf.said import Component, Said, Sources, numbers
 
 
 def _bleu(order: int) -> Callable[[Said], Tensor]:
@@ -35,12 +32,6 @@ def _different(text: str) -> float:
 def _overlap(said: Said) -> Tensor:
     pairs = zip(said.texts, said.rows, strict=True)
     return numbers(taken_up(text, rows[0].turns[-1].content) if rows else 0.0 for text, rows in pairs)
-
-
-def taken_up(answer: str, asked: str) -> float:
-    """Share of an answer's different words of four letters and more that what it answers says, too; 0 without any."""
-    words, theirs = ({word for word in spoken(text) if len(word) >= LONG} for text in (answer, asked))
-    return len(words & theirs) / len(words) if words else 0.0
 
 
 def _distinct_together(said: Said) -> Tensor:

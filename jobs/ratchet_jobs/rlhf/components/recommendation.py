@@ -16,7 +16,8 @@ from ratchet_api.rlhf import AnswerReward
 from ratchet_api.rlhf import Catalogue as CatalogueFile
 from ratchet_jobs.data.demonstrations import Demonstration
 from ratchet_jobs.data.reading import RawRow, format_of, read_rows, value_at
-from ratchet_jobs.rlhf.said import Component, Said, Sources, numbers, spoken
+from ratchet_jobs.metrics.generation import spoken
+from ratchet_jobs.rlhf.said import Component, Said, Sources, numbers
 from ratchet_jobs.runtime.errors import BadDataError
 
 FIELD = "stages.rlhf.rewards: catalogue"

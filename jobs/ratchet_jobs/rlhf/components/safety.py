@@ -6,7 +6,8 @@ Unlike `words` with a negative weight one listed word costs as much as all of th
 from __future__ import annotations
 
 from ratchet_api.rlhf import AnswerReward
-from ratchet_jobs.rlhf.said import Component, Sources, spoken
+from ratchet_jobs.metrics.generation import spoken
+from ratchet_jobs.rlhf.said import Component, Sources
 
 
 def make(wanted: AnswerReward, sources: Sources) -> Component:

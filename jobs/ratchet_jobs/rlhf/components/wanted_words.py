@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ratchet_api.rlhf import AnswerReward
-from ratchet_jobs.rlhf.said import Component, Sources, spoken
+from ratchet_jobs.metrics.generation import spoken
+from ratchet_jobs.rlhf.said import Component, Sources
 
 
 def said_of(text: str, words: Sequence[str]) -> float:

@@ -16,9 +16,9 @@ from tests.e2e.platform import EXAMPLE, Platform
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
-ANSWERS = 2048
+ANSWERS = 4096
 ROLLOUT = 128
-"""Sixteen updates: the first numbers are there long enough before the last ones for several scrapes to see them."""
+"""Thirty-two updates: on a busy machine, too, Prometheus has time to find the pod and to ask it more than once."""
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 
 from ratchet_api import __version__
+from ratchet_api.feedback import FEEDBACK_TYPES
 from ratchet_api.signing import KeyRing
 from ratchet_gateway.auth import Authenticator
 from ratchet_gateway.datasets import Datasets, NoDatasets
@@ -162,4 +163,5 @@ async def _store_away(request: Request, error: Exception) -> JSONResponse:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     request.app.state.services.metrics.refused.labels("malformed").inc()
-    return JSONResponse({"detail": wrong_fields(error.errors(), unnamed=("body", "single", "batch"))}, 422)
+    detail = wrong_fields(error.errors(), unnamed=("body", "single", "batch"), tags=FEEDBACK_TYPES)
+    return JSONResponse({"detail": detail}, 422)

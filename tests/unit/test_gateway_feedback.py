@@ -322,6 +322,29 @@ def test_bad_input_is_refused_with_its_reason(gateway: Gateway, body: bytes, wan
     assert gateway.log() == []
 
 
+@pytest.mark.parametrize(
+    ("event", "says"),
+    [
+        ({"type": "score", "score": 1.5}, "score: Input should be less than or equal to 1 (seen: 1.5)"),
+        ({"type": "rating", "policy": "router"}, "rating: Field required"),
+        ({"type": "comment", "comment": "c", "stars": 1}, "stars: Extra inputs are not permitted (seen: 1)"),
+        ({"policy": "router", "score": 0.5}, "type: is missing"),
+    ],
+    ids=["out of bounds", "missing", "unknown", "no type"],
+)  # fmt: skip
+def test_what_is_wrong_with_an_event_is_said_of_its_field_and_of_nothing_else(
+    gateway: Gateway, event: dict[str, Any], says: str
+) -> None:
+    assert gateway.post("/v1/feedback", event).json() == {"detail": says}
+    assert gateway.post("/v1/feedback", {"events": [THUMB, event]}).json() == {"detail": f"events.1.{says}"}
+
+
+def test_a_type_that_there_is_not_is_not_repeated_but_told_the_known_ones(gateway: Gateway) -> None:
+    detail = gateway.post("/v1/feedback", {"type": "my password", "policy": "router"}).json()["detail"]
+    assert detail.startswith("type: is none of 'thumbs_up', 'thumbs_down', 'rating', 'score'")
+    assert "password" not in detail
+
+
 def test_a_large_body_without_a_length_is_refused_while_it_arrives(gateway: Gateway) -> None:
     taken = 0
 

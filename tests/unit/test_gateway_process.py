@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -87,6 +88,37 @@ def test_without_authentication_on_loopback_no_token_is_needed(tmp_path: Path) -
             assert client.versions("router") == []
     finally:
         gateway.stop()
+
+
+def test_who_sends_too_much_gets_to_read_why(tmp_path: Path) -> None:
+    """A connection closed with bytes unread is reset, and the answer on its way is lost with it."""
+    gateway = GatewayProcess(tmp_path, {"RATCHET_STORE_URI": f"file://{tmp_path}/store"}, RATCHET_GATEWAY_AUTH="none")
+    gateway.start()
+    try:
+        gateway.wait_ready()
+        chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+        for length, body in (
+            (b"Content-Length: 8388608", b"x" * 8_388_608),
+            (b"Transfer-Encoding: chunked", chunk * 256 + b"0\r\n\r\n"),
+            (b"Content-Length: 8388608\r\nExpect: 100-continue", b""),
+        ):
+            answer = _said(
+                gateway.url, b"POST /v1/feedback HTTP/1.1\r\nHost: localhost\r\n" + length + b"\r\n\r\n" + body
+            )
+            assert answer.startswith(b"HTTP/1.1 413 "), answer[:200]
+            assert b"body: is larger than 1048576 bytes; send smaller batches" in answer
+    finally:
+        gateway.stop()
+
+
+def _said(url: str, request: bytes) -> bytes:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as peer:
+        peer.sendall(request)
+        answer = b""
+        while piece := peer.recv(65_536):
+            answer += piece
+    return answer
 
 
 @pytest.mark.parametrize(

@@ -54,20 +54,32 @@ def answer_refusals(app: Starlette, metrics: RequestCounts) -> None:
     app.add_exception_handler(Refused, answer)
 
 
-def wrong_fields(errors: Sequence[Any], *, unnamed: Collection[str] = ()) -> str:
+def wrong_fields(errors: Sequence[Any], *, unnamed: Collection[str] = (), tags: Collection[str] = ()) -> str:
     """Say in one text what is wrong: each field's path, what is wanted, and the value if it is a number.
 
     Args:
         errors: as pydantic lists them; the texts in them are not repeated.
         unnamed: parts of paths that name a model rather than a field.
+        tags: of a union's members, which stand in a path before the member's field.
 
     Returns:
         At most 4000 characters.
     """
     findings = []
     for error in errors:
-        parts = [str(part) for part in error["loc"] if part not in unnamed]
-        seen = error.get("input")
+        parts = _fields([part for part in error["loc"] if part not in unnamed], tags)
+        says, seen = error["msg"], error.get("input")
+        if error["type"].startswith("union_tag_"):
+            known = error.get("ctx", {})
+            parts.append(str(known.get("discriminator", "")).strip("'"))
+            says = f"is none of {known['expected_tags']}" if "expected_tags" in known else "is missing"
         shown = f" (seen: {seen!r})" if isinstance(seen, int | float) else ""
-        findings.append(f"{'.'.join(parts) or 'body'}: {error['msg']}{shown}")
+        findings.append(f"{'.'.join(parts) or 'body'}: {says}{shown}")
     return "; ".join(findings)[:_DETAIL_LIMIT]
+
+
+def _fields(path: list[Any], tags: Collection[str]) -> list[str]:
+    last = len(path) - 1
+    heads = (index for index, part in enumerate(path) if part in tags and index < last)
+    dropped = {index for index in heads if index == 0 or isinstance(path[index - 1], int)}
+    return [str(part) for index, part in enumerate(path) if index not in dropped]

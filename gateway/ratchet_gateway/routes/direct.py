@@ -7,7 +7,7 @@ Resolving the same by dependencies costs more than storing the event (bench/feed
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -28,6 +28,8 @@ class DirectRoute(APIRoute):
         """Return what is called with each request."""
         (parameter,) = self.dependant.body_params
         body_type: Any = parameter.field_info.annotation
+        if beside := parameter.field_info.metadata:  # without its discriminator a union would be tried member by member
+            body_type = Annotated[(body_type, *beside)]
         adapter: TypeAdapter[Any] = TypeAdapter(body_type)
         endpoint = self.endpoint
 
@@ -46,7 +48,7 @@ async def _read(request: Request, adapter: TypeAdapter[Any]) -> Any:
     try:
         return adapter.validate_python(from_json(raw))
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False)
+        found = error.errors(include_url=False)
         raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in found]) from error
     except ValueError as error:
         message = f"is no JSON in UTF-8 ({error}); send one object"

@@ -98,6 +98,13 @@ class RLPolicySpec(ApiModel):
         return self
 
 
+class TrainedFrom(StatusModel):
+    """The base model of a version."""
+
+    uri: Annotated[str, Field(max_length=2048, description="uri: as the run named it.")]
+    sha256: Annotated[str, Field(max_length=64, description="sha256: of its folder, as `ratchet digest` prints it.")]
+
+
 class PolicyVersion(StatusModel):
     """One published version: numbers are given by the operator, rise, and are never used again."""
 
@@ -108,6 +115,13 @@ class PolicyVersion(StatusModel):
     digest: Annotated[str, Field(min_length=64, max_length=64, description="digest: of the artifact.")]
     dataset_digest: Annotated[
         str, Field(min_length=64, max_length=64, description="datasetDigest: the snapshot it was trained on.")
+    ]
+    code_version: Annotated[
+        str, Field(default="", max_length=128, description="codeVersion: of the stages that trained it.")
+    ]
+    base_model: Annotated[
+        TrainedFrom | None,
+        Field(default=None, description="baseModel: that it was trained from; none = registered before this was kept."),
     ]
     metrics: Annotated[
         dict[Annotated[str, Field(max_length=64)], MetricValue],

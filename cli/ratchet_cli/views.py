@@ -18,7 +18,7 @@ from rich.text import Text
 from ratchet_api.conditions import Condition, ConditionType, find_condition
 from ratchet_api.feedback_dataset import FeedbackDatasetStatus
 from ratchet_api.gates import metric_key
-from ratchet_api.policy import RLPolicyStatus
+from ratchet_api.policy import PolicyVersion, RLPolicyStatus
 from ratchet_api.rollout import Rollout
 from ratchet_api.training_run import RLTrainingRunStatus, StageStatus
 from ratchet_cli.comparison import comparison_table, is_compared
@@ -270,6 +270,8 @@ def policy_view(body: Body, live: Live, now: datetime) -> RenderableType:
             mark = Text("champion", style="good") if each.version == status.champion else Text("")
             table.add_row(str(each.version), each.run, *numbers, each.digest[:12], age(each.published, now), mark)
         parts.append(Padding(table, (0, 0, 0, 2)))
+        named = {status.champion, None if status.rollout is None else status.rollout.candidate}
+        parts += (Text(f"  {_lineage(each)}", style="faint") for each in status.versions if each.version in named)
     if status.ledger:
         last = status.ledger[-1]
         parts.append(
@@ -281,3 +283,10 @@ def policy_view(body: Body, live: Live, now: datetime) -> RenderableType:
         parts += rollout_parts(status.rollout, spec, now)
     parts += problems(status.conditions)
     return Group(*parts)
+
+
+def _lineage(version: PolicyVersion) -> str:
+    """What a version came from, as far as its row says."""
+    base, code = version.base_model, version.code_version
+    of = "" if base is None else f"of {base.uri} ({base.sha256[:12]}), "
+    return f"version {version.version}: {of}snapshot {version.dataset_digest[:12]}" + (f", code {code}" if code else "")

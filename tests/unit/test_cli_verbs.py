@@ -203,7 +203,8 @@ def test_a_version_that_was_asked_for_before_it_existed_is_promoted_when_asked_f
 ) -> None:
     versions = [
         {"version": n, "run": f"r{n}", "runUid": f"u{n}", "uri": "file:///a", "digest": "a" * 64,
-         "datasetDigest": "b" * 64, "published": "2026-01-01T00:00:00Z"}
+         "datasetDigest": "b" * 64, "codeVersion": "0.1", "published": "2026-01-01T00:00:00Z",
+         "baseModel": {"uri": "store://models/tiny", "sha256": "c" * 64}}
         for n in (1, 2)
     ]  # fmt: skip
     with LocalCluster(tmp_path / ".ratchet") as cluster:
@@ -211,6 +212,9 @@ def test_a_version_that_was_asked_for_before_it_existed_is_promoted_when_asked_f
         cluster.submit({**body, "metadata": {**body["metadata"], "annotations": {ANNOTATION_PROMOTE: "2"}}})
         status = {"versions": versions, "champion": 1, "nextVersion": 3, "observedPromote": "2"}
         cluster.objects.set_status("rlpolicies", "default", "p", status)
+    printed = ratchet("status", "policy/p", "--local")[1]
+    assert f"version 1: of store://models/tiny ({'c' * 12}), snapshot {'b' * 12}, code 0.1\n" in printed
+    assert "version 2: of" not in printed, "nobody gets it"
     assert ratchet("promote", "p", "v2", "--local") == (0, "version 2 is champion of p (before: 1)\n")
 
 

@@ -31,6 +31,17 @@ async def test_versions_are_numbered_in_order_and_nobody_is_champion_until_asked
     assert world.condition("Ready", "RLPolicy", "support")["reason"] == "NoVersion"
 
 
+async def test_a_version_says_what_it_came_from_when_its_run_is_gone() -> None:
+    world = await with_versions(1)
+    run = world.object("RLTrainingRun", "run-00")
+    world.delete("RLTrainingRun", "run-00")
+    await world.settle(2)
+    [version] = world.status("RLPolicy", "support")["versions"]
+    assert version["baseModel"] == {name: run["spec"]["baseModel"][name] for name in ("uri", "sha256")}
+    assert version["codeVersion"] == run["status"]["resolved"]["codeVersion"] != ""
+    assert version["datasetDigest"] == run["status"]["resolved"]["datasetDigest"]
+
+
 async def test_a_promoted_version_is_champion_with_a_row_in_the_ledger() -> None:
     world = await with_versions(2)
     promote(world, "2")

@@ -163,6 +163,8 @@ def _version(run: PublishableRun, number: int, now: datetime) -> PolicyVersion:
         uri=run.uri,
         digest=run.digest,
         dataset_digest=run.dataset_digest,
+        code_version=run.code_version,
+        base_model=run.base_model,
         metrics=_kept(run.metrics),
         published=now,
     )

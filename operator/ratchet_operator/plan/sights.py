@@ -17,6 +17,7 @@ from ratchet_api.attempts import Artifact
 from ratchet_api.base import parse_time
 from ratchet_api.conditions import ConditionType
 from ratchet_api.names import ANNOTATION_INDEX, STAGE_CONTAINER
+from ratchet_api.policy import TrainedFrom
 from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.stage import TerminationMessage
 from ratchet_api.training_run import RLTrainingRunStatus
@@ -229,5 +230,12 @@ def publishable_run(obj: KubeObject, waiting_reasons: frozenset[str]) -> Publish
         uri=status.artifact.uri,
         digest=status.artifact.digest,
         dataset_digest=status.resolved.dataset_digest,
+        code_version=status.resolved.code_version,
+        base_model=_trained_from(table_of(table_of(obj.get("spec")).get("baseModel"))),
         metrics=dict(status.metrics),
     )
+
+
+def _trained_from(base: Mapping[str, Any]) -> TrainedFrom | None:
+    uri = text_of(base.get("uri"))
+    return TrainedFrom(uri=uri, sha256=text_of(base.get("sha256"))) if uri else None

@@ -15,7 +15,7 @@ from ratchet_api.attempts import Artifact
 from ratchet_api.base import StatusModel
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, FeedbackDatasetStatus
-from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
+from ratchet_api.policy import RLPolicySpec, RLPolicyStatus, TrainedFrom
 from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.stage import Progress, TerminationMessage
 from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus
@@ -239,6 +239,8 @@ class PublishableRun:
     uri: str = ""
     digest: str = ""
     dataset_digest: str = ""
+    code_version: str = ""
+    base_model: TrainedFrom | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 

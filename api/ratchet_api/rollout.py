@@ -181,7 +181,7 @@ class Judged(ApiModel):
             default=None,
             ge=60,
             le=31_536_000,
-            description="deadlineSeconds: a test that is still open by then ends, and the champion stays. If omitted, it goes on until it is decided.",
+            description="deadlineSeconds: a trial that is still open or held by then ends, and the champion stays; not with abTest, which has its own end. If omitted, it goes on until it is decided.",
         ),
     ]
 
@@ -238,6 +238,10 @@ class Rollout(ApiModel):
             raise ValueError("abTest and shadow exclude each other; remove one of them")
         if self.judged.queries:
             raise ValueError("abTest and judged.queries exclude each other, since those are asked of one version")
+        if self.judged.deadline_seconds is not None:
+            raise ValueError(
+                "abTest and judged.deadlineSeconds exclude each other, since a test has an end; remove one"
+            )
         if self.ab_test.promote_best and self.promotion == "manual":
             raise ValueError("abTest.promoteBest is true and promotion is manual; remove one of them")
         return self
@@ -410,5 +414,4 @@ def rules_of_arm(rollout: Rollout) -> Rules:
     """Return the rules for one version of a test: alpha is shared among all that began, however many are left."""
     rules = rules_of(rollout.judged)
     arms = 1 if rollout.ab_test is None else len(rollout.ab_test.arms)
-    # the test's own end is its deadline
-    return replace(rules, alpha=rules.alpha / arms, deadline_seconds=None)
+    return replace(rules, alpha=rules.alpha / arms)

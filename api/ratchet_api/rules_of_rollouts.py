@@ -68,6 +68,10 @@ ROLLOUT_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "abTest and judged.queries exclude each other; remove one of them",
         ),
         Rule(
+            "!has(self.abTest) || !has(self.judged) || !has(self.judged.deadlineSeconds)",
+            "abTest and judged.deadlineSeconds exclude each other, since a test has an end of its own; remove one of them",
+        ),
+        Rule(
             "!has(self.abTest) || !has(self.abTest.promoteBest) || !self.abTest.promoteBest || "
             "!has(self.promotion) || self.promotion != 'manual'",
             "abTest.promoteBest needs promotion automatic; remove one of them",

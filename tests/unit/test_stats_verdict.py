@@ -82,6 +82,26 @@ def test_an_open_question_is_closed_at_the_deadline_and_neither_promoted_nor_fai
     assert judge(RULES, late).outcome is Outcome.SUCCESSFUL, "what is decided by then is decided"
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"dropped": 1}, "1 records were dropped"),
+        ({"data_age_seconds": 301.0}, "the newest evidence is 301 s old"),
+        ({"split": SampleRatio((0.5, 0.5)).seen((3300, 2700))}, "does not split as told"),
+    ],
+    ids=["dropped", "stale", "split"],
+)
+def test_evidence_that_cannot_be_trusted_holds_no_longer_than_the_deadline(more: dict[str, Any], says: str) -> None:
+    """P35: nor is anything concluded from it, however good it looks."""
+    assert judge(RULES, evidence(age_seconds=10 * DAY - 1, **more)).outcome is Outcome.ERROR
+    late = judge(RULES, evidence(age_seconds=10 * DAY, **more))
+    assert said(late) == (Outcome.INCONCLUSIVE, Why.DEADLINE, True)
+    assert late.sentence.startswith("no decision after 864000 s, the deadline was 864000 s: ")
+    assert says in late.sentence
+    endless = replace(RULES, deadline_seconds=None)
+    assert judge(endless, evidence(age_seconds=99 * DAY, **more)).outcome is Outcome.ERROR
+
+
 NOTHING = {
     "nobody yet": {"means": {}},
     "nobody yet, and nothing was ever folded": {"means": {}, "data_age_seconds": None},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from ratchet_api.assign import Slot
 from ratchet_api.fixed_shares import arm_experiment
@@ -230,6 +232,46 @@ def test_without_an_analyst_nobody_is_taken_out_and_nobody_is_promoted() -> None
     assert sim.champion == 3
 
 
+def test_the_verdict_of_a_test_is_that_of_its_versions_and_not_of_the_trial_before() -> None:
+    sim = trial({1: 0.5, 2: 0.1}, spec=SPEC)
+    sim.run(60, until=lambda: Turn.ROLLED_BACK in sim.turns and not sim.status.leaving)
+    assert sim.status.verdict.outcome == "Failed"
+    sim.likes |= {3: 0.5}
+    sim.spec = asked()
+    sim.run(1, until=lambda: sim.status.testing is not None)
+    assert (sim.status.verdict.outcome, sim.status.verdict.samples) == ("", 0)
+    sim.run(6)
+    test, verdict = sim.status.testing, sim.status.verdict
+    assert test is not None
+    assert verdict.outcome == "Inconclusive"
+    assert verdict.samples == pytest.approx(min(arm.verdict.samples for arm in test.live), rel=0.05)
+    assert "version 3: " in verdict.message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"), [("dropped", "version 2: 3 records were dropped"), ("analyst", "has not counted this test")]
+)
+def test_a_test_that_learns_nothing_is_held_and_says_why(wrong: str, says: str) -> None:
+    """P35."""
+    sim = dealt(trial(people=20))
+    sim.run(2)
+    assert sim.last is not None
+    assert (sim.last.state, sim.last.message) == ("Ramping", "Versions 2 and 3 are tested against version 1.")
+    if wrong == "dropped":
+        sim.spoil = lambda evidence: replace(evidence, dropped=3)
+    else:
+        sim.analyst = False
+    sim.run(2)
+    assert sim.last.state == "Holding"
+    assert says in sim.last.message
+    assert (sim.status.verdict.outcome == "Error") == (wrong == "dropped")
+
+
+def test_a_test_has_no_deadline_beside_its_end() -> None:
+    with pytest.raises(ValidationError, match=r"abTest and judged\.deadlineSeconds exclude each other"):
+        Rollout.model_validate(asked() | {"judged": {"deadlineSeconds": 60}})
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_an_operator_that_dies_all_the_time_comes_to_the_same_end(seed: int) -> None:
     """P6."""
@@ -240,5 +282,5 @@ def test_an_operator_that_dies_all_the_time_comes_to_the_same_end(seed: int) -> 
 
 def test_alpha_is_shared_among_all_versions_that_began() -> None:
     """P33."""
-    rules = rules_of_arm(Rollout.model_validate(asked() | {"judged": {"alpha": 0.1, "deadlineSeconds": 60}}))
+    rules = rules_of_arm(Rollout.model_validate(asked() | {"judged": {"alpha": 0.1}}))
     assert (rules.alpha, rules.deadline_seconds) == (0.05, None)

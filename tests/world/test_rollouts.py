@@ -170,6 +170,20 @@ def test_evidence_that_cannot_be_trusted_holds_the_share(spoil: Any, want: str) 
     assert sim.champion == 2
 
 
+@pytest.mark.parametrize(
+    "spoil", [spoilt(dropped=1), spoilt(means={"other": Arms(Sample(), Sample())})], ids=["dropped", "impossible"]
+)
+def test_a_held_trial_ends_at_its_deadline_and_the_champion_stays(spoil: Any) -> None:
+    sim = Simulation(BETTER, spec=with_spec(judged={"deadlineSeconds": 1200}))
+    sim.spoil = spoil
+    sim.run(18)
+    assert sim.last is not None
+    assert (sim.status.candidate, sim.last.state) == (2, "Holding")
+    sim.run(10, until=lambda: over(sim))
+    assert (sim.champion, sim.status.candidate, Turn.PROMOTED in sim.turns) == (1, None, False)
+    assert "the deadline was 1200 s" in sim.history[-1].why
+
+
 def test_no_traffic_and_no_analyst_never_raise_a_share() -> None:
     """P35."""
     quiet = Simulation(BETTER, people=0).run(20)

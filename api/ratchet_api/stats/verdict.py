@@ -164,7 +164,20 @@ def judge(rules: Rules, seen: Evidence) -> Verdict:
     """
     _check(rules, seen)
     case = _Case(rules, seen, tuple(_readings(rules, seen)))
-    return next(verdict for rule in _RULES if (verdict := rule(case)) is not None)
+    found = next(verdict for rule in _RULES if (verdict := rule(case)) is not None)
+    return closed_if_late(rules, seen.age_seconds, found)
+
+
+def closed_if_late(rules: Rules, age_seconds: float, found: Verdict) -> Verdict:
+    """Return the verdict or, if its evidence cannot be trusted and the deadline has passed, that nobody will know.
+
+    Else one lost record would leave a candidate on its share for ever. Nothing is concluded from the evidence.
+    """
+    limit = rules.deadline_seconds
+    if found.outcome is not Outcome.ERROR or limit is None or age_seconds < limit:
+        return found
+    sentence = f"no decision after {age_seconds:.0f} s, the deadline was {limit:g} s: {found.sentence}"
+    return Verdict(Outcome.INCONCLUSIVE, Why.DEADLINE, sentence, True, found.readings)
 
 
 def _check(rules: Rules, seen: Evidence) -> None:

@@ -6,6 +6,7 @@ subjects get the champion; nobody else changes sides. What is not known takes no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +15,9 @@ from ratchet_api.fixed_shares import AbTestStatus, ArmStatus
 from ratchet_api.names import short_hash
 from ratchet_api.rollout import FEEDBACK
 from ratchet_api.stats.verdict import Outcome, Verdict
+from ratchet_api.verdicts import VerdictStatus
 from ratchet_operator.plan.rollout.changes import deal, end, note, promote, take_arms_out, wait
-from ratchet_operator.plan.rollout.judging import alike, arm_verdict, kept
+from ratchet_operator.plan.rollout.judging import alike, arm_verdict, kept, with_verdicts
 from ratchet_operator.plan.rollout.world import Decision, RolloutWorld, Said, Turn
 
 
@@ -66,8 +68,9 @@ def begin_test(world: RolloutWorld) -> Decision | None:
         "ab_test": AbTestStatus(asked=_asked(world), experiment=name, running=True, arms=arms, began=world.now),
         "experiment": name,
         "experiments": number,
+        "verdict": VerdictStatus(),
     }
-    text = f"{_names(arms)} are tested against version {world.champion}; their servers are started."
+    text = f"{_tested(arms)} tested against version {world.champion}; servers are started."
     return note(world, "Preparing", Said(Turn.CANDIDATE, text[:1].upper() + text[1:]), **changes)
 
 
@@ -94,9 +97,12 @@ def run_test(world: RolloutWorld) -> Decision | None:
         return note(world, "Ramping", ab_test=test.model_copy(update={"exposed": world.now}))
     verdicts = {arm.version: arm_verdict(world, arm) for arm in test.live}
     seen = _with_arms(world, test, tuple(_with_verdict(world, arm, verdicts.get(arm.version)) for arm in test.arms))
+    seen = with_verdicts(seen, verdicts)
     if not _is_over(world, test):
-        problem = f", held: {world.problem}" if world.problem else ""
-        return wait(seen, "Ramping", f"{_names(test.live)} are tested against version {status.serving}{problem}.")
+        if held := _held(world, verdicts):
+            return wait(seen, "Holding", f"Held: {held}.")
+        text = f"{_tested(test.live)} tested against version {status.serving}."
+        return wait(seen, "Ramping", text[:1].upper() + text[1:])
     passed = {version: verdict for version, verdict in verdicts.items() if verdict.outcome is Outcome.SUCCESSFUL}
     if asked.promote_best and any(version not in world.arms for version in verdicts):
         return wait(seen, "Holding", f"Its time is over; held: {world.problem or 'the analyst has not counted it'}.")
@@ -166,6 +172,18 @@ def _with_leaving(world: RolloutWorld, versions: tuple[int, ...]) -> RolloutWorl
 def _asked(world: RolloutWorld) -> str:
     asked = world.spec.ab_test
     return "" if asked is None else digest_of(asked.to_wire())[:32]
+
+
+def _held(world: RolloutWorld, verdicts: Mapping[int, Verdict]) -> str:
+    """Say why the test learns nothing now; empty = it does."""
+    if any(version not in world.arms for version in verdicts):
+        return world.problem or "the analyst has not counted this test yet"
+    wrong = (f"version {at}: {found.sentence}" for at, found in verdicts.items() if found.outcome is Outcome.ERROR)
+    return "; ".join(wrong)
+
+
+def _tested(arms: tuple[ArmStatus, ...]) -> str:
+    return f"{_names(arms)} {'is' if len(arms) == 1 else 'are'}"
 
 
 def _names(arms: tuple[ArmStatus, ...]) -> str:

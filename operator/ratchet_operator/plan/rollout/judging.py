@@ -5,6 +5,7 @@ Pure.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ratchet_api.fixed_shares import ArmStatus
@@ -12,7 +13,7 @@ from ratchet_api.rollout import FEEDBACK, rules_of, rules_of_arm
 from ratchet_api.shadow import ShadowReport
 from ratchet_api.stats.errors import BadEvidence
 from ratchet_api.stats.ratio import SampleRatio
-from ratchet_api.stats.verdict import Evidence, Outcome, Verdict, Why, judge
+from ratchet_api.stats.verdict import Evidence, Outcome, Verdict, Why, closed_if_late, judge
 from ratchet_api.verdicts import VerdictStatus
 from ratchet_operator.plan.rollout.measuring import limits_of
 from ratchet_operator.plan.rollout.world import RolloutWorld
@@ -37,7 +38,11 @@ def verdict_of(world: RolloutWorld) -> Verdict:
     except BadEvidence as error:
         if not ready or any(limit.broken for limit in limits):
             return judge(rules, Evidence(_NOBODY, ready=ready, limits=limits))
-        return Verdict(Outcome.ERROR, Why.STALE, f"the evidence cannot be: {error}", False, ())
+        return closed_if_late(rules, age, _impossible(error))
+
+
+def _impossible(error: BadEvidence) -> Verdict:
+    return Verdict(Outcome.ERROR, Why.STALE, f"the evidence cannot be: {error}", False, ())
 
 
 def arm_verdict(world: RolloutWorld, arm: ArmStatus) -> Verdict:
@@ -48,7 +53,7 @@ def arm_verdict(world: RolloutWorld, arm: ArmStatus) -> Verdict:
     try:
         return judge(rules_of_arm(world.spec), replace(evidence, age_seconds=age))
     except BadEvidence as error:
-        return Verdict(Outcome.ERROR, Why.STALE, f"the evidence cannot be: {error}", False, ())
+        return _impossible(error)
 
 
 def exposed_subjects(world: RolloutWorld) -> int | None:
@@ -78,8 +83,7 @@ def with_report(world: RolloutWorld, found: ShadowReport, *, exact: bool = False
 def with_verdict(world: RolloutWorld, verdict: Verdict) -> RolloutWorld:
     """Return the world whose status shows the verdict; a hardly changed one stays as it was, which saves writes."""
     status = world.status
-    arms = _evidence(world).means.get(FEEDBACK)
-    now = kept(verdict, 0 if arms is None else arms.subjects)
+    now = kept(verdict, _samples(_evidence(world)))
     return world if alike(status.verdict, now) else replace(world, status=status.model_copy(update={"verdict": now}))
 
 
@@ -87,6 +91,28 @@ def failed_untried(world: RolloutWorld, why: Why, sentence: str) -> RolloutWorld
     """Return the world whose status says that the candidate failed before anybody got it."""
     verdict = VerdictStatus(outcome=Outcome.FAILED.value, reason=why.value, message=sentence[:1024])
     return replace(world, status=world.status.model_copy(update={"verdict": verdict}))
+
+
+def with_verdicts(world: RolloutWorld, verdicts: Mapping[int, Verdict]) -> RolloutWorld:
+    """Return the world whose status shows the verdicts on the versions of a test as one.
+
+    One that cannot be trusted comes before one that passed, and that before the open ones. Samples are those of the
+    version with the fewest, and what is needed that of the one that needs the most.
+    """
+    if not verdicts:
+        return world
+    order = (Outcome.ERROR, Outcome.SUCCESSFUL, Outcome.INCONCLUSIVE, Outcome.FAILED)
+    first = min(verdicts.values(), key=lambda verdict: order.index(verdict.outcome))
+    more = [verdict.more for verdict in verdicts.values()]
+    now = VerdictStatus(
+        outcome=first.outcome.value,
+        reason=first.why.value,
+        message="; ".join(f"version {version}: {verdict.sentence}" for version, verdict in verdicts.items())[:1024],
+        samples=min(_samples(world.arms[version].evidence) if version in world.arms else 0 for version in verdicts),
+        needed=None if None in more else max(count for count in more if count is not None),
+    )
+    status = world.status
+    return world if alike(status.verdict, now) else replace(world, status=status.model_copy(update={"verdict": now}))
 
 
 def kept(verdict: Verdict, samples: int, *, longest: int = 1024) -> VerdictStatus:
@@ -104,6 +130,11 @@ def alike(before: VerdictStatus, now: VerdictStatus) -> bool:
     """Whether the two hardly differ, so that writing it anew says nothing."""
     same = (before.outcome, before.reason) == (now.outcome, now.reason)
     return same and abs(now.samples - before.samples) <= _SAME * before.samples
+
+
+def _samples(evidence: Evidence) -> int:
+    arms = evidence.means.get(FEEDBACK)
+    return 0 if arms is None else arms.subjects
 
 
 def _evidence(world: RolloutWorld) -> Evidence:

@@ -20,6 +20,7 @@ from ratchet_jobs.rlhf.breakers import AnswerLimits
 from ratchet_jobs.rlhf.generate import Episodes, Sampling, generate, pad_prompts
 from ratchet_jobs.rlhf.objectives import Experience
 from ratchet_jobs.rlhf.ppo import LanguagePPO, PpoSettings
+from ratchet_jobs.rlhf.shaping import Moments
 from ratchet_jobs.rlhf.trunk import load_trunk
 from ratchet_jobs.runtime.errors import BadConfigError, BadModelError, DivergedError, NotANumberError
 from tests.quick_ppo import PROMPTS, QUICK
@@ -80,6 +81,47 @@ def test_learning_rates_rise_with_every_optimizer_step_of_the_warm_up_and_fall_a
     assert rates == pytest.approx([*first, *second, *[0.9] * 4])
     assert [each["learning_rate"] for each in told] == pytest.approx([0.5, 0.95, 0.9])
     assert heads["lr"] == pytest.approx(0.9 * settings.value_learning_rate)
+
+
+def test_scores_are_whitened_if_asked_and_kept_within_the_clip(base: Path) -> None:
+    scores = torch.tensor([-9.0, 0.5, 7.0])
+    plain = ppo_on(base, replace(QUICK, score_whitening=False, score_clip=2.0))
+    assert plain._shaped(scores, Moments()).tolist() == [-2.0, 0.5, 2.0]
+    assert ppo_on(base, replace(QUICK, score_whitening=False, score_clip=None))._shaped(scores, Moments()) is scores
+    whitened = ppo_on(base, replace(QUICK, score_whitening=True, score_clip=1.0))
+    moments = Moments().with_(torch.tensor([1.0, 5.0]))  # mean 3, deviation 2
+    assert whitened._shaped(torch.tensor([2.0, 9.0]), moments).tolist() == pytest.approx([-0.5, 1.0], abs=1e-3)
+
+
+def test_the_distance_that_is_told_is_the_policys_from_the_reference(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Schulman 2020, k3: r - 1 - log r with r = reference / policy, on tokens that the policy drew."""
+    ppo, passed = ppo_on(base), LanguagePPO._passed
+
+    def half_a_nat_above(self: LanguagePPO, episodes: Episodes, *, reference: bool = False) -> tuple[Tensor, Tensor]:
+        if not reference:
+            return passed(self, episodes)
+        return episodes.logprobs + 0.5 * episodes.response_mask, episodes.values
+
+    monkeypatch.setattr(LanguagePPO, "_passed", half_a_nat_above)
+    told = ppo.step()
+    assert told["kl"] == pytest.approx(-0.5 * told["response_length"], rel=1e-4)
+    assert told["kl_k3"] == pytest.approx((math.exp(0.5) - 1.5) * told["response_length"], rel=1e-4)
+
+
+def test_no_step_is_taken_on_a_gradient_longer_than_its_bound(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ppo = ppo_on(base, replace(QUICK, max_grad_norm=1e-3))
+    optimizer, norms = ppo._stepper.optimizer, []
+
+    def step() -> None:
+        gradients = [p.grad.flatten() for p in ppo._stepper.parameters.values() if p.grad is not None]
+        norms.append(float(torch.cat(gradients).norm()))
+
+    monkeypatch.setattr(optimizer, "step", step)
+    told = ppo.step()
+    assert told["grad_norm"] > 0.01, "of what was asked for"
+    assert norms == pytest.approx([1e-3] * len(norms), rel=1e-2)
 
 
 @pytest.mark.parametrize("rank", [4, None], ids=["LoRA", "all weights"])
@@ -175,7 +217,7 @@ def test_short_episodes_are_not_padded_to_the_longest(base: Path, monkeypatch: p
 def test_going_on_from_a_checkpoint_gives_the_bits_of_never_having_stopped(
     base: Path, algorithm: OnlineAlgorithm
 ) -> None:
-    """P13"""
+    """P12"""
     settings = replace(QUICK, algorithm=algorithm, group_size=1 if algorithm == "ppo" else 4)
     whole = ppo_on(base, settings)
     for _ in range(5):

@@ -76,6 +76,32 @@ def test_grpos_loss_is_each_answers_mean_of_clipped_ratios_and_distance_from_the
     assert value is None
 
 
+def test_ppos_advantages_are_gaes_of_scores_and_penalties_and_returns_add_the_values() -> None:
+    logprobs, reference = torch.tensor([[-1.0, -2.0], [-1.0, 0.0]]), torch.tensor([[-1.5, -1.0], [-1.0, 0.0]])
+    values = torch.tensor([[0.5, 1.0], [2.0, 777.0]])
+    made = Proximal(0.9, 0.5, 0.2, 0.2).experience(
+        replace(episodes_of(logprobs), values=values), SCORES, reference, kl_coef=0.2
+    )
+    # rewards: -0.2 * 0.5 = -0.1 and -0.2 * -1 + 1 = 1.2; 3. Deltas: -0.1 + 0.9 * 1 - 0.5 = 0.3 and 1.2 - 1 = 0.2; 3 - 2
+    # advantages: 0.3 + 0.9 * 0.5 * 0.2 = 0.39, 0.2 and 1: mean 0.53, variance (0.0196 + 0.1089 + 0.2209) / 3
+    deviation = math.sqrt(0.3494 / 3)
+    assert close(made.advantages, [[-0.14 / deviation, -0.33 / deviation], [0.47 / deviation, 0.0]])
+    assert torch.allclose(made.returns[MASK], torch.tensor([0.89, 1.2, 3.0]), rtol=0, atol=1e-6)
+
+
+def test_ppos_ratio_is_clipped_token_by_token_and_the_value_near_its_old_self() -> None:
+    advantages, returns = torch.tensor([[1.0, -2.0], [2.0, 0.0]]), torch.tensor([[1.0, 0.0], [4.0, 0.0]])
+    old = Experience(episodes_of(torch.zeros(2, 2)), advantages, returns, torch.zeros(2, 2))
+    now = torch.tensor([[math.log(1.5), math.log(0.5)], [math.log(1.1), 9.0]])
+    # ratios 1.5 -> 1.2: -1.2; 0.5 -> 0.8: 2 * 0.8 = 1.6; 1.1 stays: -2.2
+    # values from 0: 1 hits 1, but within 0.3 it is 0.3: (0.3 - 1)^2 / 2; 0.05 stays; 3 becomes 0.3: (0.3 - 4)^2 / 2
+    values = torch.tensor([[1.0, 0.05], [3.0, 9.0]])
+    policy, value = Proximal(1.0, 0.95, 0.2, 0.3).losses(old, now, values, kl_coef=9.0)
+    assert value is not None
+    assert close(policy, [-1.2, 1.6, -2.2])
+    assert close(value, [0.245, 0.00125, 6.845])
+
+
 def test_ppo_counts_tokens_and_groups_count_answers() -> None:
     lengths = torch.tensor([3, 1])
     assert Proximal(1.0, 0.95, 0.2, 0.2).count(lengths) == 4

@@ -85,7 +85,7 @@ def test_feedback_becomes_a_version_that_transformers_loads_as_it_is(base: Path,
 def test_a_training_cut_off_anywhere_ends_with_the_same_bits(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """P13"""
+    """P12"""
     want = RLHFTrainer(config(base)).train(feedbacks(), output_dir=tmp_path / "whole")
     step, taken = LanguagePPO.step, []
 
@@ -192,7 +192,7 @@ def judged(base: Path, algorithm: str, **changes: Any) -> TrainingConfig:
 def test_feedback_itself_teaches_a_policy_and_cut_off_it_ends_with_the_same_bits(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
 ) -> None:
-    """P13"""
+    """P12"""
     want = RLHFTrainer(judged(base, algorithm)).train(pairs(), output_dir=tmp_path / "whole")
     step, taken = PreferenceTraining.step, []
 
@@ -300,6 +300,19 @@ def test_settings_that_cannot_work_are_refused_by_name(
 def test_feedbacks_that_cannot_be_used_are_refused(base: Path, tmp_path: Path, given: list[Any], want: str) -> None:
     with pytest.raises(BadDataError, match=want):
         RLHFTrainer(config(base)).train(given, output_dir=tmp_path)
+
+
+def test_feedback_longer_than_the_context_is_refused_and_takes_no_number(base: Path, tmp_path: Path) -> None:
+    """P39: also a pair of which the worse answer alone is too long."""
+    long = {"prompt": "the bank", "response": "the bank " * 40, "score": 1.0}
+    pair = {"prompt": "the bank", "chosen": "the", "rejected": "the bank " * 40}
+    for bad in (long, pair):
+        with pytest.raises(
+            BadDataError, match=r"1 of 25 .* context of 64 tokens \(the first is feedback 24 with 8\d\)"
+        ):
+            RLHFTrainer(config(base)).train([*feedbacks(), bad], output_dir=tmp_path)
+    assert list(tmp_path.rglob("*.json")) == []
+    assert RLHFTrainer(config(base, max_steps=1)).train(feedbacks(), output_dir=tmp_path).version == 1
 
 
 def test_feedback_that_does_not_fit_the_algorithm_is_refused(base: Path, tmp_path: Path) -> None:

@@ -49,13 +49,13 @@ from ratchet_jobs.rlhf.result import (
     TrainingResult,
     write_result,
 )
-from ratchet_jobs.rlhf.reward_model import RewardModel, Row, split_rows, train_reward_model
+from ratchet_jobs.rlhf.reward_model import Preferred, RewardModel, Row, split_rows, train_reward_model
 from ratchet_jobs.rlhf.saving import cut_log, latest_checkpoint, save_checkpoint, save_policy
 from ratchet_jobs.rlhf.scorers import Answer, EncoderScorer, Scorer, TrunkScorer
 from ratchet_jobs.rlhf.trainer_preference import PreferenceVersion
 from ratchet_jobs.rlhf.trunk import Trunk, load_trunk
-from ratchet_jobs.rlhf.wording import prompt_tokens
-from ratchet_jobs.runtime.errors import BadConfigError, BadModelError, DivergedError, NotANumberError
+from ratchet_jobs.rlhf.wording import Format, prompt_tokens, response_tokens
+from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadModelError, DivergedError, NotANumberError
 
 PLAN_FILE = "training_plan.json"
 _SCORED_PROMPTS = 64
@@ -102,9 +102,14 @@ class RLHFTrainer:
             "base": local_digest(base),
         }
         home = Path(output_dir if output_dir is not None else os.environ.get(MODELS_ENV, "models"))
-        folder = _version_folder(home / self.config.policy_id, plan)
+        written = json.dumps(plan, indent=2, sort_keys=True) + "\n"
+        folder = _version_folder(home / self.config.policy_id, written)
         door = PreferenceVersion if self.config.judges else _Training
-        return door(self.config, rows, base=base, folder=folder, log=self._log).run()
+        training = door(self.config, rows, base=base, folder=folder, log=self._log)
+        if not folder.exists():  # not sooner: what is refused takes no number
+            folder.mkdir(parents=True)
+            (folder / PLAN_FILE).write_text(written)
+        return training.run()
 
     def estimate_training(self, feedbacks: Sequence[Mapping[str, Any]]) -> TrainEstimate:
         """What `train` would do, without doing it: steps, and minutes on this machine, roughly.
@@ -187,6 +192,7 @@ class _Training:
     def _scorer(self) -> Scorer:
         own = self.config.reward_model_config
         if own.base_model is None:
+            _require_room(self.trunk, self.rows, self.config.prompt_format)
             return TrunkScorer(self.trunk, wording=self.config.prompt_format)
         folder = Path(own.base_model)
         if not folder.is_dir():
@@ -299,19 +305,36 @@ class _Training:
         return written
 
 
-def _version_folder(policy: Path, plan: Mapping[str, Any]) -> Path:
+def _version_folder(policy: Path, plan: str) -> Path:
     """The folder of a training that was cut off while carrying out this very plan, else the next version's."""
-    text = json.dumps(plan, indent=2, sort_keys=True) + "\n"
     versions = sorted((int(p.name) for p in policy.glob("*") if p.name.isdigit()), reverse=True)
     for version in versions:
         folder = policy / str(version)
         plan_file = folder / PLAN_FILE
-        if not (folder / RESULTS_FILE).exists() and plan_file.is_file() and plan_file.read_text() == text:
+        if not (folder / RESULTS_FILE).exists() and plan_file.is_file() and plan_file.read_text() == plan:
             return folder
-    folder = policy / str(versions[0] + 1 if versions else 1)
-    folder.mkdir(parents=True)
-    (folder / PLAN_FILE).write_text(text)
-    return folder
+    return policy / str(versions[0] + 1 if versions else 1)
+
+
+def _require_room(trunk: Trunk, rows: Sequence[Row], form: Format) -> None:
+    """Refuse feedbacks that the trunk has no positions for; some models would fail inside, others learn nonsense."""
+    if trunk.context is None:
+        return
+    sizes = [
+        len(prompt_tokens(trunk.wording, row.prompt, form))
+        + max(len(response_tokens(trunk.wording, text, form)) for text in _responses(row))
+        for row in rows
+    ]
+    long = [number for number, size in enumerate(sizes) if size > trunk.context]
+    if long:
+        raise BadDataError(
+            f"feedbacks: {len(long)} of {len(rows)} are longer than the model's context of {trunk.context} tokens (the "
+            f"first is feedback {long[0]} with {sizes[long[0]]}); shorten them, or take a model of a longer context"
+        )
+
+
+def _responses(row: Row) -> tuple[str, ...]:
+    return (row.chosen, row.rejected) if isinstance(row, Preferred) else (row.response,)
 
 
 def _stop_ids(trunk: Trunk, stop: Sequence[str]) -> tuple[int, ...]:

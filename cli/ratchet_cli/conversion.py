@@ -1,7 +1,8 @@
 """A router's `classifier.rl_training` block as Ratchet's objects, and the name of everything that has no place there.
 
 Decides where the block is looked for, which objects are made, and what is said of the rest of the file. `rlhf` blocks
-are about generators, which no stage trains yet: each of their settings is named. Pure; used by `convert_verb`.
+are about generators, which another type of run trains by fields of its own: each of their settings is named. Pure;
+used by `convert_verb`.
 """
 
 from __future__ import annotations
@@ -99,8 +100,8 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _generator_notes(path: str, block: Any) -> list[Note]:
-    why = "is about training a generator, for which this version has no stage"
-    remedy = "keep it for a program that trains generators; classifiers are trained from classifier.rl_training"
+    why = "is about training a generator, and blocks of that name have no fixed fields"
+    remedy = "write a run of policyType generator with stages.rlhf, see docs/how-to/train-a-generator.md"
     return [Note(place, value, why, remedy) for place, value in _leaves(block, path)]
 
 

@@ -156,11 +156,12 @@ def test_rl_that_is_not_enabled_becomes_a_supervised_run_and_its_settings_are_na
     assert "set enabled: true to keep it" in told(result)[0]
 
 
-def test_every_setting_of_an_rlhf_block_is_named_because_no_stage_trains_generators() -> None:
+def test_every_setting_of_an_rlhf_block_is_named_with_where_generators_are_trained() -> None:
     document = {"rlhf": {"reward_model": {"path": "m"}, "ppo": {"kl_coef": 0.1}, "enabled": True}}
     result = convert(document, Wanted("c", None, None, None, "text", "label"))
     assert result.manifests == []
     assert [note.path for note in result.unmapped] == ["rlhf.reward_model.path", "rlhf.ppo.kl_coef", "rlhf.enabled"]
+    assert all(note.remedy.endswith("see docs/how-to/train-a-generator.md") for note in result.unmapped)
 
 
 WRONG: dict[str, tuple[str, int, str]] = {

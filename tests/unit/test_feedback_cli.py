@@ -67,7 +67,9 @@ def test_add_stores_what_the_options_say(ratchet: Command, gateway: tuple[str, P
     [
         pytest.param(("add", "router", "rating", "--rating", "9"), 1, "less than or equal to 5", id="rating 9"),
         pytest.param(("add", "nope", "thumbs_up"), 4, "'nope': there is no RLPolicy", id="unknown policy"),
-        pytest.param(("add", "router", "applause"), 1, "type: is none of 'thumbs_up', 'thumbs_down'", id="unknown type"),
+        pytest.param(
+            ("add", "router", "applause"), 1, "type: is none of 'thumbs_up', 'thumbs_down'", id="unknown type"
+        ),
         pytest.param(
             ("add", "router", "thumbs_up", "--tag", "x"), 2, "'x' must be NAME=VALUE", id="a tag without value"
         ),

@@ -9,6 +9,13 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
+from ratchet_api.answer_reward import (
+    ANSWER_REWARD_FIELDS,
+    MOST_JUDGES,
+    OPTIONAL_ANSWER_REWARD_FIELDS,
+    AnswerReward,
+    Catalogue,
+)
 from ratchet_api.comparison import Comparison
 from ratchet_api.judge import Judge, PairJudge
 from ratchet_api.preference import KTO_FIELDS, PreferenceStage
@@ -23,19 +30,15 @@ from ratchet_api.rl import (
     RlStage,
     StartFrom,
 )
-from ratchet_api.rlhf import (
-    ANSWER_REWARD_FIELDS,
-    GROUP_SIZE,
-    GROUPED,
-    MOST_JUDGES,
-    ONLINE_FIELDS,
-    OPTIONAL_ANSWER_REWARD_FIELDS,
-    Agent,
-    AnswerReward,
-    Catalogue,
-    RlhfStage,
-)
+from ratchet_api.rlhf import GROUP_SIZE, GROUPED, ONLINE_FIELDS, Agent, RlhfStage
 from ratchet_api.rule import Rule
+
+_ASCENDING = Rule(
+    "!has(self.curriculum) || (self.curriculum.map(p, p.atInteraction).isSorted() && "
+    "self.curriculum.all(p, self.curriculum.exists_one(q, q.atInteraction == p.atInteraction)))",
+    "curriculum must ascend in atInteraction; put its points in order",
+    field_path=".curriculum",
+)
 
 
 def _only_for(field: str, key: str, value: str) -> Rule:
@@ -96,12 +99,7 @@ RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "weight and curriculum exclude each other; remove one",
             field_path=".weight",
         ),
-        Rule(
-            "!has(self.curriculum) || (self.curriculum.map(p, p.atInteraction).isSorted() && "
-            "self.curriculum.all(p, self.curriculum.exists_one(q, q.atInteraction == p.atInteraction)))",
-            "curriculum must ascend in atInteraction; put its points in order",
-            field_path=".curriculum",
-        ),
+        _ASCENDING,
     ),
     RlStage: (
         Rule(
@@ -212,6 +210,17 @@ RLHF_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "weight must not be 0, or the component says nothing; remove the component instead",
             field_path=".weight",
         ),
+        Rule(
+            "!has(self.curriculum) || self.weight == 1.0",
+            "weight and curriculum exclude each other; remove one",
+            field_path=".weight",
+        ),
+        _ASCENDING,
+        Rule(
+            "!has(self.curriculum) || self.curriculum.exists(p, p.weight != 0.0)",
+            "curriculum must not weigh 0 throughout; remove the component instead",
+            field_path=".curriculum",
+        ),
     ),
     Agent: (_ONE_REWARD_MODEL,),
     RlhfStage: (
@@ -253,7 +262,8 @@ RLHF_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
         ),
         Rule(
             "!has(self.agents) || (size(self.rewards) == 1 && self.rewards[0].type == 'rewardModel' && "
-            "self.rewards[0].weight == 1.0 && !has(self.rewards[0].name) && !has(self.rewards[0].model))",
+            "self.rewards[0].weight == 1.0 && !has(self.rewards[0].name) && !has(self.rewards[0].model) && "
+            "!has(self.rewards[0].curriculum))",
             "rewards must be left out with agents, each of which has its own; move them there",
             field_path=".rewards",
         ),

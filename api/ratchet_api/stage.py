@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from ratchet_api.answer_reward import AnswerReward
 from ratchet_api.attempts import Artifact
 from ratchet_api.base import StatusModel, digest_of
 from ratchet_api.columns import Columns
@@ -24,7 +25,7 @@ from ratchet_api.policy_types import GENERATOR, PolicyType
 from ratchet_api.preference import PreferenceStage
 from ratchet_api.reward_model import RewardModelStage
 from ratchet_api.rl import RlStage
-from ratchet_api.rlhf import AnswerReward, RlhfStage
+from ratchet_api.rlhf import RlhfStage
 from ratchet_api.scoring import Scoring
 from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.tracking import Tracking

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from ratchet_api.answer_reward import OPTIONAL_ANSWER_REWARD_FIELDS
 from ratchet_api.attempts import Artifact
 from ratchet_api.feedback_dataset import SplitName
 from ratchet_api.names import snapshot_prefix
-from ratchet_api.rlhf import OPTIONAL_ANSWER_REWARD_FIELDS
 from ratchet_api.stage import DatasetRef
 from ratchet_api.training_run import Answers
 from ratchet_cli.committed import read_committed

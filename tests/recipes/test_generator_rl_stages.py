@@ -68,6 +68,19 @@ def test_answers_that_are_rewarded_for_being_short_become_short_and_a_left_stage
     assert calm.result.metrics["rollouts"] == 8
 
 
+def test_a_curriculum_moves_the_weight_while_the_stage_learns(bench: GeneratorBench) -> None:
+    points = [{"atInteraction": 0, "weight": 1.0}, {"atInteraction": 32, "weight": 3.0}]
+    reward = {"type": "expression", "expression": "1 + ended", "curriculum": points}
+    rlhf = bench.rlhf(rewards=[reward], interactions=48, rolloutSize=16, minibatchSize=8, checkpointEverySteps=1)
+    with pytest.raises(Killed):
+        bench.pod(rlhf, run="curriculum", die_after=1)
+    _, folder = bench.pod(rlhf, run="curriculum")
+    curve = read_history(folder / "rl-history.parquet")
+    # rollouts begin after 0, 16 and 32 answers
+    want = [weight * mean for weight, mean in zip((1.0, 2.0, 3.0), curve["reward/expression"], strict=True)]
+    assert curve["avg_return"] == pytest.approx(want, abs=1e-5)
+
+
 def test_frozen_weights_in_bfloat16_learn_the_same_and_a_left_stage_ends_alike(bench: GeneratorBench) -> None:
     """P12 for `dtype`: rounding makes another policy, and a kill does not."""
     settings: dict[str, Any] = {"interactions": 64, "learningRate": 5e-3, "initKl": 0.001, "checkpointEverySteps": 3}

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from ratchet_api.answer_reward import AnswerReward
 from ratchet_api.attempts import Artifact
 from ratchet_api.comparison import Choice, Slice
 from ratchet_api.names import index_key, snapshot_prefix
-from ratchet_api.rlhf import AnswerReward
 from ratchet_api.stage import DatasetRef, ResolveConfig, Stage, StageRef, StageResult
 from ratchet_api.training_run import BaseModelRef, Gate
 from ratchet_jobs.models.card import PolicyCard, TaskCard

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ratchet_api.rlhf import AnswerReward
+from ratchet_api.answer_reward import AnswerReward
 from ratchet_jobs.rlhf.calibration import Scaling
 from ratchet_jobs.rlhf.critic import calibrated_by_halves, calibrated_qualities, quality_losses
 from ratchet_jobs.rlhf.generate import Episodes

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ratchet_api.rlhf import AnswerReward, Catalogue
+from ratchet_api.answer_reward import AnswerReward, Catalogue
 from ratchet_jobs.data.demonstrations import Demonstration
 from ratchet_jobs.data.turns import Turn
 from ratchet_jobs.metrics.generation import answer_bleu, distinct, taken_up
@@ -45,6 +45,20 @@ def rewarded(
 ) -> AnswerRewards:
     made = [AnswerReward.model_validate(each) for each in components]
     return AnswerRewards(made, texts=lambda _: texts, max_new_tokens=8, sources=Sources(rows=rows, **sources))
+
+
+def test_a_curriculum_weighs_by_the_answers_drawn_before_and_by_its_end_afterwards() -> None:
+    points = [{"atInteraction": 10, "weight": 2.0}, {"atInteraction": 20, "weight": -1.0}]
+    rewards = rewarded(
+        {"type": "expression", "expression": "1", "curriculum": points},
+        {"type": "expression", "name": "ten", "expression": "10"},
+    )
+    # 2 until 10, halfway to -1 at 15, -1 from 20 on
+    for drawn, want in ((0, 12.0), (10, 12.0), (15, 10.5), (20, 9.0), (99, 9.0)):
+        rewards.interactions = drawn
+        assert rewards(episodes()).tolist() == [want, want]
+    ended = rewarded({"type": "expression", "expression": "1", "curriculum": points})
+    assert ended(episodes()).tolist() == [-1.0, -1.0]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 
+from ratchet_api.answer_reward import REWARD_MODEL
 from ratchet_api.attempts import Artifact
-from ratchet_api.rlhf import REWARD_MODEL, RlhfStage
+from ratchet_api.rlhf import RlhfStage
 from ratchet_api.stage import EvaluateConfig, RlConfig, StageRef
 from ratchet_jobs.data.base_model import fetch_model
 from ratchet_jobs.data.demonstrations import Demonstration, read_demonstrations
@@ -182,7 +183,7 @@ def make_answer_rewards(
         if reward_model is None
         else RewardModel.load(reward_model, TrunkScorer(trunk, qualities=saved_qualities(reward_model)))
     )
-    return AnswerRewards(
+    rewards = AnswerRewards(
         hyper.rewards,
         texts=lambda episodes: answer_texts(trunk.wording, episodes),
         max_new_tokens=max_new_tokens,
@@ -195,6 +196,8 @@ def make_answer_rewards(
             judge=lambda wanted: judges[hyper.rewards.index(wanted)],
         ),
     )
+    rewards.interactions = hyper.rollouts * hyper.rollout_size  # what training ends with; while it lasts, it says where
+    return rewards
 
 
 class Watched(NamedTuple):

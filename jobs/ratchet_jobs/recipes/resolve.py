@@ -12,9 +12,9 @@ Torch-free and without a GPU, so that a mistyped URI fails in a second and not a
 
 from __future__ import annotations
 
+from ratchet_api.answer_reward import AnswerReward
 from ratchet_api.attempts import Artifact
 from ratchet_api.policy_types import GENERATOR
-from ratchet_api.rlhf import AnswerReward
 from ratchet_api.stage import ResolveConfig, StageHit, StageResult
 from ratchet_api.training_run import BaseModelRef
 from ratchet_jobs.data.base_model import list_model

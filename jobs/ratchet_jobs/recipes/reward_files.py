@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from ratchet_api.answer_reward import Catalogue
 from ratchet_api.attempts import Artifact
 from ratchet_api.rl import PolicyArtifact
-from ratchet_api.rlhf import Catalogue
 from ratchet_jobs.data.base_model import fetch_model
 from ratchet_jobs.data.policy_folder import fetch_policy
 from ratchet_jobs.models.classifier import load_classifier, read_card

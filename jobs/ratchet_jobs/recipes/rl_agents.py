@@ -117,6 +117,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     for turn in range(first, steps * count):
         # 5. one agent's rollout and update
         learner = learners[turn % count]
+        learner.rewards.interactions = learner.ppo.done * hyper.rollout_size
         with _named(learner.place, learner.name):
             seen = learner.ppo.step()
         told |= {f"agent/{learner.name}/{name}": seen[ours] for ours, name in NUMBERS.items()}

@@ -137,6 +137,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
 
     while ppo.done < ppo.steps:
         # 5. rollout and update
+        rewards.interactions = ppo.done * hyper.rollout_size
         try:
             seen = ppo.step()
         except (DivergedError, NotANumberError) as error:

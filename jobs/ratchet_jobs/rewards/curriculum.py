@@ -43,7 +43,7 @@ class Curriculum:
             if not math.isfinite(value):
                 raise BadConfigError(f"curriculum: the weight at step {step} is {value}; give a plain number")
 
-    def at(self, step: int) -> float:
+    def at(self, step: float) -> float:
         """The value at a step."""
         place = bisect_right(self.points, step, key=lambda point: point[0])
         if place == 0:

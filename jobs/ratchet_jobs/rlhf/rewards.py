@@ -6,14 +6,16 @@ decided in `components`. Called by the stages; an instance is the score function
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ratchet_api.rlhf import AnswerReward, AnswerRewardType
+from ratchet_api.answer_reward import AnswerReward, AnswerRewardType
 from ratchet_jobs.data.demonstrations import Demonstration
+from ratchet_jobs.rewards.curriculum import Curriculum
 from ratchet_jobs.rlhf.components import COMPONENTS
 from ratchet_jobs.rlhf.generate import Episodes
 from ratchet_jobs.rlhf.said import Component, Said, Sources
@@ -24,7 +26,7 @@ class _Part(NamedTuple):
 
     name: str
     type: AnswerRewardType
-    weight: float
+    weight: Curriculum
     worth: Component
     qualities: tuple[str, ...]
     """What it tells beside that; told, never added."""
@@ -54,13 +56,15 @@ class AnswerRewards:
         """
         self.latest: dict[str, float] = {}
         """Mean of each component, before its weight, and of each quality, over the last answers that were scored."""
+        self.interactions: float = math.inf
+        """Answers that were drawn before, by which curricula weigh; without end = their last weights."""
         self._texts, self._most, self._rows = texts, max_new_tokens, sources.rows
         self.parts: list[_Part] = []
         for each in components:
             taken = {part.name for part in self.parts}
             name = each.called if each.called not in taken else f"{each.called}-{len(self.parts) + 1}"
             told = tuple(sources.model.qualities) if each.type == "rewardModel" and sources.model is not None else ()
-            self.parts.append(_Part(name, each.type, each.weight, COMPONENTS[each.type](each, sources), told))
+            self.parts.append(_Part(name, each.type, _weight(each), COMPONENTS[each.type](each, sources), told))
 
     def __call__(self, episodes: Episodes) -> Tensor:
         """Reward of each answer, (B,) float32.
@@ -82,7 +86,8 @@ class AnswerRewards:
 
     def weighed(self, worths: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of what `worths` gave, (B,) float32."""
-        return torch.stack([part.weight * worths[part.name] for part in self.parts]).sum(0).float()
+        done = self.interactions
+        return torch.stack([part.weight.at(done) * worths[part.name] for part in self.parts]).sum(0).float()
 
     def worths(self, episodes: Episodes) -> dict[str, Tensor]:
         """What each answer is worth by each component, before its weight: (B,) float64 by the component's name.
@@ -106,3 +111,10 @@ class AnswerRewards:
         rows = zip(episodes.prompt_ids.tolist(), episodes.prompt_mask.tolist(), strict=True)
         prompts = (tuple(token for token, real in zip(*row, strict=True) if real) for row in rows)
         return [self._rows.get(prompt, ()) for prompt in prompts]
+
+
+def _weight(reward: AnswerReward) -> Curriculum:
+    points = reward.curriculum
+    if points is None:
+        return Curriculum(((0, reward.weight),))
+    return Curriculum(tuple((point.at_interaction, point.weight) for point in points))

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ratchet_api.answer_reward import AnswerReward, Catalogue
 from ratchet_api.rl import PolicyArtifact
-from ratchet_api.rlhf import AnswerReward, Catalogue
 from ratchet_jobs.data.demonstrations import Demonstration
 from ratchet_jobs.judging.judge import ScoringJudge
 from ratchet_jobs.policy import Policy

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from ratchet_api.rlhf import AnswerReward, AnswerRewardType
+from ratchet_api.answer_reward import AnswerReward, AnswerRewardType
 from ratchet_jobs.rlhf.components import (
     asked_judge,
     empathy,

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ratchet_api.rlhf import AnswerReward
+from ratchet_api.answer_reward import AnswerReward
 from ratchet_jobs.data.demonstrations import Demonstration
 from ratchet_jobs.policy import Policy
 from ratchet_jobs.rlhf.said import Component, Rows, Said, Sources

@@ -16,7 +16,7 @@ from jsonschema.exceptions import SchemaError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from ratchet_api.rlhf import AnswerReward
+from ratchet_api.answer_reward import AnswerReward
 from ratchet_jobs.rlhf.said import Component, Sources
 from ratchet_jobs.runtime.errors import BadConfigError
 

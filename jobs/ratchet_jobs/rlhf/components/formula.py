@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ratchet_api.rlhf import AnswerReward
+from ratchet_api.answer_reward import AnswerReward
 from ratchet_jobs.metrics.generation import answer_bleu, distinct, grams, repetition, taken_up
 from ratchet_jobs.rewards.expression import evaluated, parse
 from ratchet_jobs.rlhf.said import Component, Said, Sources, numbers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ratchet_api.rlhf import AnswerReward
+from ratchet_api.answer_reward import AnswerReward
 from ratchet_jobs.rlhf.said import Component, Sources
 from ratchet_jobs.runtime.errors import BadConfigError
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ratchet_api.rlhf import AnswerReward
-from ratchet_api.rlhf import Catalogue as CatalogueFile
+from ratchet_api.answer_reward import AnswerReward
+from ratchet_api.answer_reward import Catalogue as CatalogueFile
 from ratchet_jobs.data.demonstrations import Demonstration
 from ratchet_jobs.data.reading import RawRow, format_of, read_rows, value_at
 from ratchet_jobs.metrics.generation import spoken

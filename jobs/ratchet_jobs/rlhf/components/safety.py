@@ -5,7 +5,7 @@ Unlike `words` with a negative weight one listed word costs as much as all of th
 
 from __future__ import annotations
 
-from ratchet_api.rlhf import AnswerReward
+from ratchet_api.answer_reward import AnswerReward
 from ratchet_jobs.metrics.generation import spoken
 from ratchet_jobs.rlhf.said import Component, Sources
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ratchet_api.rlhf import AnswerReward
+from ratchet_api.answer_reward import AnswerReward
 from ratchet_jobs.metrics.generation import spoken
 from ratchet_jobs.rlhf.said import Component, Sources
 

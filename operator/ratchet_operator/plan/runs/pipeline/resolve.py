@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ratchet_api.answer_reward import AnswerReward
 from ratchet_api.placement import Resources
 from ratchet_api.policy_types import GENERATOR
-from ratchet_api.rlhf import AnswerReward
 from ratchet_api.stage import ResolveConfig, Stage
 from ratchet_api.training_run import RLTrainingRunSpec
 from ratchet_operator.plan.runs.pipeline.kind import StageKind, Told

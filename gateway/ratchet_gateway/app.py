@@ -14,10 +14,12 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
 
 from ratchet_api import __version__
 from ratchet_api.feedback import FEEDBACK_TYPES
@@ -37,6 +39,7 @@ from ratchet_gateway.recent import RecentLog
 from ratchet_gateway.records import Recorder
 from ratchet_gateway.review import ReviewIndex
 from ratchet_gateway.routes import erasures, feedback, health, policies, review
+from ratchet_gateway.routes.known_query import only_known
 from ratchet_gateway.services import Services
 from ratchet_gateway.settings import Settings
 from ratchet_gateway.tally import Tally
@@ -101,10 +104,11 @@ def create_app(settings: Settings, parts: Parts) -> FastAPI:
         review.page,
         health.router,
     ):
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(only_known)])
     answer_refusals(app, metrics)
     app.add_exception_handler(StoreError, _store_away)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _other)
     return app
 
 
@@ -165,3 +169,12 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     request.app.state.services.metrics.refused.labels("malformed").inc()
     detail = wrong_fields(error.errors(), unnamed=("body", "single", "batch"), tags=FEEDBACK_TYPES)
     return JSONResponse({"detail": detail}, 422)
+
+
+async def _other(request: Request, error: Exception) -> Response:
+    """What the framework refuses; a body that it cannot read is told as `DirectRoute` tells it."""
+    assert isinstance(error, HTTPException)
+    if error.status_code != 400 or error.__cause__ is None:
+        return await http_exception_handler(request, error)
+    request.app.state.services.metrics.refused.labels("malformed").inc()
+    return JSONResponse({"detail": f"body: is no JSON in UTF-8 ({error.__cause__}); send one object"}, 400)

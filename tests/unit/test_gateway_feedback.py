@@ -345,6 +345,38 @@ def test_a_type_that_there_is_not_is_not_repeated_but_told_the_known_ones(gatewa
     assert "password" not in detail
 
 
+ROUTES = ("/v1/feedback", "/v1/interactions", "/api/policies/feedback/router", "/api/policies/train_policy/router")
+
+
+@pytest.mark.parametrize("path", [*ROUTES, "/v1/erasures"])
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [(b'{"comment":"\xff"}', "is no JSON in UTF-8 ("), (b"[" * 100_000, "is no JSON in UTF-8 (")],
+    ids=["broken UTF-8", "a deep body"],
+)
+def test_a_body_that_cannot_be_read_is_refused_alike_by_every_route(
+    gateway: Gateway, path: str, body: bytes, says: str
+) -> None:
+    answer = gateway.post(path, body)
+    assert answer.status_code == (422 if path == "/v1/feedback" else 400)
+    assert answer.json()["detail"].startswith(f"body: {says}")
+    assert answer.json()["detail"].endswith("); send one object")
+
+
+@pytest.mark.parametrize(
+    ("path", "knows"),
+    [*zip(ROUTES, ("is dryRun", "is none", "is dryRun", "is wait"), strict=True), ("/v1/erasures", "is none")],
+)
+def test_a_parameter_that_a_route_does_not_know_stores_nothing(gateway: Gateway, path: str, knows: str) -> None:
+    """A misspelt dryRun asked for the opposite of what an ignored one does."""
+    body = {"prompt": "a", "response": "b", "score": 0.5} if "policies/feedback" in path else THUMB
+    answer = gateway.post(f"{path}?dry_run=true", body)
+    assert answer.status_code == 422
+    told = f"query.dry_run: is no parameter of this route, there {knows}; correct or remove it"
+    assert told in answer.json()["detail"]
+    assert gateway.log() == []
+
+
 def test_a_large_body_without_a_length_is_refused_while_it_arrives(gateway: Gateway) -> None:
     taken = 0
 

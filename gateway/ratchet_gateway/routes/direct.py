@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from ratchet_gateway.auth import authenticate
+from ratchet_gateway.routes.known_query import only_known
 from ratchet_gateway.services import Call, services_of
 
 _WORDS = {"true": True, "1": True, "false": False, "0": False, "": False}
@@ -36,6 +37,7 @@ class DirectRoute(APIRoute):
         async def handle(request: Request) -> Response:
             services = services_of(request)
             call = Call(services, await authenticate(services.ways, _token(request)))
+            await only_known(request)
             body = await _read(request, adapter)
             answer: Response = await endpoint(body=body, call=call, dry_run=_dry_run(request))
             return answer

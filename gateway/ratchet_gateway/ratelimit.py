@@ -24,6 +24,7 @@ class RateLimit:
     """
 
     def __init__(self, per_minute: int, clock: Callable[[], float], *, max_names: int = MAX_NAMES) -> None:
+        self.per_minute = per_minute
         self._seconds_each = 60.0 / per_minute
         self._clock, self._max_names = clock, max_names
         self._full_at: OrderedDict[str, float] = OrderedDict()  # when the name may again send per_minute at once

@@ -29,6 +29,7 @@ from ratchet_gateway.review import ReviewIndex
 from ratchet_gateway.tally import Tally
 from ratchet_gateway.training import Training
 from ratchet_jobs.runtime.store import Store
+from ratchet_web.errors import Malformed
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class Services:
 
         Raises:
             UnknownPolicy: one of them is about no policy.
+            Malformed: more events of one subject than ever pass at once.
             TooMany: the caller or a subject sends too much.
         """
         for name in {record.policy for record in records}:
@@ -78,6 +80,9 @@ class Services:
         # what a person was answered is the server's word, and one refusal would hold up everybody's records behind it
         said = (record for record in records if record.type not in ANSWERS)
         subjects = Counter(record.subject for record in said if record.subject is not None)
+        most, limit = max(subjects.values(), default=0), self.subject_limit.per_minute
+        if most > limit:  # no waiting would help
+            raise Malformed(f"events: {most} of one subject in one request, at most {limit} pass; send smaller batches")
         if wait := self.subject_limit.take(subjects):
             raise TooMany("one subject sends too many events; send fewer, or later", retry_after=wait)
 

@@ -11,6 +11,7 @@ import pytest
 
 from ratchet_cli.errors import CliError, NotFound, UsageProblem
 from ratchet_cli.feedback_files import read_rows
+from ratchet_cli.feedback_verbs import _batches
 from ratchet_cli.main import run_command
 from ratchet_jobs.feedback_log.reader import LogReader
 from ratchet_jobs.runtime.store_directory import DirectoryStore
@@ -210,6 +211,26 @@ def test_importing_twice_stores_once(ratchet: Command, gateway: tuple[str, Path]
     assert ratchet("import", "router", "rows.jsonl") == (0, "1200 events stored (1200 rating)\n")
     assert ratchet("import", "router", "rows.jsonl") == (0, "0 events stored, 1200 were there before (1200 rating)\n")
     assert sum(str(event.get("prompt", "")).startswith("import ") for event in log(gateway)) == 1200
+
+
+def test_rows_of_one_person_are_sent_in_batches_that_pass() -> None:
+    """A gateway takes 60 of one subject at once; a batch with more would never pass."""
+    rows = [{"subject": "anna" if n % 3 else f"other {n}", "prompt": "p"} for n in range(180)]
+    batches = list(_batches(iter(rows)))
+    assert [len(batch) for batch in batches] == [76, 75, 29]
+    assert [row for batch in batches for row in batch] == rows
+    assert [sum(row["subject"] == "anna" for row in batch) for batch in batches] == [50, 50, 20]
+
+
+def test_an_import_of_one_busy_person_says_that_it_takes_a_while(
+    ratchet: Command, gateway: tuple[str, Path], tmp_path: Path
+) -> None:
+    rows = [{"type": "rating", "rating": 3, "prompt": f"busy {n}", "subject": "anna"} for n in range(55)]
+    (tmp_path / "rows.jsonl").write_text(lines(*rows))
+    code, printed = ratchet("import", "router", "rows.jsonl")
+    assert code == 0
+    assert "one subject sent 55 of the events, of whom a gateway takes 60 a minute" in printed
+    assert sum(str(event.get("prompt", "")).startswith("busy ") for event in log(gateway)) == 55
 
 
 def test_bad_rows_stop_an_import_unless_they_may_be_left_out(

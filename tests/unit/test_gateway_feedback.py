@@ -404,7 +404,7 @@ def test_ten_thousand_events_of_one_subject_are_stopped_and_others_pass(gateway:
     loud = THUMB | {"subject": "loud"}
     assert gateway.post("/v1/feedback", {"events": [loud] * 50}, token="app").status_code == 200
     refused = [gateway.post("/v1/feedback", {"events": [loud] * 1000}, token="app").status_code for _ in range(10)]
-    assert refused == [429] * 10
+    assert refused == [422] * 10
     retry = gateway.post("/v1/feedback", {"events": [loud] * 50}, token="app")
     assert int(retry.headers["Retry-After"]) == 40  # 100 events where 60 a minute are allowed: 40 s at one a second
     assert len(gateway.log()) == 50
@@ -419,6 +419,15 @@ def test_answers_to_a_busy_person_are_recorded_however_many_there_are(gateway: G
     assert gateway.post("/v1/interactions", {"events": [answer] * 200}, token="app").status_code == 200
     assert len(gateway.log()) == 200
     assert gateway.post("/v1/feedback", THUMB | {"subject": "loud"}, token="app").status_code == 200
+
+
+def test_a_batch_that_would_never_pass_is_not_asked_to_come_back(gateway: Gateway) -> None:
+    loud = THUMB | {"subject": "loud"}
+    answer = gateway.post("/v1/feedback", {"events": [loud] * 61}, token="app")
+    says = "events: 61 of one subject in one request, at most 60 pass; send smaller batches"
+    assert (answer.status_code, answer.json()) == (422, {"detail": says})
+    assert "Retry-After" not in answer.headers
+    assert gateway.post("/v1/feedback", {"events": [loud] * 60}, token="app").status_code == 200
 
 
 def test_a_caller_has_a_limit_too(tmp_path: Path) -> None:

@@ -68,13 +68,21 @@ def test_what_is_newer_than_a_time_is_counted_by_policy_and_without_undone_votes
 
 
 def test_versions_are_a_bare_list_with_metrics_in_camel_case(tmp_path: Path) -> None:
-    versions = (version(1, macro_f1=0.8), version(2, reward_mean=0.7, reward_std=0.1))
+    versions = (
+        version(1, **{"macro_f1": 0.8, "f1/card_arrival": 0.7}),
+        version(2, **{"reward": 0.7, "rl/win_rate": 0.6}),
+    )
     with running(tmp_path, policies=FixedPolicies({"p": PolicyView("p", versions)})) as gateway:
         assert gateway.get("/api/policies/p").json() == [
-            {"version": 1, "metrics": {"macroF1": 0.8}, "run": "run-1", "published": "2026-11-01T01:00:00Z"},
+            {
+                "version": 1,
+                "metrics": {"macroF1": 0.8, "f1/card_arrival": 0.7},
+                "run": "run-1",
+                "published": "2026-11-01T01:00:00Z",
+            },
             {
                 "version": 2,
-                "metrics": {"rewardMean": 0.7, "rewardStd": 0.1},
+                "metrics": {"rewardMean": 0.7, "rl/win_rate": 0.6},
                 "run": "run-2",
                 "published": "2026-11-01T02:00:00Z",
             },

@@ -36,7 +36,7 @@ async def versions(policy: PolicyName, call: Calling) -> list[VersionView]:
     return [
         VersionView(
             version=each.version,
-            metrics={to_camel(name): value for name, value in each.metrics.items()},
+            metrics={_called(name): value for name, value in each.metrics.items()},
             run=each.run,
             published=each.published,
         )
@@ -147,3 +147,9 @@ def training_of(services: Services) -> training.Training:
             "`ratchet up`"
         )
     return services.training
+
+
+def _called(metric: str) -> str:
+    """A metric's name in the API: `reward` is a generator's mean over held-out prompts; classes keep their names."""
+    family, slash, of = metric.partition("/")
+    return "rewardMean" if metric == "reward" else to_camel(family) + slash + of

@@ -85,9 +85,16 @@ class LocalTraining:
 
 
 def manifests(
-    view: PolicyView, request: TrainRequest, tally: PolicyTally, *, namespace: str
+    view: PolicyView, request: TrainRequest, tally: PolicyTally, *, namespace: str, failed: int = 0
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the FeedbackDataset and the RLTrainingRun for a request.
+
+    Args:
+        view: the policy.
+        request: what was asked for.
+        tally: of the policy's feedback.
+        namespace: of both.
+        failed: how many runs of this request on this feedback have failed; the next one has another name.
 
     Raises:
         Malformed: the policy has no template, or the request does not fit it.
@@ -109,6 +116,8 @@ def manifests(
         most = request.max_steps / -(-rows // hyper["batchSize"])
         hyper["epochs"] = min(hyper["epochs"], most * (1 - 1e-9))
     asked = request.to_wire() | {"template": view.template.to_wire(), "policy": view.name}
+    if failed:
+        asked["failed"] = failed
     digest = digest_of(asked | {"events": stats.events, "newest": stats.newest})
     name = run_name_for_template(f"{view.name}-feedback", digest)
     spec = {**wire, "policyType": view.type, "publishTo": {"name": view.name}, "datasetRef": {"name": name}}
@@ -123,6 +132,14 @@ def manifests(
     return (
         {"apiVersion": API_VERSION, "kind": "FeedbackDataset", "metadata": dict(meta), "spec": dataset},
         {"apiVersion": API_VERSION, "kind": "RLTrainingRun", "metadata": meta | {"annotations": said}, "spec": spec},
+    )
+
+
+async def has_failed(training: Training, run: str) -> bool:
+    """Whether a run is over and failed; one that still may go on has not."""
+    found = await training.read(RUNS, run)
+    return found is not None and _true(
+        RLTrainingRunStatus.model_validate(found.get("status", {})), ConditionType.FAILED
     )
 
 

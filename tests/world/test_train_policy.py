@@ -106,6 +106,32 @@ def test_the_same_request_on_the_same_feedback_is_the_same_run(tmp_path: Path) -
     assert len(cluster.submitted) == 6
 
 
+def test_asking_again_after_a_run_that_failed_starts_another(tmp_path: Path) -> None:
+    model_is_there = False
+
+    def play(stage: StageInput, pod: int) -> Act:
+        return golden(stage, pod) if model_is_there else broken(stage, pod)
+
+    cluster = Cluster(play)
+    with opened(tmp_path, cluster) as gateway:
+        rate(gateway)
+
+        def ask() -> str:
+            return str(gateway.post("/api/policies/train_policy/router", {}).json()["runName"])
+
+        first = ask()
+        assert ask() == first, "it may still end well"
+        asyncio.run(cluster.world.settle(30))
+        second = ask()
+        assert second != first
+        assert ask() == second
+        model_is_there = True
+        cluster.finish(second)
+        ends = [gateway.get(f"/api/policies/train_policy/router/{name}").json()["status"] for name in (first, second)]
+        assert ends == ["failed", "trained"]
+        assert ask() == second, "what is trained is not trained again"
+
+
 def test_who_waits_gets_the_end(tmp_path: Path) -> None:
     cluster = Cluster()
     ticks = cluster.world

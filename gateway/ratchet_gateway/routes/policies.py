@@ -73,7 +73,7 @@ async def train(policy: PolicyName, body: TrainRequest, call: Calling, request: 
 
     Answers 202 with the run's name, or with `wait=true` when the run is over. With `dryRun` it starts nothing and
     answers what a run would be. At least 10 rated events are needed. The same request on the same feedback is the same
-    run, so asking again is safe.
+    run, so asking again is safe; after a run that failed it is a new one.
     """
     services, caller = call
     caller.need(Role.TRAIN)
@@ -85,7 +85,11 @@ async def train(policy: PolicyName, body: TrainRequest, call: Calling, request: 
     if body.dry_run:
         return estimated
     port = training_of(services)
+    failed = 0
     dataset, run = training.manifests(view, body, tally, namespace=services.namespace)
+    while await training.has_failed(port, run["metadata"]["name"]):
+        failed += 1
+        dataset, run = training.manifests(view, body, tally, namespace=services.namespace, failed=failed)
     await training.start(port, dataset, run)
     name = run["metadata"]["name"]
     if wait:

@@ -2,7 +2,7 @@
 
 Decides the estimate, its interval, and when there is none: where the live policy hardly ever answered as the new one
 would, the log says nothing about it, and `NoSupport` is the honest answer. Torch-free and for a verdict; the tensors
-of training have their own formulas in the stages' code. Called before a rollout.
+of training have their own formulas in the stages' code. For notebooks and scripts: no rollout asks it yet.
 
 Notation: mu = probability with which the live policy gave the logged answer, pi = probability with which the new one
 would, w = pi / mu, r = reward that people gave, q = a model's estimate of it made without this row.

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler
@@ -145,10 +146,11 @@ async def _lifespan(app: FastAPI, settings: Settings, parts: Parts, metrics: Gat
         now=parts.now,
     )
     writer.start()
-    tasks = [asyncio.create_task(probe(app.state, parts.store, settings.namespace))]
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(probe(app.state, parts.store, settings.namespace))]
     if settings.follow_seconds:
         follower = Follower(parts.store, namespace=settings.namespace, epoch=writer.epoch, known=known, now=parts.now)
         tasks.append(asyncio.create_task(follower.run(settings.follow_seconds)))
+        tasks.append(asyncio.create_task(follower.recall()))
     try:
         yield
     finally:

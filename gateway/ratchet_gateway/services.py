@@ -133,8 +133,9 @@ class Services:
                 if seen is Seen.OTHER:
                     self._release(claimed)
                     what = "idempotencyKey" if name == record.key else "interactionId or idempotencyKey"
+                    which = f"events[{number}]" if len(records) > 1 else "the event"
                     raise Conflict(
-                        f"events[{number}] ({record.type}): its {what} was used for another content before; "
+                        f"{which} ({record.type}): its {what} was used for another content before; "
                         "one event of each type counts per interaction, and a new event needs a new key"
                     )
                 if seen is Seen.NEW:

@@ -39,7 +39,7 @@ class Settings:
         key_events_per_minute: events that one API key may send.
         subject_events_per_minute: events of feedback that one subject may send; its recorded answers do not count.
         max_body_bytes: larger requests are refused unread.
-        follow_seconds: how often segments of the other replicas are looked for; 0 = never.
+        follow_seconds: how often segments of other processes are looked for; 0 = never, nor at the start.
         ask_seconds: how often a run is looked at for somebody who waits for it.
         analyst_url: who counts the trials of these policies; empty = nobody.
         drain_seconds: how long a clean end waits for the store.

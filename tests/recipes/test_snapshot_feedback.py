@@ -84,6 +84,21 @@ def test_every_event_is_a_row_or_counted_under_the_rule_that_removed_it(process:
     assert summary["counts"]["read"] == 126 == summary["counts"]["kept"] + sum(removed(summary).values())
 
 
+def test_a_key_that_was_used_for_another_content_is_told(process: StageProcess, log: LogBuilder) -> None:
+    """T22, long after a gateway could have refused it: the first stays, the second is counted, a retry is not."""
+    corrections(log)
+    first = {"idempotencyKey": "k", "prompt": "which of the two", "correction": "login"}
+    log.feedback("correction", **first)
+    log.feedback("correction", **first)
+    log.feedback("correction", **first | {"correction": "billing"})
+    log.feedback("correction", policy="another", **first | {"correction": "other"})
+    log.flush()
+    summary = process.summary(source=source())
+    assert removed(summary) == {"KeyReused": 1}
+    assert {row["label"] for row in rows_of(process, summary) if row["text"] == "which of the two"} == {"login"}
+    assert summary["counts"]["read"] == 122 == summary["counts"]["kept"] + 1
+
+
 def test_ratings_thumbs_and_scores_become_rated_rows_with_the_logged_propensity(
     process: StageProcess, log: LogBuilder
 ) -> None:

@@ -19,6 +19,7 @@ from ratchet_gateway.known import KnownEvents, Seen
 from ratchet_gateway.log.writer import LogWriter
 from ratchet_gateway.ratelimit import RateLimit
 from ratchet_gateway.records import Recorder, is_collected, new_id
+from ratchet_jobs.runtime.errors import StoreNotFound, StoreUnavailable
 from ratchet_jobs.runtime.store import ObjectInfo
 from ratchet_jobs.runtime.store_directory import DirectoryStore
 from tests.gateway_app import START, Clock, running
@@ -98,11 +99,32 @@ def test_a_refused_claim_is_given_back_and_a_stored_one_is_not() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    known = KnownEvents(max_names=3)
+    known = KnownEvents(max_names=4)
     for n in range(10):
         known.stored(str(n), "x")
     assert [known.claim(str(n), "x") is Seen.STORED for n in (9, 8, 7)] == [True] * 3
     assert known.claim("0", "x") is Seen.NEW
+
+
+def test_a_name_of_the_older_generation_is_known_and_can_be_given_back() -> None:
+    known = KnownEvents(max_names=4)
+    assert known.claim("n", "x") is Seen.NEW
+    for n in range(2):
+        known.stored(str(n), "x")
+    assert known.claim("n", "x") is Seen.UNDER_WAY
+    known.release("n", "x")
+    assert known.claim("n", "y") is Seen.NEW
+
+
+def test_what_is_recalled_neither_displaces_nor_overrules_what_is_known() -> None:
+    known = KnownEvents(max_names=4)
+    known.stored("mine", "x")
+    assert known.claim("retried", "x") is Seen.NEW
+    for name, content in (("mine", "y"), ("retried", "x"), ("a", "x"), ("b", "x"), ("beyond", "x")):
+        known.recall(name, content)
+    assert not known.has_room
+    assert [known.claim(name, "x") for name in ("mine", "retried", "a", "b")] == [Seen.STORED] * 4
+    assert known.claim("beyond", "x") is Seen.NEW
 
 
 # --- replicas -----------------------------------------------------------------------------------------------------
@@ -188,6 +210,43 @@ async def test_after_a_day_without_a_store_the_last_two_minutes_are_read(tmp_pat
     await follower.look()
     assert len(listed) == 4  # 11:58 to 12:00, and a minute more for clocks that are ahead
     assert listed[0].endswith("2026-11-22/11/58")
+
+
+async def test_a_new_process_recalls_the_day_before_it(tmp_path: Path) -> None:
+    """T22 after a restart: a key of this morning is refused with another body, one of last week is not known."""
+    store, clock, known = DirectoryStore(tmp_path), Clock(), KnownEvents()
+    for name, hours in (("soon", 0.01), ("morning", 9), ("yesterday", 23.9), ("last week", 150)):
+        await write(store, [line(name, "x", key=f"key of {name}")], Clock(START - timedelta(hours=hours)))
+    mine = await write(store, [line("mine", "x")], clock)
+    follower = Follower(store, namespace="ns", epoch=mine, known=known, now=clock.now)
+    assert await follower.recall() == 3
+    for name in ("soon", "morning", "yesterday"):
+        assert (known.claim(name, "y"), known.claim(f"key of {name}", "y")) == (Seen.OTHER, Seen.OTHER)
+    assert (known.claim("last week", "y"), known.claim("mine", "y")) == (Seen.NEW, Seen.NEW)
+
+
+async def test_recalling_ends_when_no_more_fits_and_begins_with_the_newest(tmp_path: Path) -> None:
+    store, known = DirectoryStore(tmp_path), KnownEvents(max_names=4)
+    for minute in range(5):
+        await write(store, [line(f"of minute {minute}", "x")], Clock(START - timedelta(minutes=minute)))
+    assert await Follower(store, namespace="ns", epoch="mine", known=known, now=Clock().now).recall() == 2
+    assert [known.claim(f"of minute {n}", "x") is Seen.STORED for n in range(3)] == [True, True, False]
+
+
+async def test_a_store_that_fails_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [StoreUnavailable("away"), StoreNotFound("compacted between listing and reading")]
+
+    class Failing(DirectoryStore):
+        def read(self, key: str) -> bytes:
+            if failures:
+                raise failures.pop()
+            return super().read(key)
+
+    monkeypatch.setattr("ratchet_gateway.follower._AGAIN_SECONDS", 0.0)
+    known = KnownEvents()
+    await write(DirectoryStore(tmp_path), [line("a", "x")], Clock())
+    assert await Follower(Failing(tmp_path), namespace="ns", epoch="mine", known=known, now=Clock().now).recall() == 1
+    assert known.claim("a", "x") is Seen.STORED
 
 
 def test_a_key_used_at_one_replica_is_a_conflict_at_another(tmp_path: Path) -> None:

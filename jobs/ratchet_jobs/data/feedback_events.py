@@ -1,10 +1,10 @@
 """The feedback log, part by part: every event once, feedback beside the answer that it is about.
 
-Decides which of two events with one id counts (the first in reading order), what was taken back (an event of the same
-sender names it in `supersedes`), and that nothing of an erased person is read. What is said about one answer lies in
-one part with it, as do lines with one id in another cut, so DuckDB joins each part in memory, however long the log is:
-there are more parts of a longer one. Nothing here depends on time or threads: whatever has an order is sorted by one.
-Called by the snapshot recipe of feedback.
+Decides which of two events with one id counts (the first in reading order; one that said something else is told of),
+what was taken back (an event of the same sender names it in `supersedes`), and that nothing of an erased person is
+read. What is said about one answer lies in one part with it, as do lines with one id in another cut, so DuckDB joins
+each part in memory, however long the log is: there are more parts of a longer one. Nothing here depends on time or
+threads: whatever has an order is sorted by one. Called by the snapshot recipe of feedback.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ _AHEAD = 16
 _COLUMNS = {
     "id": "VARCHAR",
     "source": "VARCHAR",
+    "fingerprint": "VARCHAR",
     "received": "TIMESTAMP",
     "kind": "VARCHAR",
     "type": "VARCHAR",
@@ -97,11 +98,15 @@ NOT_ALWAYS = ("propensity", "correction", "chosen", "rejected", "tags")
 
 # `o` is an event's place in reading order. What lies on the disk in parts is only what a policy's events need; ids are
 # looked at over all policies, by the hash of an id, as of two events with one the later may have any interaction.
-_IDS = pa.schema([("id", pa.string()), ("o", pa.int64())])
+_IDS = pa.schema([("id", pa.string()), ("said", pa.uint64()), ("o", pa.int64())])
 _TWICE = """
-INSERT INTO twice SELECT o FROM ids JOIN (
-    SELECT id, min(o) AS first FROM ids GROUP BY id HAVING count(*) > 1
+INSERT INTO twice SELECT o, said <> earliest.content FROM ids JOIN (
+    SELECT id, min(o) AS first, arg_min(said, o) AS content FROM ids GROUP BY id HAVING count(*) > 1
 ) AS earliest USING (id) WHERE o > earliest.first
+"""
+_REUSED = """
+CREATE OR REPLACE TEMP VIEW reused AS
+SELECT o, id AS event FROM event JOIN twice USING (o) WHERE other AND feedback AND type <> 'undo'{others}
 """
 
 # What was superseded goes, whoever's turn it was; an undo itself is no row.
@@ -170,9 +175,11 @@ class Events:
             database.execute(_ERASED, {"subjects": list(erased)})
         absent = "".join(f", NULL::{_EVENT[name][0]} AS {name}" for name in NOT_ALWAYS if name not in needs)
         self._votes = _VOTES.format(absent=absent, read=_NOT_ERASED if erased else "true")
+        nobodys = " AND (subject IN (SELECT subject FROM erased)) IS NOT TRUE" if erased else ""
+        self._reused = _REUSED.format(others=nobodys)
 
     def lay(self, database: duckdb.DuckDBPyConnection, part: int) -> None:
-        """Lay the view `vote` over a part, once.
+        """Lay views over a part, once: `vote`, and `reused` of votes that have the name of another one before them.
 
         Args:
             database: a cursor of the database; others may look at other parts at the same time.
@@ -181,6 +188,7 @@ class Events:
         database.register("event", self._events.take(part))
         database.execute(_ONCE)
         database.execute(self._votes)
+        database.execute(self._reused)
 
 
 def load_events(
@@ -213,7 +221,7 @@ def load_events(
     schema = pa.schema([*((name, _ARROW[kind]) for name, (kind, _) in kept.items()), ("o", pa.int64())])
     mine, ids = Parted(folder / "events", parts, schema), Parted(folder / "ids", parts, _IDS)
     database.execute(_UNDONE)
-    database.execute("CREATE TABLE twice (o BIGINT)")
+    database.execute("CREATE TABLE twice (o BIGINT, other BOOLEAN)")
     found = 0
     with ThreadPoolExecutor(1) as writer:  # lays a chunk down while the next one is parsed
         under_way: Future[None] | None = None
@@ -249,7 +257,8 @@ def _parsed(
     """Yield the log as tables, with each event's part and its id's; the part of another policy's is beyond the last."""
     query = (
         f"SELECT {', '.join(f'{value} AS {name}' for name, (_, value) in kept.items())}, "
-        f"(hash(id) % {parts})::USMALLINT AS of_id, CASE WHEN policy IS NOT DISTINCT FROM $policy "
+        f"(hash(id) % {parts})::USMALLINT AS of_id, hash(fingerprint) AS said, "
+        "CASE WHEN policy IS NOT DISTINCT FROM $policy "
         f"THEN hash(coalesce(interaction, id)) % {parts} ELSE {parts} END::USMALLINT AS part FROM "
         f"read_json($path, format = 'newline_delimited', maximum_object_size = {_LONGEST_LINE}, columns = {_COLUMNS!r})"
     )

@@ -83,7 +83,11 @@ SELECT o, event, {person} AS person, text_hash, score, received, split, length(t
     length(first) AS first_chars, {label} AS label, {same} AS same
 FROM part WHERE why IS NULL
 """
-_REMOVED = "SELECT why, count(*), min(o), arg_min(event, o) FROM part WHERE why IS NOT NULL GROUP BY why"
+_REUSED = "KeyReused"
+_REMOVED = f"""
+SELECT why, count(*), min(o), arg_min(event, o) FROM part WHERE why IS NOT NULL GROUP BY why UNION ALL
+SELECT '{_REUSED}', count(*), min(o), arg_min(event, o) FROM reused HAVING count(*) > 0
+"""
 # What people said, as they said it, is kept only where somebody asks who agreed with whom.
 _VOTES = "o, prompt, answer, correction, subject, version, score, superseded"
 _AGREEMENT = """
@@ -221,7 +225,7 @@ class FeedbackRows:
                 own.execute(f"{into.format('votes')} SELECT {_VOTES} FROM part")
         self._whole.add(votes.filter(pc.is_null(votes["why"])))
         with self._lock:
-            self.read += read
+            self.read += read + sum(count for why, count, _, _ in removed if why == _REUSED)
             self.newest = max((each for each in (self.newest, newest) if each is not None), default=None)
             for why, count, place, event in removed:
                 self._add_removed(why, count, place, event)

@@ -28,13 +28,20 @@ MAX_BATCH = 1000
 MAX_TEXT = 32_768
 """Characters of a prompt, a response or a correction."""
 MIN_TRAIN_SAMPLES = 10
-"""Rated events of a policy below which training is refused."""
+"""Events that rate or correct an answer of a policy, below which training is refused."""
+GOOD_SCORE = 0.75
+"""From which an answer counts as right: that of four stars."""
 SAMPLE_TAG = "sample"
 """Tag of answers that were copied from an evaluation to be compared; an erasure looks into them for quotations."""
 
 # Tab, line feed and carriage return are text; the other controls (C0, DEL, C1) have no business in it.
 _PRINTABLE = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
 _VISIBLE = r"^[!-~]+$"
+PATTERNS: Mapping[str, str] = {
+    _PRINTABLE: "has control characters; take them out (tabs and line breaks may stay)",
+    _VISIBLE: "has blanks or other than ASCII characters; take them out",
+}
+"""What a text that does not match one of the patterns is told."""
 
 
 def _integral(value: Any) -> Any:
@@ -423,6 +430,16 @@ class TrainRequest(ApiModel):
         ),
     ]
 
+    max_subject_share_percent: Annotated[
+        float | None,
+        Field(
+            default=None,
+            gt=0,
+            le=100,
+            description="maxSubjectSharePercent: nobody gives more than this share of the rows that are trained on. If omitted, twice an equal part, 10 at least.",
+        ),
+    ]
+
 
 class TrainModel(StatusModel):
     """What would be trained."""
@@ -438,7 +455,9 @@ class TrainEstimate(StatusModel):
     """Answer to a dry run of training."""
 
     status: Annotated[Literal["dry_run"], Field(description="status: nothing was started.")]
-    feedback_count: Annotated[int, Field(ge=0, le=2**53, description="feedbackCount: rated events of the policy.")]
+    feedback_count: Annotated[
+        int, Field(ge=0, le=2**53, description="feedbackCount: events that rate or correct an answer of the policy.")
+    ]
     estimated_steps: Annotated[int, Field(ge=0, le=2**53, description="estimatedSteps: optimizer steps of all stages.")]
     estimated_time_minutes: Annotated[
         float, Field(ge=0, le=1e9, description="estimatedTimeMinutes: on two CPU cores; rough.")

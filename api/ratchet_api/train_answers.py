@@ -26,7 +26,9 @@ class TrainStarted(StatusModel):
         _Name, Field(description="runName: the RLTrainingRun; the same for the same feedback and request.")
     ]
     dataset_name: Annotated[_Name, Field(description="datasetName: the FeedbackDataset made for it.")]
-    feedback_count: Annotated[_Count, Field(description="feedbackCount: rated events of the policy.")]
+    feedback_count: Annotated[
+        _Count, Field(description="feedbackCount: events that rate or correct an answer of the policy.")
+    ]
 
 
 class TrainRunning(StatusModel):
@@ -54,7 +56,9 @@ class Trained(StatusModel):
             description="rewardModelPath: the reward model's artifact; null where none is trained.",
         ),
     ]
-    feedback_count: Annotated[_Count, Field(description="feedbackCount: rated events when the run was asked for.")]
+    feedback_count: Annotated[
+        _Count, Field(description="feedbackCount: events that rated or corrected an answer when the run was asked for.")
+    ]
     training_steps: Annotated[_Count, Field(description="trainingSteps: optimizer steps of all stages.")]
     reward_mean: Annotated[_Share, Field(description="rewardMean: mean score of these events.")]
     reward_std: Annotated[_Share, Field(description="rewardStd: standard deviation of their scores.")]

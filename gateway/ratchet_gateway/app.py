@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from ratchet_api import __version__
-from ratchet_api.feedback import FEEDBACK_TYPES
+from ratchet_api.feedback import FEEDBACK_TYPES, PATTERNS
 from ratchet_api.signing import KeyRing
 from ratchet_gateway.auth import Authenticator
 from ratchet_gateway.datasets import Datasets, NoDatasets
@@ -169,8 +169,21 @@ async def _store_away(request: Request, error: Exception) -> JSONResponse:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     request.app.state.services.metrics.refused.labels("malformed").inc()
-    detail = wrong_fields(error.errors(), unnamed=("body", "single", "batch"), tags=FEEDBACK_TYPES)
+    detail = wrong_fields(
+        [_by_its_type(each, request) for each in error.errors()],
+        unnamed=("body", "single", "batch"),
+        tags=FEEDBACK_TYPES,
+        patterns=PATTERNS,
+    )
     return JSONResponse({"detail": detail}, 422)
+
+
+def _by_its_type(error: dict[str, Any], request: Request) -> dict[str, Any]:
+    """A body that was never read as JSON, as curl sends it unless told otherwise, is wrong in its type alone."""
+    kind = request.headers.get("Content-Type", "")
+    if error["loc"] != ("body",) or not isinstance(error.get("input"), bytes) or "json" in kind.lower():
+        return error
+    return {**error, "loc": ("Content-Type",), "msg": f"is {kind[:100] or 'missing'}; send application/json"}
 
 
 async def _other(request: Request, error: Exception) -> Response:

@@ -34,28 +34,34 @@ class Work(NamedTuple):
     """Tokens that a step learns from; one that is only read or drawn counts as READ of one."""
 
 
-def estimate(scores: Scores, template: RunTemplate, request: TrainRequest) -> TrainEstimate:
+def estimate(samples: int, scores: Scores, template: RunTemplate, request: TrainRequest) -> TrainEstimate:
     """Return what a run of the template on these samples would be.
+
+    Args:
+        samples: events that teach something.
+        scores: of those that are rated.
+        template: of the policy.
+        request: what was asked for.
 
     Raises:
         NotEnough: fewer than MIN_TRAIN_SAMPLES samples.
         Malformed: the request changes a stage that the template does not run.
     """
-    if scores.count < MIN_TRAIN_SAMPLES:
-        raise NotEnough(f"Insufficient feedback: {scores.count} samples (minimum {MIN_TRAIN_SAMPLES} required)")
+    if samples < MIN_TRAIN_SAMPLES:
+        raise NotEnough(f"Insufficient feedback: {samples} samples (minimum {MIN_TRAIN_SAMPLES} required)")
     supervised = template.mode != "rl_only"
     for name, given in (("maxSteps", request.max_steps), ("learningRate", request.learning_rate)):
         if given is not None and not supervised:
             raise Malformed(
                 f"{name} {given}: is of the supervised stage, which mode rl_only does not run; leave it out"
             )
-    rows = math.ceil(scores.count * TRAIN_SHARE)
+    rows = math.ceil(samples * TRAIN_SHARE)
     work = [_supervised(template, rows, request.max_steps)] if supervised else []
     work += _rewarded(template, rows) if template.with_rl else []
     seconds = sum(each.tokens for each in work) * SECONDS_PER_TOKEN
     return TrainEstimate(
         status="dry_run",
-        feedback_count=scores.count,
+        feedback_count=samples,
         estimated_steps=sum(each.steps for each in work),
         estimated_time_minutes=round(START_MINUTES + seconds / 60, 1),
         score_mean=round(scores.mean, 6),

@@ -45,7 +45,7 @@ async def probe(state: State, store: Store, namespace: str) -> None:
             state.store_note = state.store_note or _PENDING
             state.log_note = state.log_note or await asyncio.to_thread(log_protection, store, namespace)
             if state.store_note == _PENDING:
-                await asyncio.to_thread(ensure_probed, store, namespace=namespace)
+                await asyncio.to_thread(ensure_probed, store, namespace=namespace, again=True)
                 state.store_note = _ATOMIC
         except BadConfigError as error:
             log.error("store", extra={"error": str(error)})

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from ratchet_api.feedback import FeedbackStats, score_of
+from ratchet_api.feedback import GOOD_SCORE, FeedbackStats, score_of
 from ratchet_gateway.records import PAIR
 from ratchet_jobs.feedback_log.erasures import erased_subjects
 from ratchet_jobs.feedback_log.newer import NewerEvents
@@ -76,6 +76,7 @@ class PolicyTally:
         self._said: dict[str, _Said] = {}
         self._superseded: set[tuple[str, str]] = set()
         self._interactions: dict[str, str | None] = {}
+        """Whom each answer was given to."""
 
     def add(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Take the events that are about the policy into account; an answer that nobody got is none."""
@@ -85,7 +86,7 @@ class PolicyTally:
             self.newest = max(self.newest, event["received"])
             subject, interaction = event.get("subject"), event.get("interaction")
             if event["kind"] != "feedback":
-                self._interactions[interaction or event["id"]] = subject if subject in self._erased else None
+                self._interactions[interaction or event["id"]] = subject
                 continue
             if (old := event.get("supersedes")) is not None:
                 self._superseded.add((old, event["source"]))
@@ -103,6 +104,22 @@ class PolicyTally:
                 scores.add(said.score)
         return scores
 
+    @property
+    def samples(self) -> int:
+        """Events that teach something: the rated ones, and corrections."""
+        return sum(said.score is not None or said.type == "correction" for said in self._counted())
+
+    @property
+    def people(self) -> int:
+        """Who gave what a training repeats, corrections and liked answers; one without a name counts by themselves."""
+        names, unnamed = set(), 0
+        for said in self._counted():
+            if said.type == "correction" or (said.score is not None and said.score >= GOOD_SCORE):
+                who = said.subject or self._interactions.get(said.interaction or "")
+                unnamed += who is None
+                names.add(who)
+        return len(names - {None}) + unnamed
+
     def stats(self) -> FeedbackStats:
         """Return the counts as the API gives them."""
         by_type = Counter(said.type for said in self._counted())
@@ -117,13 +134,14 @@ class PolicyTally:
             score_std=round(scores.std, 6) if scores.count else None,
             subjects=len(subjects),
             largest_share=round(max(subjects.values()) / named, 6) if named else None,
-            interactions=sum(subject is None for subject in self._interactions.values()),
+            interactions=sum(subject not in self._erased for subject in self._interactions.values()),
             newest=self.newest or None,
         )
 
     def _counted(self) -> Iterator[_Said]:
         for name, said in self._said.items():
-            gone = said.subject in self._erased or self._interactions.get(said.interaction or "") is not None
+            about = self._interactions.get(said.interaction or "")
+            gone = said.subject in self._erased or about in self._erased
             if not gone and (name, said.source) not in self._superseded:
                 yield said
 

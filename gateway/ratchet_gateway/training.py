@@ -1,6 +1,7 @@
 """From a request to train to the objects that the operator works on, and from their status to the answer.
 
-Decides what is trained on (the policy's feedback: corrections, and answers rated four stars or more), how the run's
+Decides what is trained on (the policy's feedback: corrections, and answers rated four stars or more; of nobody more
+than a share of it), how the run's
 template is changed by the request, and what the pair is called: equal feedback and an equal request give equal names,
 so a request that is repeated starts nothing twice. Pure but for the port; called by the policy routes.
 """
@@ -8,6 +9,7 @@ so a request that is repeated starts nothing twice. Pure but for the port; calle
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -29,6 +31,8 @@ from ratchet_web.errors import Malformed
 DATASETS, RUNS = "feedbackdatasets", "rltrainingruns"
 GOOD_RATING = 4.0
 """Stars from which an answer counts as right."""
+LEAST_SHARE = 10
+"""Percent of the rows that anybody may give, however many people there are."""
 _COUNT, _MEAN, _STD = (f"ratchet.dev/feedback-{name}" for name in ("count", "mean", "std"))
 
 KubeObject = Mapping[str, Any]
@@ -109,12 +113,17 @@ def manifests(
         "type": DEMONSTRATIONS if view.type == GENERATOR else "classification",
         "source": {"feedback": {"policyRef": {"name": view.name}, "minRating": GOOD_RATING}},
     }
+    filters: dict[str, Any] = {}
+    if (share := request.max_subject_share_percent or share_of_one(tally.people)) < 100:
+        filters["maxSubjectSharePercent"] = share
     if request.max_steps is not None:
         # no more rows than events now, and no more passes than give the steps: later events cannot add steps
         rows = max(stats.events, 10)
-        dataset["filters"] = {"maxSamples": rows}
+        filters["maxSamples"] = rows
         most = request.max_steps / -(-rows // hyper["batchSize"])
         hyper["epochs"] = min(hyper["epochs"], most * (1 - 1e-9))
+    if filters:
+        dataset["filters"] = filters
     asked = request.to_wire() | {"template": view.template.to_wire(), "policy": view.name}
     if failed:
         asked["failed"] = failed
@@ -127,12 +136,17 @@ def manifests(
         first = error.errors(include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise Malformed(f"policy {view.name!r}: its template cannot be run so: {where}: {first['msg']}") from error
-    said = {_COUNT: str(scores.count), _MEAN: f"{scores.mean:.6f}", _STD: f"{scores.std:.6f}"}
+    said = {_COUNT: str(tally.samples), _MEAN: f"{scores.mean:.6f}", _STD: f"{scores.std:.6f}"}
     meta = {"name": name, "namespace": namespace, "labels": {LABEL_POLICY: label_value(view.name)}}
     return (
         {"apiVersion": API_VERSION, "kind": "FeedbackDataset", "metadata": dict(meta), "spec": dataset},
         {"apiVersion": API_VERSION, "kind": "RLTrainingRun", "metadata": meta | {"annotations": said}, "spec": spec},
     )
+
+
+def share_of_one(people: int) -> int:
+    """Return the percent of the rows that one of so many people may give: twice an equal part, LEAST_SHARE at least."""
+    return max(LEAST_SHARE, min(100, math.ceil(200 / max(people, 1))))
 
 
 async def has_failed(training: Training, run: str) -> bool:

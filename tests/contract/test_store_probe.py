@@ -82,6 +82,13 @@ def test_a_store_that_passed_is_not_probed_again(tmp_path: Path) -> None:
         ensure_probed(IgnorantStore(tmp_path), namespace="another-namespace")
 
 
+def test_whoever_asks_again_gets_todays_answer(tmp_path: Path) -> None:
+    """P27: the server behind an address may have become another one since it passed."""
+    ensure_probed(DirectoryStore(tmp_path), namespace="ns")
+    with pytest.raises(BadConfigError):
+        ensure_probed(IgnorantStore(tmp_path), namespace="ns", again=True)
+
+
 def test_a_store_that_failed_is_probed_again_and_heals(tmp_path: Path) -> None:
     with pytest.raises(BadConfigError):
         ensure_probed(IgnorantStore(tmp_path), namespace="ns")

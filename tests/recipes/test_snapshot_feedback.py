@@ -13,11 +13,13 @@ import pytest
 
 from ratchet_api.base import format_time
 from ratchet_api.feedback_dataset import Split
+from ratchet_gateway.training import LocalTraining
 from ratchet_jobs.data import feedback_events, feedback_order
 from ratchet_jobs.data.feedback_order import BATCH, whole_tables
 from ratchet_jobs.data.parted import Parted
 from ratchet_jobs.data.splitting import hash64, normalised, split_of
 from tests.feedback_events import LogBuilder, corrections, stored_as
+from tests.gateway_app import running
 from tests.recipes.stage_process import NAMESPACE, StageProcess
 
 SPLITS = ("train", "validation", "test")
@@ -247,6 +249,29 @@ def test_one_person_has_no_more_than_their_share(process: StageProcess, log: Log
     flood = sum(row["subject"] == stored_as("mallory") for row in rows)
     assert 0 < flood <= 0.05 * len(rows)
     assert removed(summary) == {"SubjectShare": 10_000 - flood}
+
+
+def test_a_flooder_keeps_a_share_of_what_train_policy_trains_on(process: StageProcess, tmp_path: Path) -> None:
+    """P29 from the door to the rows: what a training asks for when nobody says anything about shares."""
+    made: list[dict[str, Any]] = []
+    port = LocalTraining(made.append, lambda *_: None)
+    with running(tmp_path, store=process.store, namespace=NAMESPACE, training=port) as gateway:
+        for person in ("mallory", *map(str, range(10))):
+            said = {"type": "correction", "policy": "router", "subject": person}
+            words = [
+                {"prompt": f"{person} asks about {n}", "correction": ("login", "billing")[n % 2]}
+                for n in range(60 if person == "mallory" else 12)
+            ]
+            sent = gateway.post("/v1/feedback", {"events": [said | text for text in words]})
+            assert sent.status_code == 200, sent.text
+        assert gateway.post("/api/policies/train_policy/router", {}).status_code == 202
+    spec = made[0]["spec"]
+    summary = process.summary(source=spec["source"], filters=spec["filters"])
+    rows = rows_of(process, summary)
+    flood = sum(row["text"].startswith("mallory") for row in rows)
+    assert spec["filters"] == {"maxSubjectSharePercent": 19}
+    assert (len(rows) - flood, flood) == (120, int(0.19 * len(rows))), "mallory sent a third"
+    assert removed(summary) == {"SubjectShare": 60 - flood}
 
 
 def test_a_person_who_disagrees_with_everybody_is_set_aside_until_released(

@@ -21,7 +21,9 @@ SUPERVISED = {"supervised": {"epochs": 2.0, "batchSize": 8}}
 def estimated(*, request: dict[str, Any] | None = None, **template: Any) -> TrainEstimate:
     """Of 100 samples, 80 of which are learned from."""
     scores = Scores(count=100, mean=0.6)
-    return estimate(scores, RunTemplate.model_validate(BASE | template), TrainRequest.model_validate(request or {}))
+    return estimate(
+        100, scores, RunTemplate.model_validate(BASE | template), TrainRequest.model_validate(request or {})
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from ratchet_gateway.tally import Scores
 from ratchet_jobs.feedback_log.reader import list_segments
 from ratchet_jobs.runtime.errors import StoreAccessDenied
 from ratchet_jobs.runtime.store_directory import DirectoryStore
-from tests.gateway_app import TEMPLATE, running
+from tests.gateway_app import TEMPLATE, key_of, running
 
 
 def version(number: int, **metrics: float) -> PolicyVersion:
@@ -104,6 +104,35 @@ def test_fewer_than_ten_samples_are_not_enough(tmp_path: Path) -> None:
     assert answer.json() == {"detail": "Insufficient feedback: 5 samples (minimum 10 required)"}
 
 
+def test_corrections_are_samples_and_comments_are_none(tmp_path: Path) -> None:
+    said = [{"type": "correction", "correction": "c"}] * 9 + [{"type": "comment", "comment": "nice"}] * 9
+    with running(tmp_path) as gateway:
+        gateway.post("/v1/feedback", {"events": [event | {"policy": "router"} for event in said]})
+        few = gateway.post("/api/policies/train_policy/router", {"dryRun": True})
+        gateway.post("/v1/feedback", said[0] | {"policy": "router"})
+        enough = gateway.post("/api/policies/train_policy/router", {"dryRun": True})
+    assert few.json() == {"detail": "Insufficient feedback: 9 samples (minimum 10 required)"}
+    assert (enough.status_code, enough.json()["feedbackCount"]) == (200, 10)
+
+
+def test_training_takes_no_body_for_one_without_wishes(tmp_path: Path) -> None:
+    with running(tmp_path) as gateway:
+        headers = {"Authorization": f"Bearer {key_of('all')}"}
+        answer = gateway.client.post("/api/policies/train_policy/router", headers=headers)
+    assert answer.json() == {"detail": "Insufficient feedback: 0 samples (minimum 10 required)"}
+
+
+def test_a_body_that_is_not_sent_as_json_is_refused_for_its_type(tmp_path: Path) -> None:
+    said = b'{"prompt": "q", "response": "r", "score": 1}'
+    with running(tmp_path) as gateway:
+        forms = [{"Content-Type": "application/x-www-form-urlencoded"}, {"Content-Type": ""}]
+        answers = [gateway.post("/api/policies/feedback/router", said, headers=form).json() for form in forms]
+    assert [answer["detail"] for answer in answers] == [
+        "Content-Type: is application/x-www-form-urlencoded; send application/json",
+        "Content-Type: is missing; send application/json",
+    ]
+
+
 def test_a_dry_run_of_training_counts_rated_events_once_and_only_this_policys(tmp_path: Path) -> None:
     """Scores 1, 1, 0.25, 0.75 and six of 0.5: mean 6/10 = 0.6; squares 2 x .16 + .1225 + .0225 + 6 x .01 = .525,
     so the standard deviation is sqrt(.0525) = 0.229129. 8 of 10 rows train, in batches of 16: 1 step an epoch."""
@@ -154,6 +183,7 @@ def test_the_number_of_steps_may_be_capped(tmp_path: Path) -> None:
         ("router", {}, 400),
         ("router", {"dryRun": True, "maxSteps": 0}, 422),
         ("router", {"dryRun": True, "learningRate": 10}, 422),
+        ("router", {"dryRun": True, "maxSubjectSharePercent": 101}, 422),
         ("bare", {"dryRun": True}, 422),
         ("nope", {"dryRun": True}, 404),
     ],
@@ -270,6 +300,7 @@ def test_readiness_says_what_the_probe_found(
     tmp_path: Path, store: type[DirectoryStore], want_code: int, want: str
 ) -> None:
     """P27: the gateway finds out at start; its log needs no atomic PUT, so that it serves all the same."""
+    DirectoryStore(tmp_path / "store").write("ns/probe/passed", b"by another server, a year ago")
     with running(tmp_path, store=store(tmp_path / "store")) as gateway:
         end = time.monotonic() + 60
         while want not in (answer := gateway.get("/readyz", token=None)).text:

@@ -78,6 +78,38 @@ def test_training_starts_a_run_on_the_policys_feedback_and_says_what_it_became(t
     assert 0.99 < run["spec"]["stages"]["supervised"]["epochs"] <= 1, "12 rows are one batch"
 
 
+@pytest.mark.parametrize(
+    ("people", "asked", "want"),
+    [
+        pytest.param(1, {}, None, id="one person has a laptop"),
+        pytest.param(2, {}, None, id="of two each may have twice a half"),
+        pytest.param(3, {}, {"maxSubjectSharePercent": 67}, id="twice an equal part"),
+        pytest.param(60, {}, {"maxSubjectSharePercent": 10}, id="many people"),
+        pytest.param(60, {"maxSubjectSharePercent": 2.5}, {"maxSubjectSharePercent": 2.5}, id="as asked for"),
+        pytest.param(60, {"maxSubjectSharePercent": 100}, None, id="no cap"),
+        pytest.param(0, {}, {"maxSubjectSharePercent": 10}, id="events without a name are different people"),
+        pytest.param(
+            3, {"maxSteps": 9}, {"maxSubjectSharePercent": 67, "maxSamples": 63}, id="beside the other filter"
+        ),
+    ],
+)
+def test_nobody_gives_more_than_a_share_of_what_is_trained_on(
+    tmp_path: Path, people: int, asked: dict[str, Any], want: dict[str, Any] | None
+) -> None:
+    """P29: whom the answer was given to counts where the feedback names nobody; who only dislikes gives no rows."""
+    cluster = Cluster()
+    with opened(tmp_path, cluster) as gateway:
+        names = [{"subject": f"person {n % people}"} if people else {} for n in range(60)]
+        events = [{"type": "correction", "correction": "c", "policy": "router"} | name for name in names]
+        events += [{"type": "thumbs_down", "policy": "router", "subject": f"troll {n}"} for n in range(2)]
+        answered = {"policy": "router", "input": "q", "label": "c", **names[0]}
+        signed = gateway.post("/v1/interactions", answered).json()["events"][0]["interactionId"]
+        events.append({"type": "thumbs_up", "interactionId": signed})
+        assert gateway.post("/v1/feedback", {"events": events}).status_code == 200
+        assert gateway.post("/api/policies/train_policy/router", asked).status_code == 202
+    assert cluster.submitted[0]["spec"].get("filters") == want
+
+
 def test_a_reward_model_that_was_trained_on_the_way_is_named(tmp_path: Path) -> None:
     cluster = Cluster()
     with opened(tmp_path, cluster) as gateway:

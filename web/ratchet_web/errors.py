@@ -6,7 +6,8 @@ Decides the shape of a refusal and of a message about wrong fields. Never which 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from starlette.applications import Starlette
@@ -54,13 +55,20 @@ def answer_refusals(app: Starlette, metrics: RequestCounts) -> None:
     app.add_exception_handler(Refused, answer)
 
 
-def wrong_fields(errors: Sequence[Any], *, unnamed: Collection[str] = (), tags: Collection[str] = ()) -> str:
+def wrong_fields(
+    errors: Sequence[Any],
+    *,
+    unnamed: Collection[str] = (),
+    tags: Collection[str] = (),
+    patterns: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Say in one text what is wrong: each field's path, what is wanted, and the value if it is a number.
 
     Args:
         errors: as pydantic lists them; the texts in them are not repeated.
         unnamed: parts of paths that name a model rather than a field.
         tags: of a union's members, which stand in a path before the member's field.
+        patterns: regular expressions of texts, and what is said instead of one.
 
     Returns:
         At most 4000 characters.
@@ -73,6 +81,8 @@ def wrong_fields(errors: Sequence[Any], *, unnamed: Collection[str] = (), tags: 
             known = error.get("ctx", {})
             parts.append(str(known.get("discriminator", "")).strip("'"))
             says = f"is none of {known['expected_tags']}" if "expected_tags" in known else "is missing"
+        if error["type"] == "string_pattern_mismatch":
+            says = patterns.get(error["ctx"]["pattern"], says)
         shown = f" (seen: {seen!r})" if isinstance(seen, int | float) else ""
         findings.append(f"{'.'.join(parts) or 'body'}: {says}{shown}")
     return "; ".join(findings)[:_DETAIL_LIMIT]

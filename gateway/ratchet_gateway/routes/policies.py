@@ -25,6 +25,7 @@ router = APIRouter(prefix="/api/policies", tags=["policies"])
 
 Wait = Annotated[bool, Query(description="wait: true answers when the run is over, however long that takes.")]
 Since = Annotated[Timestamp, Query(description="since: a time with its zone, such as 2026-01-31T12:00:00Z.")]
+_AS_IT_IS = TrainRequest()
 RunName = Annotated[ObjectName, Path(description="run: name of the RLTrainingRun, as the start answered it.")]
 
 
@@ -68,12 +69,15 @@ async def rollout(policy: PolicyName, call: Calling) -> RolloutView:
     responses={202: {"model": TrainStarted, "description": "Started"}, **KNOWN_CALLER, **SAMPLES, **UNKNOWN},
     summary="Train a policy on its feedback",
 )
-async def train(policy: PolicyName, body: TrainRequest, call: Calling, request: Request, wait: Wait = False) -> Any:
+async def train(
+    policy: PolicyName, call: Calling, request: Request, body: TrainRequest = _AS_IT_IS, wait: Wait = False
+) -> Any:
     """Start a run of the policy's template on its feedback: corrections, and answers rated four stars or more.
 
     Answers 202 with the run's name, or with `wait=true` when the run is over. With `dryRun` it starts nothing and
-    answers what a run would be. At least 10 rated events are needed. The same request on the same feedback is the same
-    run, so asking again is safe; after a run that failed it is a new one.
+    answers what a run would be. At least 10 events are needed that rate or correct an answer; nobody gives more than
+    `maxSubjectSharePercent` of the rows. The same request on the same feedback is the same run, so asking again is
+    safe; after a run that failed it is a new one.
     """
     services, caller = call
     caller.need(Role.TRAIN)
@@ -81,7 +85,7 @@ async def train(policy: PolicyName, body: TrainRequest, call: Calling, request: 
     if view.template is None:
         raise Malformed(f"policy {policy!r}: has no spec.training.template; give it one, and it can be trained")
     tally = await services.tally.of(policy)
-    estimated = estimate(tally.scores, view.template, body)
+    estimated = estimate(tally.samples, tally.scores, view.template, body)
     if body.dry_run:
         return estimated
     port = training_of(services)

@@ -2,7 +2,7 @@
 
 The commit protocol rests on "create if absent". A server that ignores `If-None-Match: *`, or checks it and writes in
 two steps, answers every writer with success; two pods would then both believe that their result counts. Called by
-`resolve`, the first pod of a run, until the store has passed once for the namespace.
+`resolve`, the first pod of a run, until the store has passed once for the namespace, and by each gateway at its start.
 """
 
 from __future__ import annotations
@@ -38,14 +38,19 @@ def probe_conditional_put(store: Store, *, prefix: str, writers: int = WRITERS, 
             store.delete([key])
 
 
-def ensure_probed(store: Store, *, namespace: str) -> None:
+def ensure_probed(store: Store, *, namespace: str, again: bool = False) -> None:
     """Probe the store once per namespace; a marker in the store remembers that it passed.
+
+    Args:
+        store: what is probed.
+        namespace: who asks.
+        again: probe it whatever the marker says, since the server behind an address may have become another one.
 
     Raises:
         BadConfigError: as `probe_conditional_put`.
     """
     passed = f"{namespace}/probe/passed"
-    if not store.exists(passed):
+    if again or not store.exists(passed):
         probe_conditional_put(store, prefix=f"{namespace}/probe")
         store.write(passed, b"one writer of each race won\n")
 

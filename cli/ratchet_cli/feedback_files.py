@@ -147,15 +147,28 @@ def _modern(row: dict[str, Any]) -> dict[str, Any]:
     subjects = [str(metadata.pop(name)) for name in _SUBJECTS if name in metadata]
     if subjects:
         event["subject"] = subjects[0]
-    if kind == "comment" and "comment" in metadata:
-        event["comment"] = metadata.pop("comment")
-    if kind != "correction":
-        event.pop("correction", None)  # those collectors wrote the field for every type
+    # those collectors had one field for what somebody wrote, whatever its type, and wrote it for every type
+    written = event.pop("correction", None)
+    if kind == "correction":
+        event["correction"] = written
+    elif kind == "comment":
+        event["comment"] = metadata.pop("comment", written)
+    elif kind == "preference":
+        event["chosen"] = metadata.pop("chosen", written)
+        event["rejected"] = metadata.pop("rejected", event.pop("response", None))
+        _refuse_half_a_pair(event)
+    event = {name: value for name, value in event.items() if value is not None}
     if metadata:
         event["tags"] = {_NOT_IN_A_TAG.sub("_", str(name))[:64]: _short(value) for name, value in metadata.items()}
     if "timestamp" in event:
         event["timestamp"] = _time(event["timestamp"])
     return event
+
+
+def _refuse_half_a_pair(event: Mapping[str, Any]) -> None:
+    for name, instead in (("chosen", "correction"), ("rejected", "response")):
+        if event[name] is None:
+            raise ValueError(f"feedback_type 'preference': has neither metadata.{name} nor {instead}; add one of them")
 
 
 def _short(value: Any) -> str:

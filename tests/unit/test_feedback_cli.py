@@ -144,6 +144,32 @@ def test_what_older_collectors_wrote_is_understood(tmp_path: Path) -> None:
     assert (comment["comment"], comment["tags"]) == ("hm", {"a_b": "[1]"})
 
 
+def test_what_older_collectors_wrote_beside_an_answer_is_what_its_type_says(tmp_path: Path) -> None:
+    """One field held what somebody wrote: a comment's text, and the better answer of a preference."""
+    asked = {"query": "q", "response": "poor", "correction": "good", "metadata": {"user_id": "anna"}}
+    named = {"chosen": "this", "rejected": "that", "channel": "chat"}
+    kinds: list[dict[str, Any]] = [
+        {"feedback_type": "comment"},
+        {"feedback_type": "preference"},
+        {"feedback_type": "preference", "metadata": named},
+        {"feedback_type": "preference", "correction": None},
+        {"feedback_type": "preference", "response": "", "metadata": None},
+        {"feedback_type": "comment", "correction": ""},
+    ]
+    (tmp_path / "old.jsonl").write_text(lines(*(asked | kind for kind in kinds)))
+    rows = read_rows(tmp_path / "old.jsonl", policy="router")
+    comment, pair, other = rows.events
+    assert (comment["comment"], comment["response"], comment["subject"]) == ("good", "poor", "anna")
+    assert (pair["chosen"], pair["rejected"]) == ("good", "poor")
+    assert not {"response", "correction"} & pair.keys()
+    assert (other["chosen"], other["rejected"], other["tags"]) == ("this", "that", {"channel": "chat"})
+    assert [problem.partition(": ")[2] for problem in rows.problems] == [
+        "feedback_type 'preference': has neither metadata.chosen nor correction; add one of them",
+        "feedback_type 'preference': has neither metadata.rejected nor response; add one of them",
+        "comment: Field required",
+    ]
+
+
 def test_csv_has_the_apis_names_and_typed_cells(tmp_path: Path) -> None:
     text = "type,prompt,rating,score,value,name,tags.channel\nrating,q,4,,,,chat\nscore,q,,0.5,,,\nmetric,,,,1e3,m,\n"
     (tmp_path / "rows.csv").write_text("\ufeff" + text, encoding="utf-8")

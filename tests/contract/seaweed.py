@@ -9,8 +9,9 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
 import boto3
@@ -29,9 +30,15 @@ _START_SECONDS = 120.0  # seconds on an idle machine; CI builds beside it
 
 
 class SeaweedServer:
-    """One `weed server -s3`; use it as a context manager."""
+    """One `weed server -s3`; use it as a context manager.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: for its data.
+        others: identities besides the administrator and one who may add, each a name, which is its key and with
+            `-secret` its secret, and its actions.
+    """
+
+    def __init__(self, folder: Path, others: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._ports = dict(zip(("master", "volume", "filer", "s3"), _free_ports(4), strict=True))
@@ -43,7 +50,11 @@ class SeaweedServer:
             "credentials": [{"accessKey": ADDER_KEY, "secretKey": ADDER_SECRET}],
             "actions": [f"{action}:{BUCKET}" for action in ("Read", "Write", "List")],
         }
-        (folder / "s3.json").write_text(json.dumps({"identities": [identity, adder]}))
+        named = [
+            {"name": name, "credentials": [{"accessKey": name, "secretKey": f"{name}-secret"}], "actions": [*actions]}
+            for name, actions in others.items()
+        ]
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity, adder, *named]}))
         (folder / "data").mkdir()
 
     def start(self) -> None:

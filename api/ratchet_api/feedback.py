@@ -439,6 +439,25 @@ class TrainRequest(ApiModel):
             description="maxSubjectSharePercent: nobody gives more than this share of the rows that are trained on. If omitted, twice an equal part, 10 at least.",
         ),
     ]
+    labels: Annotated[
+        tuple[LabelName, ...] | None,
+        Field(
+            default=None,
+            strict=False,
+            min_length=2,
+            max_length=1000,
+            json_schema_extra={"uniqueItems": True},
+            description="labels: of a classifier, the closed list of classes; a correction that names another is left out. If omitted, every class that somebody named.",
+        ),
+    ]
+
+    @model_validator(mode="after")
+    def _each_class_once(self) -> Self:
+        found = set(self.labels or ())
+        if len(found) < len(self.labels or ()):
+            twice = next(label for label in found if (self.labels or ()).count(label) > 1)
+            raise ValueError(f"labels must not repeat a class: {twice!r} stands there twice; remove one")
+        return self
 
 
 class TrainModel(StatusModel):

@@ -23,7 +23,7 @@ from ratchet_api.names import LABEL_POLICY, label_value, run_name_for_template
 from ratchet_api.policy_types import GENERATOR
 from ratchet_api.stage import Stage
 from ratchet_api.train_answers import NotTrained, Trained, TrainRunning
-from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus
+from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus, RunTemplate
 from ratchet_gateway.policies import PolicyView
 from ratchet_gateway.tally import PolicyTally
 from ratchet_web.errors import Malformed
@@ -88,6 +88,19 @@ class LocalTraining:
         return self._find(plural, name)
 
 
+def template_of(view: PolicyView, request: TrainRequest) -> RunTemplate:
+    """Return what the policy is trained by.
+
+    Raises:
+        Malformed: it has no template, or the request is about another type of policy.
+    """
+    if view.template is None:
+        raise Malformed(f"policy {view.name!r}: has no spec.training.template; give it one, and it can be trained")
+    if request.labels is not None and view.type == GENERATOR:
+        raise Malformed(f"labels: are of a classifier, and policy {view.name!r} is a generator; leave them out")
+    return view.template
+
+
 def manifests(
     view: PolicyView, request: TrainRequest, tally: PolicyTally, *, namespace: str, failed: int = 0
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -103,9 +116,7 @@ def manifests(
     Raises:
         Malformed: the policy has no template, or the request does not fit it.
     """
-    if view.template is None:
-        raise Malformed(f"policy {view.name!r}: has no spec.training.template; give it one, and it can be trained")
-    stats, scores, wire = tally.stats(), tally.scores, view.template.to_wire()
+    stats, scores, wire = tally.stats(), tally.scores, template_of(view, request).to_wire()
     hyper = wire["stages"]["supervised"]
     if request.learning_rate is not None:
         hyper["learningRate"] = request.learning_rate
@@ -113,6 +124,8 @@ def manifests(
         "type": DEMONSTRATIONS if view.type == GENERATOR else "classification",
         "source": {"feedback": {"policyRef": {"name": view.name}, "minRating": GOOD_RATING}},
     }
+    if request.labels is not None:
+        dataset["labels"] = list(request.labels)
     filters: dict[str, Any] = {}
     if (share := request.max_subject_share_percent or share_of_one(tally.people)) < 100:
         filters["maxSubjectSharePercent"] = share
@@ -124,7 +137,7 @@ def manifests(
         hyper["epochs"] = min(hyper["epochs"], most * (1 - 1e-9))
     if filters:
         dataset["filters"] = filters
-    asked = request.to_wire() | {"template": view.template.to_wire(), "policy": view.name}
+    asked = request.to_wire() | {"template": template_of(view, request).to_wire(), "policy": view.name}
     if failed:
         asked["failed"] = failed
     digest = digest_of(asked | {"events": stats.events, "newest": stats.newest})

@@ -184,6 +184,8 @@ def test_the_number_of_steps_may_be_capped(tmp_path: Path) -> None:
         ("router", {"dryRun": True, "maxSteps": 0}, 422),
         ("router", {"dryRun": True, "learningRate": 10}, 422),
         ("router", {"dryRun": True, "maxSubjectSharePercent": 101}, 422),
+        ("router", {"dryRun": True, "labels": ["only one"]}, 422),
+        ("router", {"dryRun": True, "labels": ["login", "login", "billing"]}, 422),
         ("bare", {"dryRun": True}, 422),
         ("nope", {"dryRun": True}, 404),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ratchet_api.policy_types import GENERATOR
 from ratchet_api.stage import StageInput
 from ratchet_api.train_answers import Trained
 from ratchet_gateway.policies import FixedPolicies, PolicyView
@@ -108,6 +109,21 @@ def test_nobody_gives_more_than_a_share_of_what_is_trained_on(
         assert gateway.post("/v1/feedback", {"events": events}).status_code == 200
         assert gateway.post("/api/policies/train_policy/router", asked).status_code == 202
     assert cluster.submitted[0]["spec"].get("filters") == want
+
+
+def test_a_closed_list_of_classes_reaches_the_data_set_and_a_generator_has_none(tmp_path: Path) -> None:
+    """Whoever sends a correction may make a class up; only an administrator's list is trained on."""
+    cluster = Cluster()
+    cluster.policies = FixedPolicies(
+        {"router": PolicyView("router", (), TEMPLATE), "talker": PolicyView("talker", (), TEMPLATE, type=GENERATOR)}
+    )
+    with opened(tmp_path, cluster) as gateway:
+        rate(gateway)
+        answer = gateway.post("/api/policies/train_policy/router", {"labels": ["login", "billing"]})
+        refused = gateway.post("/api/policies/train_policy/talker", {"dryRun": True, "labels": ["login", "billing"]})
+    assert (answer.status_code, refused.status_code) == (202, 422)
+    assert cluster.submitted[0]["spec"]["labels"] == ["login", "billing"]
+    assert refused.json()["detail"].startswith("labels: are of a classifier, and policy 'talker' is a generator")
 
 
 def test_a_reward_model_that_was_trained_on_the_way_is_named(tmp_path: Path) -> None:

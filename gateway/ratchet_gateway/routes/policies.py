@@ -82,10 +82,9 @@ async def train(
     services, caller = call
     caller.need(Role.TRAIN)
     view = await services.policy(policy)
-    if view.template is None:
-        raise Malformed(f"policy {policy!r}: has no spec.training.template; give it one, and it can be trained")
+    template = training.template_of(view, body)
     tally = await services.tally.of(policy)
-    estimated = estimate(tally.samples, tally.scores, view.template, body)
+    estimated = estimate(tally.samples, tally.scores, template, body)
     if body.dry_run:
         return estimated
     port = training_of(services)

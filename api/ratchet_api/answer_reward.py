@@ -110,7 +110,7 @@ class AnswerReward(ApiModel):
         PolicyArtifact | None,
         Field(
             default=None,
-            description="model: for type rewardModel; a committed reward model, by digest, as status.stages of the run that made it shows it, so that several runs share one. It must stand on the very policy that rl starts from. If omitted, what the run's own reward-model stage makes.",
+            description="model: for type rewardModel; a committed reward model, by digest, as status.stages of the run that made it shows it, so that several runs share one. It must stand on the very policy that rl starts from, or on an encoder of its own. If omitted, what the run's own reward-model stage makes.",
         ),
     ]
     expression: Annotated[

@@ -9,10 +9,38 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ratchet_api.base import ApiModel, ObjectRef
+from ratchet_api.base import ApiModel, ObjectRef, Sha256, StoreUri
 from ratchet_api.placement import Resources
 
 RatingLoss = Literal["regression", "ordinal"]
+
+
+class OwnBase(ApiModel):
+    """An encoder that a reward model stands on, in place of the policy's trunk."""
+
+    uri: Annotated[
+        StoreUri,
+        Field(
+            description="uri: folder with config.json, tokenizer.json and *.safetensors of a BERT-like encoder; store://PATH or s3://BUCKET/PREFIX."
+        ),
+    ]
+    sha256: Annotated[Sha256, Field(description="sha256: digest of the folder, as `ratchet digest FOLDER` prints it.")]
+    method: Annotated[
+        Literal["lora", "full"],
+        Field(
+            default="lora",
+            description="method: what is trained; lora = adapters of loraRank, full = every weight but the embeddings, which judges better and makes an artifact of the encoder's size.",
+        ),
+    ]
+    max_tokens: Annotated[
+        int,
+        Field(
+            default=256,
+            ge=8,
+            le=8192,
+            description="maxTokens: of prompt and answer together; of longer ones the beginning of the prompt is cut.",
+        ),
+    ]
 
 
 class RewardModelStage(ApiModel):
@@ -36,6 +64,13 @@ class RewardModelStage(ApiModel):
         Field(
             default="regression",
             description="ratingLoss: how an answer with a score teaches; regression = the score itself, from 0 to 1; ordinal = the levels that it is above (arXiv:1901.07884), of 2 to 20 that the scores have, such as stars or thumbs. Pairs teach alike with either.",
+        ),
+    ]
+    base_model: Annotated[
+        OwnBase | None,
+        Field(
+            default=None,
+            description="baseModel: an encoder of the reward model's own, which reads text. If omitted, it is an adapter on the policy's trunk, and there is one model in memory.",
         ),
     ]
     epochs: Annotated[int, Field(default=3, ge=1, le=1000, description="epochs: passes over the rows to learn from.")]

@@ -23,7 +23,7 @@ from ratchet_api.feedback_dataset import DatasetType, Filters, Source, Split
 from ratchet_api.judge import JudgeEndpoint, SecretRef
 from ratchet_api.policy_types import GENERATOR, PolicyType
 from ratchet_api.preference import PreferenceStage
-from ratchet_api.reward_model import RewardModelStage
+from ratchet_api.reward_model import OwnBase, RewardModelStage
 from ratchet_api.rl import RlStage
 from ratchet_api.rlhf import RlhfStage
 from ratchet_api.scoring import Scoring
@@ -219,6 +219,8 @@ class ResolveConfig(StatusModel):
     """Field of the run's spec -> the task that it names, which must be a task of the dataset."""
     start: Artifact | None = None
     """The policy that mode rl_only starts from; it must be there, on this base, for the dataset's classes."""
+    reward_base: OwnBase | None = None
+    """The encoder that the run's reward model will stand on; it must be there."""
     rewards: dict[str, tuple[AnswerReward, ...]] = Field(default_factory=dict)
     """Components of a generator's rewards by the field in which they stand; what they name must be there."""
 

@@ -11,12 +11,14 @@ import torch
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.stage import ResolveConfig, Stage
+from ratchet_jobs.data.base_model import local_digest
 from ratchet_jobs.generators.loading import load_generator
 from ratchet_jobs.rlhf.policies import open_trunk, save_policy
-from ratchet_jobs.rlhf.reward_model import saved_qualities
+from ratchet_jobs.rlhf.reward_model import read_saved
 from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadModelError, DivergedError, Preempted
 from ratchet_jobs.runtime.history import read_history
 from tests.generator_bench import GeneratorBench
+from tests.tiny_bert import write_tiny_bert
 from tests.tiny_llama import dialogues
 from tests.workbench import NAMESPACE, Killed
 
@@ -146,6 +148,39 @@ def test_the_reward_models_score_is_the_reward_of_the_run_that_made_it_and_of_on
         bench.pod(wrong, run="odd-digest")
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_reward_model_on_an_encoder_of_its_own_rewards_what_it_liked(bench: GeneratorBench, method: str) -> None:
+    """P12, P39: taught, left and gone on with, asked by rl and by evaluate, and named by another run."""
+    place = f"models/encoder-{method}"
+    encoder = write_tiny_bert(bench.root / "store" / NAMESPACE / place)
+    own = {"uri": f"store://{place}", "sha256": local_digest(encoder), "method": method, "maxTokens": 40}
+    config = bench.reward_model(bench.put_preferences(pairs(40)), baseModel=own, epochs=3, checkpointEverySteps=3)
+    calm, folder = bench.pod(config, run=f"own-{method}")
+    with pytest.raises(Preempted):
+        bench.pod(config, run=f"own-left-{method}", leave_after=4)
+    assert bench.pod(config, run=f"own-left-{method}")[0].digest == calm.digest
+    assert calm.result.metrics["pair_accuracy"] > 0.9, "one word against three is easily told"
+    card = json.loads((folder / "reward_model.json").read_text())
+    assert (card["kind"], card["base"]) == ("encoder", own["sha256"])
+    rlhf = bench.rlhf(judge=f"own-{method}", interactions=16)
+    taught, curves = bench.pod(rlhf, run=f"own-scored-{method}")
+    assert 0.0 < taught.result.metrics["reward/rewardModel"] < 1.0
+    model = {"uri": f"store://{calm.directory.removeprefix(f'{NAMESPACE}/')}", "sha256": calm.digest}
+    named = bench.rlhf(rewards=[{"type": "rewardModel", "model": model}], interactions=16)
+    _, again = bench.pod(named, run=f"own-names-{method}")
+    assert (again / "rl-history.parquet").read_bytes() == (curves / "rl-history.parquet").read_bytes()
+    kept, _ = bench.pod(bench.compare(named, run=f"own-names-{method}"), run=f"own-kept-{method}")
+    assert 0.0 < kept.result.metrics["rl/reward"] < 1.0
+    bench.pod(bench.supervised(epochs=0.5), run=f"own-other-{method}")
+    elsewhere = named.model_copy(update={"start": bench.ref(Stage.SUPERVISED, run=f"own-other-{method}")})
+    bench.pod(elsewhere, run=f"own-elsewhere-{method}")  # it reads words, whoever said them
+    (encoder / "config.json").unlink()
+    with pytest.raises(BadModelError, match=r"stages.rlhf.rewards: model, its base.uri .*: no config.json"):
+        bench.pod(named, run=f"own-gone-{method}")
+    with pytest.raises(BadModelError, match=r"spec.stages.rewardModel.baseModel.uri .*: no config.json"):
+        bench.pod(config, run=f"own-gone-too-{method}")
+
+
 def test_ratings_teach_a_reward_model_too(bench: GeneratorBench) -> None:
     rows = [(prompt, "never", 0.9) for prompt, _ in dialogues(16, seed=1)]
     rows += [(prompt, f"never never {answer}", 0.1) for prompt, answer in dialogues(16, seed=2)]
@@ -168,7 +203,7 @@ def test_a_critic_learns_what_a_judge_said_and_tells_the_qualities_beside_the_re
     # over seeds 0 to 3 the errors were 0.09 to 0.14 and 0.04 to 0.08
     assert metrics["mean_squared_error"] < 0.16, "what always 0.5 would give"
     assert metrics["mean_squared_error/empathy"] < 0.09, "what always 0.5 would give"
-    assert saved_qualities(folder) == ("empathy",)
+    assert read_saved(folder).qualities == ("empathy",)
     _, curves = bench.pod(bench.rlhf(judge="critic", interactions=16), run="criticised")
     curve = read_history(curves / "rl-history.parquet")
     score = pytest.approx(curve["avg_return"], abs=1e-6)

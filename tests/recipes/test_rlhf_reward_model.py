@@ -5,23 +5,27 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ratchet_api.training_run import Lora
 from ratchet_jobs.rl.seeds import generator_for
 from ratchet_jobs.rlhf.generate import Sampling, generate, pad_prompts
 from ratchet_jobs.rlhf.reward_model import (
     Preferred,
+    Ranked,
     Rated,
     RewardModel,
     RewardSettings,
     RewardTraining,
     Row,
+    read_saved,
     row_losses,
-    saved_qualities,
     split_rows,
     train_reward_model,
 )
@@ -68,13 +72,21 @@ def pairs(count: int, *, seed: int = 0) -> list[Row]:
     return [Preferred(" ".join(rng.choices(FILLERS, k=3)), answer(3, rng), answer(1, rng)) for _ in range(count)]
 
 
-@pytest.mark.parametrize("kind", ["trunk", "encoder"])
+ADAPTERS = Lora(rank=4, alpha=8, dropout=0.05)
+
+
+def encoder(folder: Path, *, lora: Lora | None = ADAPTERS, max_tokens: int = 32, **more: Any) -> EncoderScorer:
+    if not folder.exists():
+        write_tiny_bert(folder)
+    return EncoderScorer(folder, lora=lora, max_tokens=max_tokens, seed=0, device="cpu", **more)
+
+
+@pytest.mark.parametrize("kind", ["trunk", "encoder", "whole encoder"])
 def test_ratings_teach_a_score_that_ranks_and_means_what_people_meant(base: Path, tmp_path: Path, kind: str) -> None:
-    lora = Lora(rank=4, alpha=8, dropout=0.05)
     scorer: Scorer = (
         TrunkScorer(load_trunk(base, rank=4))
         if kind == "trunk"
-        else EncoderScorer(write_tiny_bert(tmp_path / "bert"), lora=lora, max_tokens=32, seed=0, device="cpu")
+        else encoder(tmp_path / "bert", lora=ADAPTERS if kind == "encoder" else None)
     )
     model, metrics = train_reward_model(scorer, ratings(160), QUICK, seed=0)
     assert metrics.held_out >= 25
@@ -85,6 +97,74 @@ def test_ratings_teach_a_score_that_ranks_and_means_what_people_meant(base: Path
     rng = random.Random(9)
     good, bad = model.scores([Answer("the bank", answer(4, rng)), Answer("the bank", answer(0, rng))])
     assert 0.0 <= bad < 0.35 < 0.65 < good <= 1.0
+
+
+def test_an_encoder_that_was_trained_as_a_whole_is_read_again_from_its_files(tmp_path: Path) -> None:
+    scorer = encoder(tmp_path / "bert", lora=None, uri="store://models/bert")
+    words = scorer.model.encoder.get_input_embeddings().weight.clone()
+    model, _ = train_reward_model(scorer, ratings(60), QUICK, seed=0)
+    now = scorer.model.encoder.get_input_embeddings().weight
+    assert torch.equal(now, words), "words it never saw keep their places"
+    model.save(tmp_path / "rm")
+    saved = read_saved(tmp_path / "rm")
+    assert saved == (scorer.digest, (None, 32, "store://models/bert"), ())
+    asked = [row for row in ratings(20, seed=3) if isinstance(row, Rated)]
+    answers = [Answer(row.prompt, row.response) for row in asked]
+    again = RewardModel.load(tmp_path / "rm", encoder(tmp_path / "bert", lora=None))
+    assert again.scores(answers).tolist() == model.scores(answers).tolist()
+    assert len(set(again.scores(answers))) > 5
+    with pytest.raises(BadModelError, match="its weights do not fit"):
+        RewardModel.load(tmp_path / "rm", encoder(tmp_path / "bert"))
+
+
+def test_of_a_long_text_an_encoder_reads_the_answer(tmp_path: Path) -> None:
+    scorer = encoder(tmp_path / "bert", lora=None, max_tokens=12)
+    torch.nn.init.normal_(scorer.model.head.weight)
+    prompt, said = " ".join(FILLERS[:1] * 40), (GOOD[1], BAD[1])
+    good, bad = scorer.raw([Answer(prompt, said[0]), Answer(prompt, said[1])])
+    same = scorer.raw([Answer(f"{FILLERS[2]} {prompt}", said[0])])[0]
+    assert good != bad
+    assert good == same, "the prompt's beginning is cut"
+
+
+def test_an_encoders_batches_hold_every_row_once_and_those_of_like_length_together(tmp_path: Path) -> None:
+    rows: list[Row] = [Rated("the bank", " ".join(FILLERS[:1] * (1 + n % 20)), n % 2) for n in range(100)]
+    settings = replace(QUICK, batch_size=8, num_epochs=2, held_out_share=0.2)
+    training = RewardTraining(encoder(tmp_path / "bert"), rows, settings, seed=0)
+    lengths = training._lengths
+    assert lengths is not None
+    for epoch in range(2):
+        batches = [list(batch) for batch in training._order(epoch)]
+        assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+        assert max(np.ptp(lengths[batch]) for batch in batches) <= 4 < np.ptp(lengths)
+    assert training._order(0) != training._order(1)
+
+
+def test_an_encoder_tells_the_qualities_of_a_critic(tmp_path: Path) -> None:
+    rng, rows = random.Random(0), []
+    for _ in range(160):
+        good = rng.randrange(5)
+        rows.append(Rated("the bank", answer(good, rng), good / 4, (1 - good / 4,)))
+    scorer = encoder(tmp_path / "bert", lora=None, qualities=("gloom",))
+    model, metrics = train_reward_model(scorer, list[Row](rows), QUICK, seed=0)
+    assert metrics.quality_errors["gloom"] < 0.1, "by chance it would be 0.125"
+    (good, glad), (bad, glum) = model.parts([Answer("the bank", answer(4, rng)), Answer("the bank", answer(0, rng))])
+    assert good > 0.6 > 0.4 > bad
+    assert glad < 0.4 < 0.6 < glum
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=12))
+def test_ranked_pairs_are_those_that_a_loop_over_all_pairs_counts(rows: list[tuple[int, int]]) -> None:
+    raw, given_ = (np.array([row[side] for row in rows], dtype=np.float64) for side in (0, 1))
+    right = [
+        1.0 if (raw[i] - raw[j]) * (given_[i] - given_[j]) > 0 else 0.5 if raw[i] == raw[j] else 0.0
+        for i in range(len(rows))
+        for j in range(i)
+        if given_[i] != given_[j]
+    ]
+    found = Ranked.of_scores(raw, given_)
+    assert (found.right, found.pairs) == (sum(right), len(right))
+    assert (found + Ranked.of_pairs(raw, given_)).pairs == len(right) + len(rows)
 
 
 def test_pairs_teach_the_same_and_the_average_answer_is_one_half(scorer: TrunkScorer) -> None:
@@ -189,7 +269,7 @@ def test_a_critic_learns_each_quality_by_itself_and_is_read_back_with_them(base:
     assert good[1] > bad[1]
     assert good[2] < bad[2]
     model.save(tmp_path / "rm")
-    assert saved_qualities(tmp_path / "rm") == names
+    assert read_saved(tmp_path / "rm").qualities == names
     again = RewardModel.load(tmp_path / "rm", TrunkScorer(load_trunk(base, rank=4), qualities=names))
     assert (again.scores(asked).tolist(), again.qualities) == (model.scores(asked).tolist(), model.qualities)
     with pytest.raises(BadModelError, match="its weights do not fit, first at head"):

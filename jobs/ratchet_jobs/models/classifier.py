@@ -40,7 +40,7 @@ class Classifier(nn.Module):
     Notation: B examples, T tokens, D hidden size, C classes.
     """
 
-    def __init__(self, encoder: PeftModel, *, classes: int) -> None:
+    def __init__(self, encoder: PeftModel | transformers.PreTrainedModel, *, classes: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(encoder.config.hidden_size, classes)
@@ -85,13 +85,13 @@ class LoadedPolicy(NamedTuple):
     tokenizer: Tokenizer
 
 
-def build_classifier(base: Path, *, classes: int, lora: Lora, max_tokens: int, seed: int) -> Classifier:
+def build_classifier(base: Path, *, classes: int, lora: Lora | None, max_tokens: int, seed: int) -> Classifier:
     """Make an untrained policy: B of every adapter is 0, so the encoder computes what the base computes.
 
     Args:
         base: folder with config.json and *.safetensors.
         classes: rows of the head.
-        lora: rank, alpha, dropout, layers.
+        lora: rank, alpha, dropout, layers; None = every weight but the embeddings is trained.
         max_tokens: longest input, checked against the encoder's positions.
         seed: of the adapters' and the head's random start.
 
@@ -101,6 +101,9 @@ def build_classifier(base: Path, *, classes: int, lora: Lora, max_tokens: int, s
     """
     encoder = load_encoder(base)
     check_positions(encoder, max_tokens=max_tokens)
+    if lora is None:
+        encoder.get_input_embeddings().requires_grad_(False)  # words that training never saw keep their places
+        return _headed(encoder, classes=classes, seed=seed)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -275,3 +278,9 @@ def _assemble(encoder: transformers.PreTrainedModel, config: LoraConfig, *, clas
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Classifier(adapt(encoder, config), classes=classes).eval()
+
+
+def _headed(encoder: transformers.PreTrainedModel, *, classes: int, seed: int) -> Classifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Classifier(encoder, classes=classes).eval()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,13 @@ class TokenRows(NamedTuple):
     """(N,) False = nothing but special tokens is left of the text."""
 
 
-def load_tokenizer(folder: Path, *, max_tokens: int) -> Tokenizer:
+def load_tokenizer(folder: Path, *, max_tokens: int, keep: Literal["start", "end"] = "start") -> Tokenizer:
     """Read tokenizer.json and set truncation.
+
+    Args:
+        folder: that has it.
+        max_tokens: of a text, special tokens included.
+        keep: which end of a longer text is kept.
 
     Raises:
         BadModelError: the file is missing or cannot be parsed.
@@ -55,7 +60,7 @@ def load_tokenizer(folder: Path, *, max_tokens: int) -> Tokenizer:
     if max_tokens <= special:
         raise BadConfigError(f"maxTokens: {max_tokens} leaves no room beside {special} special tokens; raise it")
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
+    tokenizer.enable_truncation(max_tokens, direction="right" if keep == "start" else "left")
     return tokenizer
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import structlog
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
@@ -36,10 +37,10 @@ from ratchet_jobs.rlhf.generate import Episodes, episodes_of
 from ratchet_jobs.rlhf.held_out_judge import HeldOutJudge
 from ratchet_jobs.rlhf.policies import open_trunk
 from ratchet_jobs.rlhf.preference_rows import FIELD, Liked, deal
-from ratchet_jobs.rlhf.reward_model import RewardModel, saved_qualities, saved_rank
+from ratchet_jobs.rlhf.reward_model import RewardModel, read_saved, saved_rank
 from ratchet_jobs.rlhf.rewards import AnswerRewards
 from ratchet_jobs.rlhf.said import Rows, Sources
-from ratchet_jobs.rlhf.scorers import TrunkScorer
+from ratchet_jobs.rlhf.scorers import EncoderScorer, TrunkScorer
 from ratchet_jobs.rlhf.trunk import Trunk
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadConfigError, BadDataError
@@ -55,6 +56,9 @@ def fetch_start(ctx: StageContext, stage: StageRef | None, artifact: Artifact | 
         raise BadConfigError("neither start nor startArtifact is given; the operator sets one of them")
     folder = fetch_policy(ctx.store, artifact, namespace=ctx.namespace, into=ctx.folder("start"))
     return folder, artifact.digest
+
+
+log = structlog.get_logger(__name__)
 
 
 def fetch_reward_model(ctx: StageContext, stage: StageRef | None, hyper: RlhfStage | None) -> Path | None:
@@ -152,6 +156,16 @@ def make_judges(hyper: RlhfStage, store: Store, namespace: str) -> dict[int, Sco
     }
 
 
+def _load_reward_model(folder: Path, trunk: Trunk, fetch: Fetching) -> RewardModel:
+    saved, scorer = read_saved(folder), None
+    if saved.built is not None:
+        base, (lora, max_tokens, uri) = fetch.encoder(saved), saved.built
+        scorer = EncoderScorer(
+            base, lora=lora, max_tokens=max_tokens, seed=0, device=trunk.device, qualities=saved.qualities, uri=uri
+        )
+    return RewardModel.load(folder, scorer or TrunkScorer(trunk, qualities=saved.qualities))
+
+
 def make_answer_rewards(
     trunk: Trunk,
     hyper: RlhfStage,
@@ -178,11 +192,7 @@ def make_answer_rewards(
     Raises:
         StageError: what a component needs is missing, malformed, or does not fit the trunk.
     """
-    model = (
-        None
-        if reward_model is None
-        else RewardModel.load(reward_model, TrunkScorer(trunk, qualities=saved_qualities(reward_model)))
-    )
+    model = None if reward_model is None else _load_reward_model(reward_model, trunk, fetch)
     rewards = AnswerRewards(
         hyper.rewards,
         texts=lambda episodes: answer_texts(trunk.wording, episodes),
@@ -212,6 +222,8 @@ class Watched(NamedTuple):
 def watch_reward_model(reward_model: Path | None, trunk: Trunk, rewards: AnswerRewards) -> Watched:
     """The judge that lies beside the reward model, where one was made and a component asks the model.
 
+    A reward model with an encoder of its own may reward any policy; its judge reads the one that it was made on.
+
     Args:
         reward_model: its folder; None = no component asks it.
         trunk: that answers stand on.
@@ -221,6 +233,9 @@ def watch_reward_model(reward_model: Path | None, trunk: Trunk, rewards: AnswerR
         BadModelError: the judge's file cannot be read, or belongs to another base.
     """
     if reward_model is None or not rewards.asks(REWARD_MODEL):
+        return Watched(None, None)
+    if read_saved(reward_model).built is not None and not HeldOutJudge.reads(reward_model, trunk):
+        log.warning("the reward model's labels are judged on another policy; nothing is held against it")
         return Watched(None, None)
     judge = HeldOutJudge.load(reward_model, trunk)
     return Watched(judge, None if judge is None else lambda: rewards.latest_of(REWARD_MODEL))

@@ -17,7 +17,7 @@ from ratchet_api.attempts import Artifact
 from ratchet_api.policy_types import GENERATOR
 from ratchet_api.stage import ResolveConfig, StageHit, StageResult
 from ratchet_api.training_run import BaseModelRef
-from ratchet_jobs.data.base_model import list_model
+from ratchet_jobs.data.base_model import REWARD_FIELD, list_model
 from ratchet_jobs.data.demonstrations import check_demonstrations
 from ratchet_jobs.data.gates import check_gates, check_slices
 from ratchet_jobs.data.judged import check_judged, scored_names
@@ -64,6 +64,8 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
 
     # 2 base model
     list_model(ctx.store, config.base_model, namespace=ctx.namespace)
+    if (own := config.reward_base) is not None:
+        list_model(ctx.store, own, namespace=ctx.namespace, field=REWARD_FIELD)
     if config.start is not None:
         _check_start(ctx, config, config.start, manifest)
     for field, rewards in config.rewards.items():

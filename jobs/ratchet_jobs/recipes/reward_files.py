@@ -10,11 +10,13 @@ from pathlib import Path, PurePosixPath
 from ratchet_api.answer_reward import Catalogue
 from ratchet_api.attempts import Artifact
 from ratchet_api.rl import PolicyArtifact
+from ratchet_api.training_run import BaseModelRef
 from ratchet_jobs.data.base_model import fetch_model
 from ratchet_jobs.data.policy_folder import fetch_policy
 from ratchet_jobs.models.classifier import load_classifier, read_card
 from ratchet_jobs.policy import Policy
-from ratchet_jobs.runtime.errors import BadDataError
+from ratchet_jobs.rlhf.reward_model import Saved
+from ratchet_jobs.runtime.errors import BadDataError, BadModelError
 from ratchet_jobs.runtime.store import Store, resolve_uri, sha256_file
 
 FIELD = "stages.rlhf.rewards"
@@ -51,6 +53,21 @@ class Fetching:
                 "file"
             )
         return path
+
+    def encoder(self, of: Saved) -> Path:
+        """Download the encoder that a saved reward model stands on.
+
+        Raises:
+            BadModelError: it lies in no store, is not there, or is not what its digest says.
+        """
+        if of.built is None or of.built.uri is None:
+            raise BadModelError(
+                f"{FIELD}: the reward model stands on an encoder {of.base[:12]}… that lies in no store; train it by "
+                "stages.rewardModel"
+            )
+        ref = BaseModelRef(uri=of.built.uri, sha256=of.base)
+        into = self._into / "encoders" / of.base
+        return fetch_model(self._store, ref, namespace=self._namespace, into=into, field=f"{FIELD}: model, its base")
 
     def classifier(self, wanted: PolicyArtifact) -> Policy:
         """Download a committed classifier and the base model that it names.

@@ -2,10 +2,12 @@
 
 Implements a Bradley-Terry model of pairs (Bradley and Terry 1952; Stiennon et al. 2020, arXiv:2009.01325, eq. 1) and
 cross-entropy with given scores or with their levels (ratingLoss), on a LoRA adapter and a linear head beside the
-policy's own, calibrated to 0..1 (Platt 1999). The maths stands in `rlhf/reward_model.py`.
+policy's own, or on an encoder of the reward model's own (baseModel), calibrated to 0..1 (Platt 1999). The maths
+stands in `rlhf/reward_model.py`.
 
  1. Read the judged answers (preferences or ratings, or what a judge said), the policy to stand on, and its base.
- 2. Make the trunk: the policy's adapter is added to the weights, a new adapter and head learn on top.
+ 2. Make the trunk: the policy's adapter is added to the weights, a new adapter and head learn on top. With baseModel
+    the trunk only cuts what does not fit the policy, and reads for the judge of step 6.
  3. Resume from the newest checkpoint, if this run was interrupted.
  4. For each step: the epoch's next batch, loss, gradient, step.
  5. Checkpoint every checkpointEverySteps and when asked to leave; then, in the latter case, leave (exit 75).
@@ -26,7 +28,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ratchet_api.stage import RewardModelConfig, StageResult
-from ratchet_jobs.data.base_model import fetch_model
+from ratchet_api.training_run import Lora
+from ratchet_jobs.data.base_model import REWARD_FIELD, fetch_model
 from ratchet_jobs.data.judged import Criticised, Pair, Scored, read_judged, read_scores
 from ratchet_jobs.data.snapshots import open_snapshot
 from ratchet_jobs.recipes.generator_parts import fetch_start
@@ -34,7 +37,8 @@ from ratchet_jobs.recipes.rl_parts import STATE_FILE
 from ratchet_jobs.rlhf.held_out_judge import make_judge
 from ratchet_jobs.rlhf.policies import open_trunk
 from ratchet_jobs.rlhf.reward_model import Preferred, Rated, RewardSettings, RewardTraining, Row
-from ratchet_jobs.rlhf.scorers import TrunkScorer
+from ratchet_jobs.rlhf.scorers import EncoderScorer, Scorer, TrunkScorer
+from ratchet_jobs.rlhf.trunk import Trunk
 from ratchet_jobs.rlhf.wording import prompt_tokens, response_tokens
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import BadDataError, NotANumberError
@@ -81,7 +85,7 @@ def run(ctx: StageContext, config: RewardModelConfig) -> StageResult:
         base,
         digest=digest,
         rank=1,  # the policy's adapter says nothing here and is not kept
-        reward_rank=hyper.lora_rank,
+        reward_rank=hyper.lora_rank if hyper.base_model is None else None,
         reward_dropout=hyper.lora_dropout,
         seed=config.seed,
         device=device,
@@ -115,7 +119,7 @@ def run(ctx: StageContext, config: RewardModelConfig) -> StageResult:
         max_grad_norm=hyper.max_grad_norm,
     )
     try:
-        scorer = TrunkScorer(trunk, qualities=scored.qualities if scored is not None else ())
+        scorer = _scorer(ctx, config, trunk, qualities=scored.qualities if scored is not None else ())
         training = RewardTraining(scorer, rows, settings, seed=config.seed)
     except BadDataError as error:
         raise BadDataError(f"{FIELD}, train split: {error}") from error
@@ -178,4 +182,27 @@ def run(ctx: StageContext, config: RewardModelConfig) -> StageResult:
             **{name: value for name, value in measured.items() if value is not None},
             **{f"mean_squared_error/{name}": error for name, error in quality.quality_errors.items()},
         }
+    )
+
+
+def _scorer(ctx: StageContext, config: RewardModelConfig, trunk: Trunk, *, qualities: Sequence[str]) -> Scorer:
+    """What is trained: an adapter on the policy's trunk, or an encoder of the reward model's own.
+
+    Raises:
+        StageError: the encoder is not there, not what its digest says, or not usable.
+    """
+    hyper, own = config.hyper, config.hyper.base_model
+    if own is None:
+        return TrunkScorer(trunk, qualities=qualities)
+    into = ctx.folder("encoder")
+    return EncoderScorer(
+        fetch_model(ctx.store, own, namespace=ctx.namespace, into=into, field=REWARD_FIELD),
+        lora=Lora(rank=hyper.lora_rank, alpha=2 * hyper.lora_rank, dropout=hyper.lora_dropout)
+        if own.method == "lora"
+        else None,
+        max_tokens=own.max_tokens,
+        seed=config.seed,
+        device=trunk.device,
+        qualities=qualities,
+        uri=own.uri,
     )

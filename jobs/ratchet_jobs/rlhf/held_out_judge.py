@@ -76,6 +76,15 @@ class HeldOutJudge:
         tensors = {"weight": self.weight, "center": self.center, "numbers": numbers}
         save_file(tensors, folder / JUDGE_FILE, metadata={"base": self.trunk.digest})
 
+    @staticmethod
+    def reads(folder: Path, trunk: Trunk) -> bool:
+        """Whether what `save` wrote, if anything, was made on this very trunk."""
+        try:
+            with safe_open(folder / JUDGE_FILE, framework="pt") as opened:
+                return (opened.metadata() or {}).get("base") == trunk.digest
+        except (OSError, SafetensorError):
+            return False
+
     @classmethod
     def load(cls, folder: Path, trunk: Trunk) -> Self | None:
         """Read the judge that was saved beside a reward model; None = none was made.

@@ -24,6 +24,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 from ratchet_api.feedback import MIN_TRAIN_SAMPLES
 from ratchet_api.reward_model import RatingLoss
 from ratchet_jobs.metrics.classification import expected_calibration_error
+from ratchet_jobs.models.batching import bucketed_batches
 from ratchet_jobs.models.card import REWARD_MODEL_FILE as CARD_FILE
 from ratchet_jobs.models.schedule import learning_rate_factor
 from ratchet_jobs.rl.learner import Stepper
@@ -39,7 +41,7 @@ from ratchet_jobs.rlhf.calibration import Floats, Scaling, fit_differences, fit_
 from ratchet_jobs.rlhf.critic import Quality, calibrated_by_halves, calibrated_qualities, quality_losses
 from ratchet_jobs.rlhf.generate import Episodes
 from ratchet_jobs.rlhf.ordinal import Levels
-from ratchet_jobs.rlhf.scorers import Answer, Scorer, TrunkScorer
+from ratchet_jobs.rlhf.scorers import Answer, Built, EncoderScorer, Scorer, TrunkScorer
 from ratchet_jobs.runtime.errors import BadConfigError, BadDataError, BadModelError, NotANumberError
 
 WEIGHTS_FILE = "reward_model.safetensors"
@@ -147,6 +149,17 @@ class RewardModel:
         """Scores in 0..1, higher is better: (N,)."""
         return self.scaling(raw_numbers(self.scorer, answers, batch_size=batch_size))
 
+    def parts(self, answers: Sequence[Answer], *, batch_size: int = 16) -> Floats:
+        """The same, and of a critic each quality in the order of `qualities`: (N, 1 + Q), 0..1."""
+        raw = raw_numbers_of_all(self.scorer, answers, batch_size=batch_size)
+        scalings = (self.scaling, *self.qualities.values())
+        return np.stack([scaling(raw[:, place]) for place, scaling in enumerate(scalings)], axis=1)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it must be asked by `parts`, in words: it stands on an encoder of its own."""
+        return not isinstance(self.scorer, TrunkScorer)
+
     def of_episodes(self, episodes: Episodes) -> Tensor:
         """Scores (B,) of answers that are tokens of the trunk already."""
         return self.parts_of_episodes(episodes)[:, 0]
@@ -169,6 +182,8 @@ class RewardModel:
         parameters = self.scorer.parameters()
         save_file({n: p.detach().cpu().contiguous() for n, p in parameters.items()}, folder / WEIGHTS_FILE)
         card = {"format": _FORMAT, "kind": self.scorer.kind, "base": self.scorer.digest, **asdict(self.scaling)}
+        if isinstance(self.scorer, EncoderScorer):
+            card |= self.scorer.as_card()
         if self.qualities:
             card["qualities"] = [{"name": name, **asdict(scaling)} for name, scaling in self.qualities.items()]
         (folder / CARD_FILE).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
@@ -225,8 +240,10 @@ class RewardTraining:
         """
         check_rows(rows)
         self.done = 0
+        self._known_order: tuple[int, list[list[int]]] = -1, []
         self._scorer, self._settings, self._seed = scorer, settings, seed
         self._train, self.held_out = split_rows(rows, share=settings.held_out_share, seed=seed)
+        self._lengths = _lengths(scorer, self._train) if isinstance(scorer, EncoderScorer) else None
         self._per_epoch = -(-len(self._train) // settings.batch_size)
         self.steps = settings.num_epochs * self._per_epoch
         parameters = dict(scorer.parameters())
@@ -251,10 +268,9 @@ class RewardTraining:
         Raises:
             NotANumberError: the loss or a gradient is not finite.
         """
-        settings, step, size = self._settings, self.done, self._settings.batch_size
+        settings, step = self._settings, self.done
         epoch, place = divmod(step, self._per_epoch)
-        order = torch.randperm(len(self._train), generator=generator_for(self._seed, "reward-model", epoch)).tolist()
-        batch = [self._train[row] for row in order[place * size : (place + 1) * size]]
+        batch = [self._train[row] for row in self._order(epoch)[place]]
         factor = learning_rate_factor(step, steps=self.steps, warmup_ratio=settings.warmup_ratio)
         _set_rate(self._optimizer, factor)
         with torch.random.fork_rng(devices=[]), self._scorer.training():
@@ -266,6 +282,20 @@ class RewardTraining:
         norm = self._stepper.step()
         self.done += 1
         return RewardStep(float(loss.detach()), settings.learning_rate * factor, norm, len(batch))
+
+    def _order(self, epoch: int) -> Sequence[Sequence[int]]:
+        """The batches of an epoch; of an encoder's those of like length stand together, which pads less."""
+        if epoch == self._known_order[0]:
+            return self._known_order[1]
+        size = self._settings.batch_size
+        if self._lengths is not None:
+            found = [batch.tolist() for batch in bucketed_batches(self._lengths, size, seed=self._seed, epoch=epoch)]
+        else:
+            generator = generator_for(self._seed, "reward-model", epoch)
+            order = torch.randperm(len(self._train), generator=generator).tolist()
+            found = [order[at : at + size] for at in range(0, len(order), size)]
+        self._known_order = epoch, found
+        return found
 
     def state(self) -> dict[str, Tensor]:
         """All that the next step depends on, for a safetensors file of a checkpoint."""
@@ -371,12 +401,39 @@ def split_rows(rows: Sequence[Row], *, share: float, seed: int) -> tuple[list[Ro
     return train, [row for row, key in zip(rows, keys, strict=True) if key in out]
 
 
-def saved_rank(folder: Path) -> int:
-    """Rank of the adapter of a reward model on a trunk, as it was saved.
+class Saved(NamedTuple):
+    """What a saved reward model is to be put onto."""
+
+    base: str
+    """Digest of the policy's base, or of the encoder of its own."""
+    built: Built | None
+    """How the encoder was put together; None = it is an adapter on the policy's trunk."""
+    qualities: tuple[str, ...]
+    """What it tells besides an answer's worth; nothing unless it is a critic."""
+
+
+def read_saved(folder: Path) -> Saved:
+    """Read a saved reward model's card.
+
+    Raises:
+        BadModelError: it cannot be read.
+    """
+    try:
+        card = json.loads((folder / CARD_FILE).read_bytes())
+        qualities = tuple(str(each["name"]) for each in card.get("qualities", ()))
+        return Saved(card["base"], Built.of_card(card) if card["kind"] == EncoderScorer.kind else None, qualities)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadModelError(f"reward model {folder}: cannot be read: {error}; take a folder as it was saved") from error
+
+
+def saved_rank(folder: Path) -> int | None:
+    """Rank of the adapter of a reward model on a trunk, as it was saved; None = it stands on an encoder of its own.
 
     Raises:
         BadModelError: the file cannot be read, or holds no adapter.
     """
+    if read_saved(folder).built is not None:
+        return None
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
             ranks = {file.get_slice(name).get_shape()[0] for name in file.keys() if ".lora_A." in name}
@@ -385,18 +442,6 @@ def saved_rank(folder: Path) -> int:
     if len(ranks) != 1:
         raise BadModelError(f"reward model {folder}: holds no adapter of one rank; take one that a trunk was taught")
     return int(ranks.pop())
-
-
-def saved_qualities(folder: Path) -> tuple[str, ...]:
-    """What a saved reward model tells besides an answer's worth; nothing unless it is a critic.
-
-    Raises:
-        BadModelError: the file cannot be read.
-    """
-    try:
-        return tuple(str(each["name"]) for each in json.loads((folder / CARD_FILE).read_bytes()).get("qualities", ()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadModelError(f"reward model {folder}: cannot be read: {error}; take a folder as it was saved") from error
 
 
 def _calibrated(scorer: Scorer, held_out: Sequence[Row]) -> tuple[RewardModel, RewardMetrics]:
@@ -413,22 +458,56 @@ def _calibrated(scorer: Scorer, held_out: Sequence[Row]) -> tuple[RewardModel, R
     if scorer.qualities and rated:
         told = calibrated_qualities(every[:, 1:], np.array([row.qualities for row in rated]))
         qualities = dict(zip(scorer.qualities, told, strict=True))
-    right = [float(b > w) + 0.5 * float(b == w) for b, w in zip(better, worse, strict=True)]
-    right += [
-        float((raw[i] - raw[j]) * (given[i] - given[j]) > 0) + 0.5 * float(raw[i] == raw[j])
-        for i in range(len(raw))
-        for j in range(i)
-        if given[i] != given[j]
-    ]
+    ranked = Ranked.of_pairs(better, worse) + Ranked.of_scores(raw, given)
     metrics = RewardMetrics(
         held_out=len(held_out),
-        pair_accuracy=sum(right) / len(right) if right else None,
+        pair_accuracy=ranked.share,
         mean_squared_error=float(np.square(honest - given).mean()) if len(rated) else None,
         ece=expected_calibration_error(honest, given, bins=10) if len(rated) else None,
         quality_errors={name: quality.mean_squared_error for name, quality in qualities.items()},
     )
     scalings = {name: qualities[name].scaling if qualities else Scaling() for name in scorer.qualities}
     return RewardModel(scorer, scaling, scalings), metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Pairs of which people liked one better, and how many a model ranks likewise; one that it holds equal is half."""
+
+    right: float
+    pairs: int
+
+    @classmethod
+    def of_pairs(cls, better: Floats, worse: Floats) -> Ranked:
+        """Of pairs as they were given, (P,) each."""
+        return cls(float((better > worse).sum() + 0.5 * (better == worse).sum()), len(better))
+
+    @classmethod
+    def of_scores(cls, raw: Floats, given: Floats) -> Ranked:
+        """Of all pairs of N answers whose scores differ, a row of them at a time."""
+        found = cls(0.0, 0)
+        for place in range(1, len(raw)):
+            differ = given[:place] != given[place]
+            above, higher = raw[place] - raw[:place][differ], given[place] - given[:place][differ]
+            right = (above * higher > 0).sum() + 0.5 * (above == 0).sum()
+            found = cls(found.right + float(right), found.pairs + int(differ.sum()))
+        return found
+
+    def __add__(self, other: Ranked) -> Ranked:
+        """Both together."""
+        return Ranked(self.right + other.right, self.pairs + other.pairs)
+
+    @property
+    def share(self) -> float | None:
+        """Of the pairs; None = there is none."""
+        return self.right / self.pairs if self.pairs else None
+
+
+def _lengths(scorer: EncoderScorer, rows: Sequence[Row]) -> NDArray[np.int64]:
+    """Tokens of each row: of a pair, those of the longer answer."""
+    first = [Answer(row.prompt, row.chosen if isinstance(row, Preferred) else row.response) for row in rows]
+    second = [Answer(row.prompt, row.rejected if isinstance(row, Preferred) else "") for row in rows]
+    return np.maximum(scorer.lengths(first), scorer.lengths(second))
 
 
 def raw_numbers(scorer: Scorer, answers: Sequence[Answer], *, batch_size: int = 16) -> Floats:

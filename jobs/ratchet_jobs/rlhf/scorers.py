@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -106,43 +106,86 @@ class TrunkScorer:
             yield
 
 
+class Built(NamedTuple):
+    """How an encoder of a reward model was put together."""
+
+    lora: Lora | None
+    """None = it was trained as a whole."""
+    max_tokens: int
+    uri: str | None
+    """Where its folder lies; None = not in a store."""
+
+    @classmethod
+    def of_card(cls, card: Mapping[str, Any]) -> Self:
+        """Read what `EncoderScorer.as_card` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no such card.
+        """
+        found = card["encoder"]
+        lora = None if found["lora"] is None else Lora.model_validate(found["lora"])
+        return cls(lora, int(found["maxTokens"]), found["uri"])
+
+
 class EncoderScorer:
-    """A small encoder of its own with adapters, as the classifier policy has them, and one output."""
+    """A small encoder of its own, with adapters as the classifier policy has them or trained as a whole."""
 
     kind = "encoder"
-    qualities: tuple[str, ...] = ()
 
-    def __init__(self, base: Path, *, lora: Lora, max_tokens: int, seed: int, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        base: Path,
+        *,
+        lora: Lora | None,
+        max_tokens: int,
+        seed: int,
+        device: torch.device | str,
+        qualities: Sequence[str] = (),
+        uri: str | None = None,
+    ) -> None:
         """Read an encoder from its folder.
 
         Args:
             base: with config.json, tokenizer.json and *.safetensors.
-            lora: rank, dropout and layers.
-            max_tokens: longest prompt and answer together; longer ones are cut.
+            lora: rank, dropout and layers; None = every weight but the embeddings is trained.
+            max_tokens: longest prompt and answer together; of longer ones the prompt's beginning is cut.
             seed: of the adapters' random start.
             device: to compute on.
+            qualities: of a critic, which tells them besides an answer's worth.
+            uri: where the folder may be fetched again; None = only its owner knows.
 
         Raises:
             BadModelError: the folder holds no usable encoder.
             BadConfigError: max_tokens or lora do not fit it.
         """
-        self.digest = local_digest(base)
-        self.model = build_classifier(base, classes=1, lora=lora, max_tokens=max_tokens, seed=seed).to(device)
+        self.digest, self.qualities = local_digest(base), tuple(qualities)
+        self._built = Built(lora, max_tokens, uri)
+        outputs = 1 + len(self.qualities)
+        self.model = build_classifier(base, classes=outputs, lora=lora, max_tokens=max_tokens, seed=seed).to(device)
         nn.init.zeros_(self.model.head.weight)
         nn.init.zeros_(self.model.head.bias)
-        self._tokenizer = load_tokenizer(base, max_tokens=max_tokens)
+        self._tokenizer = load_tokenizer(base, max_tokens=max_tokens, keep="end")
         self._device = torch.device(device)
 
     def raw(self, answers: Sequence[Answer]) -> Tensor:
         """See `Scorer`."""
-        tokens = tokenize(self._tokenizer, [f"{answer.prompt}\n{answer.response}" for answer in answers])
-        ids, mask = (part.to(self._device) for part in pad(tokens.rows, pad_id=self.model.pad_id))
-        raw: Tensor = self.model(ids, mask).squeeze(-1)
-        return raw
+        return self.every(answers)[:, 0]
 
     def every(self, answers: Sequence[Answer]) -> Tensor:
-        """See `Scorer`; it tells no qualities."""
-        return self.raw(answers).unsqueeze(1)
+        """See `Scorer`."""
+        tokens = tokenize(self._tokenizer, [_text(answer) for answer in answers])
+        ids, mask = (part.to(self._device) for part in pad(tokens.rows, pad_id=self.model.pad_id))
+        raw: Tensor = self.model(ids, mask)
+        return raw
+
+    def as_card(self) -> dict[str, object]:
+        """What `Built.of_card` makes of it: a whole scorer is read again from this and its weights."""
+        lora, max_tokens, uri = self._built
+        return {"encoder": {"lora": None if lora is None else lora.to_wire(), "maxTokens": max_tokens, "uri": uri}}
+
+    def lengths(self, answers: Sequence[Answer]) -> list[int]:
+        """Tokens of each: those of like length cost least together."""
+        return tokenize(self._tokenizer, [_text(answer) for answer in answers]).lengths.tolist()
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """See `Scorer`."""
@@ -156,6 +199,10 @@ class EncoderScorer:
             yield
         finally:
             self.model.eval()
+
+
+def _text(answer: Answer) -> str:
+    return f"{answer.prompt}\n{answer.response}"
 
 
 def answer_tokens(trunk: Trunk, answers: Sequence[Answer], form: Format) -> tuple[Tensor, Tensor, Tensor]:

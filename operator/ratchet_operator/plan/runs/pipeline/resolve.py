@@ -5,6 +5,7 @@ from __future__ import annotations
 from ratchet_api.answer_reward import AnswerReward
 from ratchet_api.placement import Resources
 from ratchet_api.policy_types import GENERATOR
+from ratchet_api.reward_model import OwnBase
 from ratchet_api.stage import ResolveConfig, Stage
 from ratchet_api.training_run import RLTrainingRunSpec
 from ratchet_operator.plan.runs.pipeline.kind import StageKind, Told
@@ -28,8 +29,14 @@ def _config(told: Told) -> ResolveConfig:
         slices=comparison.slices if comparison is not None else (),
         named_tasks=_named_tasks(spec),
         start=start_of(told.resolved),
+        reward_base=_reward_base(spec),
         rewards=_rewards(spec),
     )
+
+
+def _reward_base(spec: RLTrainingRunSpec) -> OwnBase | None:
+    stage = spec.stages.reward_model
+    return None if stage is None or not spec.with_rl else stage.base_model
 
 
 def _rewards(spec: RLTrainingRunSpec) -> dict[str, tuple[AnswerReward, ...]]:

@@ -27,7 +27,10 @@ def _hyper(spec: RLTrainingRunSpec) -> RewardModelStage:
 def _deciding(spec: RLTrainingRunSpec, resolved: ResolvedRun, earlier: Digests) -> Deciding:
     if resolved.log is None:
         raise ValueError("stage 'reward-model' is wanted before its dataset is fixed")
-    settings = {"hyper": wire_without(_hyper(spec), *_PLACES), "seed": spec.seed}
+    hyper = wire_without(_hyper(spec), *_PLACES)
+    if (own := hyper.get("baseModel")) is not None:  # by its digest: where it lies changes nothing
+        hyper["baseModel"] = {name: value for name, value in own.items() if name != "uri"}
+    settings = {"hyper": hyper, "seed": spec.seed}
     return Deciding(settings, {"dataset": resolved.log.digest, "start": baseline_digest(spec, resolved, earlier)})
 
 

@@ -120,9 +120,9 @@ class Gateway:
 
 
 def application(model: Counting, **more: Any) -> Any:
-    parts = {name: more.pop(name) for name in ("ring", "gateway", "digest") if name in more}
+    parts = {name: more.pop(name) for name in ("ring", "gateway", "digest", "wording") if name in more}
     settings = Settings(**{"policy": "helper", "version": 2, **more})
-    return create_app(settings, GeneratorParts(model=model, wording=Words(), now=lambda: NOW, **parts))  # type: ignore[arg-type]
+    return create_app(settings, GeneratorParts(**{"model": model, "wording": Words(), "now": lambda: NOW, **parts}))
 
 
 @asynccontextmanager

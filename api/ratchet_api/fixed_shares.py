@@ -12,7 +12,8 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from ratchet_api.assign import WHOLE, Pair, Split, experiment_of, fixed_split, salt_of
-from ratchet_api.base import ApiModel, StatusModel, Timestamp
+from ratchet_api.base import ApiModel, StatusModel, Timestamp, digest_of
+from ratchet_api.generation import Generation, config_digest
 from ratchet_api.verdicts import VerdictStatus
 
 MOST_ARMS = 8
@@ -23,7 +24,17 @@ _Percent = Annotated[float, Field(ge=0.01, le=50)]
 class ArmShare(ApiModel):
     """A version and its share."""
 
-    version: Annotated[_Number, Field(description="version: that is tried; not the champion.")]
+    version: Annotated[
+        _Number,
+        Field(description="version: that is tried; the champion only with another generation config than its own."),
+    ]
+    generation: Annotated[
+        Generation | None,
+        Field(
+            default=None,
+            description="generation: what the arm answers otherwise than the version does; fields that are left out are as the version has them. The two together are a version of their own, with a number of its own. If omitted, as the version answers.",
+        ),
+    ]
     percent: Annotated[
         _Percent,
         Field(description="percent: of the subjects that get it; as many are its control group and get the champion."),
@@ -39,7 +50,7 @@ class AbTest(ApiModel):
             strict=False,
             min_length=1,
             max_length=MOST_ARMS,
-            description="arms: the versions besides the champion, each once, and together at most 50 percent. alpha is shared among them.",
+            description="arms: the versions besides the champion, each once with the same generation config, and together at most 50 percent. alpha is shared among them.",
         ),
     ]
     seconds: Annotated[
@@ -72,19 +83,29 @@ class AbTest(ApiModel):
     def _makes_a_test(self) -> Self:
         if self.seconds is None and self.subjects is None:
             raise ValueError("abTest has neither seconds nor subjects, so that it would never end; give one of them")
-        versions = [arm.version for arm in self.arms]
-        if twice := sorted({version for version in versions if versions.count(version) > 1}):
-            raise ValueError(f"abTest.arms name version {twice[0]} more than once; name each once")
+        whom = [(arm.version, config_digest(arm.generation)) for arm in self.arms]
+        if twice := sorted({each for each in whom if whom.count(each) > 1}):
+            raise ValueError(
+                f"abTest.arms name version {twice[0][0]} more than once with the same generation config; name each once, "
+                "or give them different ones"
+            )
         if (whole := sum(arm.percent for arm in self.arms)) > 50:
             raise ValueError(f"abTest.arms are {whole:g} percent together; give at most 50, since controls get as much")
         return self
+
+    @property
+    def digest(self) -> str:
+        """Short digest of what it asks for."""
+        return digest_of(self.to_wire())[:32]
 
 
 class ArmStatus(StatusModel):
     """Where one version of the test stands."""
 
     version: Annotated[_Number, Field(description="version: that is tried.")]
-    digest: Annotated[str, Field(max_length=64, description="digest: of its artifact when the test began.")]
+    digest: Annotated[
+        str, Field(max_length=64, description="digest: of its artifact and generation config when the test began.")
+    ]
     percent: Annotated[float, Field(ge=0, le=50, description="percent: of the subjects that get it.")]
     out: Annotated[
         str,

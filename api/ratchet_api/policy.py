@@ -10,8 +10,9 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from ratchet_api.base import ApiModel, MetricValue, StatusModel, Timestamp
+from ratchet_api.base import ApiModel, MetricValue, StatusModel, Timestamp, digest_of
 from ratchet_api.conditions import Condition
+from ratchet_api.generation import KeptGeneration, check_generation
 from ratchet_api.policy_types import GENERATOR, PolicyType, check_type
 from ratchet_api.rollout import Rollout, RolloutStatus
 from ratchet_api.serving import Serving
@@ -79,6 +80,15 @@ class RLPolicySpec(ApiModel):
         return self
 
     @model_validator(mode="after")
+    def _generation_fits_the_type(self) -> Self:
+        if self.serving is not None:
+            check_generation(self.serving.generation, self.type, at="serving.generation")
+        test = None if self.rollout is None else self.rollout.ab_test
+        for number, arm in enumerate(() if test is None else test.arms):
+            check_generation(arm.generation, self.type, at=f"rollout.abTest.arms[{number}].generation")
+        return self
+
+    @model_validator(mode="after")
     def _tokens_are_made(self) -> Self:
         if self.type != GENERATOR and self.serving is not None and self.serving.engine == "vllm":
             raise ValueError("serving.engine vllm makes a generator's tokens; a classifier has engine builtin")
@@ -128,6 +138,35 @@ class PolicyVersion(StatusModel):
         Field(default_factory=dict, max_length=16, description="metrics: measured on the test split."),
     ]
     published: Annotated[Timestamp, Field(description="published: when it was registered.")]
+    generation: Annotated[
+        KeptGeneration | None,
+        Field(
+            default=None,
+            description="generation: how it answers where a request does not say so itself; never changes. None = as it was trained.",
+        ),
+    ]
+    variant_of: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=1,
+            le=2**31,
+            description="variantOf: version with whose files it answers by another generation config; none = a run published it.",
+        ),
+    ]
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that it is: its artifact and its generation config."""
+        if self.generation is None:
+            return self.digest
+        return digest_of({"artifact": self.digest, "generation": self.generation.to_wire()})
+
+    @property
+    def sentence(self) -> str:
+        """What sets it apart from the version whose files it has; empty = it has a run of its own."""
+        config = "as it was trained" if self.generation is None else self.generation.sentence
+        return "" if self.variant_of is None else f"version {self.variant_of} with {config}"
 
 
 class LedgerRow(StatusModel):
@@ -179,6 +218,14 @@ class RLPolicyStatus(StatusModel):
             default="",
             max_length=64,
             description="refusedPromote: the same value, if it named no version when it was asked for.",
+        ),
+    ]
+    observed_generation_config: Annotated[
+        str,
+        Field(
+            default="",
+            max_length=32,
+            description="observedGenerationConfig: digest of the spec.serving.generation that was last acted upon; empty = of none.",
         ),
     ]
     latest_run: Annotated[

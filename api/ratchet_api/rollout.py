@@ -280,7 +280,12 @@ class RolloutStatus(StatusModel):
     ]
     candidate: Annotated[_Number | None, Field(default=None, description="candidate: version on trial.")]
     candidate_digest: Annotated[
-        str, Field(default="", max_length=64, description="candidateDigest: of its artifact when the trial began.")
+        str,
+        Field(
+            default="",
+            max_length=64,
+            description="candidateDigest: of its artifact and generation config when the trial began.",
+        ),
     ]
     experiment: Annotated[
         str,

@@ -31,6 +31,7 @@ from ratchet_api.rules_of_rl import RL_RULES, RLHF_RULES
 from ratchet_api.rules_of_rollouts import (
     ENGINE_OF_GENERATORS,
     EXPLORING_CLASSIFIERS,
+    GENERATION_OF_TYPE,
     ROLLOUT_OF_SERVED,
     ROLLOUT_RULES,
     SHADOW_OF_CLASSIFIERS,
@@ -473,6 +474,7 @@ RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
         ENGINE_OF_GENERATORS,
         EXPLORING_CLASSIFIERS,
         SHADOW_OF_ROUTERS,
+        *GENERATION_OF_TYPE,
     ),
 }
 

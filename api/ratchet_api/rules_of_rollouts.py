@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from ratchet_api.fixed_shares import AbTest
+from ratchet_api.generation import OF_CLASSIFIERS, OF_GENERATORS, Generation
 from ratchet_api.queries import Query
 from ratchet_api.rollout import Canary, Judged, Rollout
 from ratchet_api.rule import Rule
@@ -51,8 +52,9 @@ ROLLOUT_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     AbTest: (
         Rule("has(self.seconds) || has(self.subjects)", "abTest needs seconds or subjects, by which it ends; give one"),
         Rule(
-            "self.arms.all(a, self.arms.exists_one(b, b.version == a.version))",
-            "arms must name each version once; remove one",
+            "self.arms.all(a, self.arms.exists_one(b, b.version == a.version && "
+            "has(b.generation) == has(a.generation) && (!has(a.generation) || b.generation == a.generation)))",
+            "arms must name each version once with the same generation config; remove one, or give them different ones",
             field_path=".arms",
         ),
         Rule(
@@ -86,6 +88,12 @@ ROLLOUT_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             "!has(self.most) || !has(self.least) || self.most >= self.least",
             "most must not be below least; swap them",
             field_path=".most",
+        ),
+    ),
+    Generation: (
+        Rule(
+            " || ".join(f"has(self.{name})" for name in (*OF_GENERATORS, *OF_CLASSIFIERS)),
+            f"generation is empty; give {', '.join((*OF_GENERATORS, *OF_CLASSIFIERS))}, or remove it",
         ),
     ),
     Routers: (_TESTER_HEADER,),
@@ -141,3 +149,30 @@ SHADOW_OF_ROUTERS = Rule(
     field_path=".rollout.shadow",
 )
 """Likewise."""
+
+
+def _none_of(names: tuple[str, ...], at: str) -> str:
+    return " && ".join(f"!has({at}.{name})" for name in names)
+
+
+def _configs(policy_type: str, names: tuple[str, ...]) -> tuple[Rule, Rule]:
+    """Of a policy's spec: where settings stand that are only for this type."""
+    told = f"{', '.join(names)} of a generation config {'are' if len(names) > 1 else 'is'} only for a {policy_type}"
+    return (
+        Rule(
+            f"self.type == '{policy_type}' || !has(self.serving) || !has(self.serving.generation) || "
+            f"({_none_of(names, 'self.serving.generation')})",
+            f"{told}; remove what stands in serving.generation",
+            field_path=".serving.generation",
+        ),
+        Rule(
+            f"self.type == '{policy_type}' || !has(self.rollout) || !has(self.rollout.abTest) || "
+            f"self.rollout.abTest.arms.all(a, !has(a.generation) || ({_none_of(names, 'a.generation')}))",
+            f"{told}; remove what stands in an arm of rollout.abTest",
+            field_path=".rollout.abTest.arms",
+        ),
+    )
+
+
+GENERATION_OF_TYPE = (*_configs("generator", OF_GENERATORS), *_configs("classifier", OF_CLASSIFIERS))
+"""Of a policy's spec."""

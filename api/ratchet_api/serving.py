@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ratchet_api.base import ApiModel, ObjectName
+from ratchet_api.generation import Generation
 from ratchet_api.placement import NodePlacement, Resources
 
 ROUTERS_OWN = "x-ratchet-"
@@ -123,6 +124,13 @@ class Serving(ApiModel):
     ]
     placement: Annotated[
         NodePlacement, Field(default_factory=NodePlacement, description="placement: where server pods may run.")
+    ]
+    generation: Annotated[
+        Generation | None,
+        Field(
+            default=None,
+            description="generation: how versions answer that are registered from now on, where a request does not say so itself. A change of it makes a new version with the files of the one on trial, else of the newest that waits, else of the champion; it goes on trial as any other, and where spec.rollout is omitted, it has the champion's files and becomes champion at once. If omitted, versions answer as they were trained.",
+        ),
     ]
     explore_percent: Annotated[
         float,

@@ -1,7 +1,8 @@
 """From logits to answers and records: calibrated probabilities, whether the policy abstains, who was told what.
 
-Decides nothing that the policy's card does not say; temperature, threshold and labels are the card's, the formulas
-those of the evaluate stage. Signs an interaction id for every answer where there are keys.
+Decides nothing that the policy's card does not say, but for the threshold where the version has one of its own;
+temperature and labels are the card's, the formulas those of the evaluate stage. Signs an interaction id for every
+answer where there are keys.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class Answerer:
         signer: None = answers carry no interaction id and are not recorded.
         metrics: where answers are counted.
         chance: a number from 0 to below 1, drawn anew at each call.
+        abstain_threshold: confidence below which it abstains; None = as the card has it for each task.
     """
 
     card: PolicyCard
@@ -104,6 +106,7 @@ class Answerer:
     signer: Signer | None
     metrics: ServingMetrics
     chance: Callable[[], float] = secrets.SystemRandom().random
+    abstain_threshold: float | None = None
 
     def heads(self, task: str | None) -> tuple[Head, ...]:
         """Return the tasks that are asked for.
@@ -151,7 +154,8 @@ class Answerer:
     ) -> list[tuple[dict[str, Any], float]]:
         """Return each text's answer in a task, and the probability with which it was given."""
         task, fit = head
-        labels, threshold = task.plain_labels, fit.threshold or 0.0
+        labels = task.plain_labels
+        threshold = (fit.threshold or 0.0) if self.abstain_threshold is None else self.abstain_threshold
         said = predict(logits[:, task.start : task.stop], temperature=fit.temperature)
         answers = []
         for place in range(len(logits)):

@@ -147,7 +147,8 @@ def _server(
     common = (recorder, metrics, settings.behind_router, settings.policy, settings.version)
     if isinstance(parts, Parts):
         batcher = Batcher(parts.model, settings.batch, metrics)
-        answerer = Answerer(parts.card, settings.policy, settings.version, signer, metrics)
+        threshold = settings.generation.abstain_threshold
+        answerer = Answerer(parts.card, settings.policy, settings.version, signer, metrics, abstain_threshold=threshold)
         return Server(batcher, lambda: batcher.ask([WARM_UP]), Classifying(batcher, answerer), *common)
     streams = _maker(settings, parts, GenerationMetrics(metrics.registry))
     generating = Generating(
@@ -155,6 +156,7 @@ def _server(
         wording=parts.wording,
         context=parts.model.context,
         max_new_tokens=settings.streams.max_new_tokens,
+        defaults=settings.generation,
         policy=settings.policy,
         version=settings.version,
         digest=parts.digest,

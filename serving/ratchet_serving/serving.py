@@ -14,10 +14,12 @@ import uvicorn
 
 from ratchet_api.client import GatewayClient
 from ratchet_api.environment import SettingsError
+from ratchet_api.generation import OF_CLASSIFIERS, OF_GENERATORS
 from ratchet_api.signing import KeyRing
 from ratchet_jobs.models.classifier import LoadedPolicy
 from ratchet_serving.app import GeneratorParts, Parts, create_app
 from ratchet_serving.engine import Engine
+from ratchet_serving.generation.answers import check_defaults
 from ratchet_serving.generation.decoder import Decoder
 from ratchet_serving.loading import LoadedGenerator, RemoteGenerator
 from ratchet_serving.settings import Settings
@@ -33,19 +35,30 @@ def parts_of(
 
     Raises:
         BadKey: the signing keys cannot be used.
-        SettingsError: the gateway's token cannot be read.
+        SettingsError: the gateway's token cannot be read, or the generation config is not for this policy.
     """
+    _check_generation(settings, policy)
     gateway = None
     if settings.gateway_url is not None:
         gateway = GatewayClient(settings.gateway_url, token=_token(settings), patience_seconds=PATIENCE_SECONDS)
     ring = None if settings.signing_keys is None else KeyRing.from_directory(settings.signing_keys)
     if isinstance(policy, RemoteGenerator):
+        check_defaults(policy.wording, policy.remote.context, settings.generation)
         return GeneratorParts(policy.remote, policy.wording, digest, ring, gateway)
     if isinstance(policy, LoadedGenerator):
         decoder = Decoder(policy.model, max_tokens=settings.streams.cache_tokens)
+        check_defaults(policy.wording, decoder.context, settings.generation)
         return GeneratorParts(decoder, policy.wording, digest, ring, gateway)
     engine = Engine(policy, max_tokens=settings.max_batch_tokens, device=_device())
     return Parts(engine, policy.card, digest, ring, gateway)
+
+
+def _check_generation(settings: Settings, policy: LoadedPolicy | LoadedGenerator | RemoteGenerator) -> None:
+    given = settings.generation.to_wire()
+    classifies = isinstance(policy, LoadedPolicy)
+    if odd := next((name for name in (OF_GENERATORS if classifies else OF_CLASSIFIERS) if name in given), None):
+        kind = "a classifier" if classifies else "a generator"
+        raise SettingsError(f"RATCHET_SERVING_GENERATION: {odd} means nothing to {kind}, which is served; remove it")
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.environment import Environment, SettingsError
+from ratchet_api.generation import Generation, KeptGeneration
 from ratchet_api.stage import StoreConfig
 from ratchet_serving.batching import BatchSettings
 from ratchet_serving.generation.limits import StreamSettings
@@ -35,6 +36,7 @@ class Settings:
         batch: how a classifier's requests are put together.
         max_batch_tokens: of one pass of a classifier, padding included.
         streams: how a generator's answers grow together.
+        generation: how a request is answered that does not say so itself.
         max_body_bytes: larger requests are refused unread.
         behind_router: whether x-ratchet-arm and x-ratchet-propensity come from our router, which overwrites what
             clients send; without it they are ignored.
@@ -55,6 +57,7 @@ class Settings:
     batch: BatchSettings = field(default_factory=BatchSettings)
     max_batch_tokens: int = 4096
     streams: StreamSettings = field(default_factory=StreamSettings)
+    generation: KeptGeneration = field(default_factory=KeptGeneration)
     max_body_bytes: int = 1 << 20
     behind_router: bool = False
     signing_keys: Path | None = None
@@ -105,6 +108,7 @@ class Settings:
                 cache_tokens=int(read.number("RATCHET_SERVING_CACHE_TOKENS", 16_384, 16, 1 << 28)),
                 max_new_tokens=int(read.number("RATCHET_SERVING_NEW_TOKENS", 512, 1, 1 << 20)),
             ),
+            generation=_generation(read),
             max_body_bytes=int(read.number("RATCHET_SERVING_MAX_BODY_BYTES", 1 << 20, 1024, 64 << 20)),
             behind_router=read.flag("RATCHET_SERVING_BEHIND_ROUTER"),
             signing_keys=read.path("RATCHET_SERVING_SIGNING_KEYS"),
@@ -116,6 +120,20 @@ class Settings:
             engine_url=_loopback(read),
             log_level=read.choice("RATCHET_LOG_LEVEL", "info", LEVELS),
         )
+
+
+def _generation(read: Environment) -> KeptGeneration:
+    if not (text := read.text("RATCHET_SERVING_GENERATION")):
+        return KeptGeneration()
+    try:
+        return Generation.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise SettingsError(
+            f"RATCHET_SERVING_GENERATION={text[:200]!r} cannot be: {where}: {first['msg']}; "
+            'set JSON such as {"temperature": 0.7, "maxTokens": 200}'
+        ) from error
 
 
 def _loopback(read: Environment) -> str | None:

@@ -12,6 +12,7 @@ import pytest
 
 from ratchet_api.assign import canary_split, salt_of
 from ratchet_api.attempts import Artifact
+from ratchet_api.generation import KeptGeneration
 from ratchet_api.names import part_name, router_name, server_name
 from ratchet_api.placement import Placement, Resources
 from ratchet_jobs.generators.artifact import MERGED_FOLDER
@@ -75,6 +76,19 @@ def test_the_server_reads_what_its_pod_is_given(gateway: str) -> None:
     assert str(settings.signing_keys) in mounted
     if settings.gateway_token_file is not None:
         assert str(settings.gateway_token_file.parent) in mounted
+
+
+@pytest.mark.parametrize("servers", [SERVERS, BY_VLLM], ids=["builtin", "vllm"])
+def test_a_server_answers_by_the_config_of_its_version(servers: Servers) -> None:
+    """A kubelet puts the value of a variable where $(NAME) stands, and a $ for $$: neither may happen to a prompt."""
+    config = KeptGeneration(temperature=0.25, system_prompt='Say "$(HOME)", $$5 or \\$ — never\n$(PATH).')
+    deployment, _ = render_servers(replace(servers, generation=config), PLATFORM)
+    environ = {each["name"]: each["value"] for each in _served(deployment)["env"]}
+    assert "$" not in environ["RATCHET_SERVING_GENERATION"]
+    read = Settings.from_env(environ).generation
+    assert (read.temperature, read.system_prompt) == (0.25, config.system_prompt)
+    plain = {each["name"] for each in _served(render_servers(servers, PLATFORM)[0])["env"]}
+    assert "RATCHET_SERVING_GENERATION" not in plain
 
 
 def test_every_pod_passes_pod_security_restricted() -> None:
@@ -211,6 +225,11 @@ def _containers(deployment: dict[str, Any]) -> list[dict[str, Any]]:
     """All of its pod, those that run before the others last."""
     pod = deployment["spec"]["template"]["spec"]
     return [*pod["containers"], *pod.get("initContainers", ())]
+
+
+def _served(deployment: dict[str, Any]) -> dict[str, Any]:
+    """The server's container of a pod, whatever stands beside it."""
+    return next(each for each in _containers(deployment) if each["name"] == "server")
 
 
 def _container(deployment: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,14 @@ OTHER_JUDGE: dict[str, Any] = {
 
 SCORING: dict[str, Any] = {"endpoint": "http://j/v1", "model": "m", "prompt": "score, tone, ease of {response}"}
 """Of the responses of a data set."""
+GENERATION = {
+    "temperature": 0.5,
+    "topP": 0.5,
+    "maxTokens": 100,
+    "systemPrompt": "Be brief.",
+    "abstainThreshold": 0.5,
+}
+"""Each setting of a generation config with a value."""
 OTHER_SCORING: dict[str, Any] = OTHER_JUDGE | {
     "prompt": "Other score of {response}",
     "minScore": 1.0,

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec
+from ratchet_api.generation import OF_GENERATORS
 from ratchet_api.policy import RLPolicySpec
 from ratchet_api.stage import StageInput
 from ratchet_api.training_run import RLTrainingRunSpec
@@ -64,14 +65,12 @@ RL: dict[str, Any] = {
     "rewards": [{"type": "f1"}],
     **{f"resources.{k}": v for k, v in RESOURCES.items()},
 }
+OWN_BASE = {"uri": "store://another-encoder", "sha256": "d" * 64, "method": "full", "maxTokens": 64}
 REWARD_MODEL: dict[str, Any] = {
     "datasetRef.name": "another-log",
     "scores": "judge",
     "ratingLoss": "ordinal",
-    "baseModel.uri": "store://another-encoder",
-    "baseModel.sha256": "d" * 64,
-    "baseModel.method": "full",
-    "baseModel.maxTokens": 64,
+    **{f"baseModel.{k}": v for k, v in OWN_BASE.items()},
     "epochs": 5,
     "batchSize": 4,
     "learningRate": 1e-3,
@@ -135,12 +134,8 @@ PREFERENCE: dict[str, Any] = {
     "checkpointEverySteps": 7,
     **{f"resources.{k}": v for k, v in RESOURCES.items()},
 }
-COMPARISON: dict[str, Any] = {
-    "confidence": 0.9,
-    "margin": 0.1,
-    "resamples": 500,
-    "slices": [{"label": "spam", "margin": 0.1}],
-}
+SLICES = [{"label": "spam", "margin": 0.1}]
+COMPARISON: dict[str, Any] = {"confidence": 0.9, "margin": 0.1, "resamples": 500, "slices": SLICES}
 START: dict[str, Any] = {
     "policy.name": "elsewhere",
     "policy.version": 2,
@@ -265,6 +260,7 @@ SERVED: dict[str, Any] = {
     **{f"serving.resources.{k}": v for k, v in RESOURCES.items()},
     **{f"serving.placement.{k}": v for k, v in PLACEMENT.items() if k != "queueName"},
     "serving.engine": "vllm",
+    **{f"serving.generation.{k}": v for k, v in b.GENERATION.items()},
     "serving.explorePercent": 10.0,
     "serving.routers.replicas": 3,
     "serving.routers.cpu": 4.0,
@@ -498,6 +494,9 @@ WORSE = {
 """People for whom the field makes a difference; else those of a version that is hardly better."""
 
 
+OF_A_GENERATOR = tuple(f"serving.generation.{name}" for name in OF_GENERATORS)
+
+
 async def served(path: str, value: Any = None) -> str:
     """What a policy's trial leads to."""
     world = Served()
@@ -509,6 +508,8 @@ async def served(path: str, value: Any = None) -> str:
     fields = {"serving": {}, "rollout": ROLLOUT | shadowed | tested}
     if "httpRoute" in path:
         fields["serving"] = {"httpRoute": {"parentRefs": [{"name": "edge"}]}}
+    if path in OF_A_GENERATOR:
+        fields |= {"type": "generator"}
     if path == "serving.engine":
         fields |= {"type": "generator", "serving": {"resources": {"gpus": 1}}}
     if "latency" in path:
@@ -530,7 +531,7 @@ async def test_a_changed_field_of_serving_or_rollout_changes_a_child_or_the_stat
     path: str, value: Any, baseline: dict[str, list[str]]
 ) -> None:
     """P16: as above, where a version is on trial."""
-    own = path in WORSE or path.endswith(("readySeconds", "unreadySeconds", "engine"))
+    own = path in (*WORSE, *OF_A_GENERATOR) or path.endswith(("readySeconds", "unreadySeconds", "engine"))
     beside = ("judged", "shadow", "abTest", "httpRoute")
     alike = path if own else path.rpartition(".")[0] if any(each in path for each in beside) else "any"
     if alike not in baseline:

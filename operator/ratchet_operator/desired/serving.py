@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ratchet_api.attempts import Artifact
-from ratchet_api.base import digest_of
+from ratchet_api.base import canonical_json, digest_of
+from ratchet_api.generation import KeptGeneration
 from ratchet_api.names import (
     ANNOTATION_OWNER_NAME,
     LABEL_COMPONENT,
@@ -67,6 +68,7 @@ class Servers:
         resources: of each; with an engine beside it, of that.
         placement: of them.
         engine: who makes a generator's tokens.
+        generation: how it answers where a request does not say so itself; None = as it was trained.
     """
 
     owner: Meta
@@ -77,6 +79,7 @@ class Servers:
     resources: Resources
     placement: NodePlacement
     engine: Literal["builtin", "vllm"] = "builtin"
+    generation: KeptGeneration | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +263,10 @@ def _environment(servers: Servers, platform: Platform, resources: Resources) -> 
         "HOME": "/tmp",
         "TMPDIR": "/tmp",
     }
+    if servers.generation is not None:
+        # a kubelet reads $(NAME) as another variable's value; JSON may tell a character by its number
+        text = canonical_json(servers.generation.to_wire()).decode()
+        said["RATCHET_SERVING_GENERATION"] = text.replace("$", "\\u0024")
     if platform.gateway_url:
         said["RATCHET_SERVING_GATEWAY_URL"] = platform.gateway_url.replace("{namespace}", namespace)
         said["RATCHET_SERVING_GATEWAY_TOKEN_FILE"] = f"{TOKEN_DIR}/token"

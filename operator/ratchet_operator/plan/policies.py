@@ -6,7 +6,7 @@ version passed its trial on real traffic, which `plan.serving` has decided. Call
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,13 +23,14 @@ from ratchet_api.names import (
     label_value,
     run_name_for_template,
 )
-from ratchet_api.policy import LedgerRow, PolicyVersion, RLPolicySpec, RLPolicyStatus
+from ratchet_api.policy import PolicyVersion, RLPolicySpec, RLPolicyStatus
 from ratchet_api.rollout import RolloutStatus
 from ratchet_operator.desired.child import owner_reference, with_hash
 from ratchet_operator.plan import serving
-from ratchet_operator.plan.rollout.table import wanted_servers
 from ratchet_operator.plan.rollout.world import Decision
 from ratchet_operator.plan.say import Said, at_rest, progressing, settle, stalled, with_remedy
+from ratchet_operator.plan.variants import asked_config, follow_generation, register_arms
+from ratchet_operator.plan.versions import VERSIONS_LIMIT, make_room, served, with_champion
 from ratchet_operator.plan.world import (
     NOW,
     CreateObject,
@@ -42,8 +43,6 @@ from ratchet_operator.plan.world import (
 )
 
 PolicyPlan = Plan[RLPolicyStatus]
-VERSIONS_LIMIT = 20
-LEDGER_LIMIT = 20
 _METRICS_LIMIT = 16
 _METRIC_KEY_LIMIT = 64
 _REFUSED_SECONDS = 120.0
@@ -123,10 +122,10 @@ def _register(world: PolicyWorld) -> PolicyPlan | None:
     taken = {run.uid for run in world.runs if not run.numbered}
     versions, number, events = list(status.versions), status.next_version, []
     for run in waiting:
-        room = _make_room(versions, served=_served(status), taken=taken)
+        room = make_room(versions, needed=served(status), taken=taken)
         if room is None:
             break
-        versions = [*room, _version(run, number, world.now)]
+        versions = [*room, _version(world, run, number)]
         events.append(Event(Reason.VERSION_REGISTERED, f"Run {run.name!r} is version {number}."))
         number += 1
     if not events:
@@ -137,25 +136,7 @@ def _register(world: PolicyWorld) -> PolicyPlan | None:
     return settle(world, status, world.status.state or "Ready", said, events=events, requeue_after=NOW)
 
 
-def _served(status: RLPolicyStatus) -> set[int]:
-    """Versions that somebody gets or may get; their rows must stay."""
-    if status.rollout is None:
-        return set() if status.champion is None else {status.champion}
-    return set(wanted_servers(status.rollout, status.champion))
-
-
-def _make_room(versions: Sequence[PolicyVersion], *, served: set[int], taken: set[str]) -> list[PolicyVersion] | None:
-    """Return the versions with place for one more; None if each is served or not yet read by its run."""
-    kept = list(versions)
-    while len(kept) >= VERSIONS_LIMIT:
-        idle = next((v for v in kept if v.version not in served and v.run_uid not in taken), None)
-        if idle is None:
-            return None
-        kept.remove(idle)
-    return kept
-
-
-def _version(run: PublishableRun, number: int, now: datetime) -> PolicyVersion:
+def _version(world: PolicyWorld, run: PublishableRun, number: int) -> PolicyVersion:
     return PolicyVersion(
         version=number,
         run=run.name,
@@ -166,7 +147,8 @@ def _version(run: PublishableRun, number: int, now: datetime) -> PolicyVersion:
         code_version=run.code_version,
         base_model=run.base_model,
         metrics=_kept(run.metrics),
-        published=now,
+        published=world.now,
+        generation=asked_config(world.spec),
     )
 
 
@@ -193,18 +175,8 @@ def _promote(world: PolicyWorld) -> PolicyPlan | None:
         return settle(world, seen, world.status.state or "Pending", (), requeue_after=NOW)
     why = f"asked for by {ANNOTATION_PROMOTE}"
     event = Event(Reason.CHAMPION_SET, f"Version {version.version} is champion ({why}).")
-    seen = _with_champion(seen, version.version, world.now, why)
+    seen = with_champion(seen, version.version, world.now, why)
     return settle(world, seen, "Ready", (), events=(event,), requeue_after=NOW)
-
-
-def _with_champion(status: RLPolicyStatus, version: int | None, now: datetime, why: str) -> RLPolicyStatus:
-    """Return the status with this champion and a row of the ledger; the same if it is champion already."""
-    row = next((row for row in status.versions if row.version == version), None)
-    if row is None or version == status.champion:
-        return status
-    entry = LedgerRow(version=row.version, since=now, why=why[:256])
-    ledger = (*status.ledger, entry)[-LEDGER_LIMIT:]
-    return status.model_copy(update={"champion": row.version, "champion_digest": row.digest, "ledger": ledger})
 
 
 def _asked_version(world: PolicyWorld, asked: str) -> PolicyVersion | None:
@@ -245,7 +217,7 @@ def _roll_out(world: PolicyWorld) -> PolicyPlan | None:
     before = world.status.rollout or RolloutStatus()
     if (decision.status, decision.champion) != (before, world.status.champion):
         seen = world.status.model_copy(update={"rollout": decision.status})
-        seen = _with_champion(seen, decision.champion, world.now, decision.message)
+        seen = with_champion(seen, decision.champion, world.now, decision.message)
         return settle(
             world,
             seen,
@@ -308,6 +280,8 @@ RULES: tuple[Callable[[PolicyWorld], PolicyPlan | None], ...] = (
     _promote,  # a new value of the promote annotation is acted upon once
     _stop_serving,  # spec.serving was removed
     _remember_who_deals,  # whether a subject keeps its version, and whether there may be a route
+    follow_generation,  # spec.serving.generation was changed
+    register_arms,  # a test is about to begin whose arms have configs of their own
     _roll_out,  # which version people get, and the servers and routers for it
     _stamp,  # the template's run for the present snapshot
 )

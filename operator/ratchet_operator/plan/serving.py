@@ -50,6 +50,7 @@ from ratchet_operator.plan.rollout.table import applied, wanted_servers, wanted_
 from ratchet_operator.plan.rollout.world import Counted, Decision, Replica, RolloutWorld, Turn
 from ratchet_operator.plan.say import Said, with_remedy
 from ratchet_operator.plan.sights import table_of, text_of
+from ratchet_operator.plan.variants import arm_numbers, asked_config
 from ratchet_operator.plan.world import Action, ApplyObject, CreateObject, DeleteObject, Event, PolicyWorld
 from ratchet_operator.settings import Platform, StoreSettings
 
@@ -103,6 +104,7 @@ def rollout_world(world: PolicyWorld, status: RLPolicyStatus | None = None) -> R
     arms = {version: _counted(told, rollout, asked) for version, told in world.serving.arms.items()}
     problem = problem or next((why for _, why in arms.values() if why), "")
     serving = spec.serving if spec is not None else None
+    config, variants = asked_config(spec), [row for row in status.versions if row.variant_of is not None]
     return RolloutWorld(
         now=world.now,
         namespace=world.meta.namespace,
@@ -111,7 +113,10 @@ def rollout_world(world: PolicyWorld, status: RLPolicyStatus | None = None) -> R
         spec=asked,
         status=rollout,
         champion=status.champion,
-        versions={version.version: version.digest for version in status.versions},
+        versions={row.version: row.identity for row in status.versions},
+        renewed={row.version: row.variant_of for row in variants if row.variant_of and row.generation == config},
+        unasked=frozenset(row.version for row in variants if row.generation != config),
+        configured=arm_numbers(spec, status.versions),
         ready=frozenset(_ready(world.serving.children)),
         replicas=tuple(Replica(router.table, router.reaches) for router in world.serving.routers),
         counted=counted,
@@ -210,18 +215,19 @@ def _servers(
     world: PolicyWorld, serving: Serving, platform: Platform, store: StoreSettings, versions: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
     """Servers of the versions whose rows are there; those of a forgotten version stay as they are."""
-    artifacts = {row.version: Artifact(uri=row.uri, digest=row.digest) for row in world.status.versions}
+    rows = {row.version: row for row in world.status.versions}
     for version in versions:
-        if version in artifacts:
+        if (row := rows.get(version)) is not None:
             request = Servers(
                 owner=world.meta,
                 version=version,
-                artifact=artifacts[version],
+                artifact=Artifact(uri=row.uri, digest=row.digest),
                 store=store,
                 replicas=serving.replicas,
                 resources=serving.resources,
                 placement=serving.placement,
                 engine=serving.engine,
+                generation=row.generation,
             )
             yield from render_servers(request, platform)
 

@@ -198,7 +198,8 @@ def policy_sight(obj: KubeObject) -> PolicySight:
         versions={
             row["runUid"]: row["version"]
             for row in versions
-            if isinstance(row.get("runUid"), str) and isinstance(row.get("version"), int)
+            # a variant has the run of another version, whose number is the run's
+            if isinstance(row.get("runUid"), str) and isinstance(row.get("version"), int) and not row.get("variantOf")
         },
         artifacts={
             row["version"]: Artifact(uri=row["uri"], digest=row["digest"])

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ratchet_api.environment import SettingsError
 from ratchet_api.feedback import MAX_TEXT
-from ratchet_jobs.data.turns import as_text
+from ratchet_api.generation import KeptGeneration
+from ratchet_jobs.data.turns import Turn, as_text
 from ratchet_jobs.runtime.errors import BadDataError
 from ratchet_serving.answers import Assignment, Signer, failed
 from ratchet_serving.errors import TooLong, Unknown
@@ -145,7 +147,8 @@ class Generating:
         streams: makes tokens.
         wording: turns to tokens and back.
         context: tokens that prompt and answer may have together.
-        max_new_tokens: of an answer whose request names no number.
+        max_new_tokens: of an answer for which neither the request nor `defaults` names a number.
+        defaults: how a request is answered that does not say so itself.
         policy: its name.
         version: of it.
         digest: of its files; empty for a plain folder.
@@ -159,6 +162,7 @@ class Generating:
     wording: Wording
     context: int
     max_new_tokens: int
+    defaults: KeptGeneration
     policy: str
     version: int | None
     digest: str
@@ -193,7 +197,7 @@ class Generating:
             Refused: its model is another, its turns are refused or too long, or the server is full or ending.
         """
         self.check_name(ask.model)
-        turns = [message.turn for message in ask.messages]
+        turns = prompted([message.turn for message in ask.messages], self.defaults.system_prompt)
         try:
             prompt = self.wording.prompt(turns)
         except BadDataError as error:
@@ -230,10 +234,11 @@ class Generating:
                 "send less"
             )
         seed = secrets.randbits(53) if ask.seed is None else ask.seed
+        manner = manner_of(ask, self.defaults)
         stream = Stream(
             prompt=prompt,
-            room=min(room, ask.limit or self.max_new_tokens),
-            manner=Manner(ask.temperature, ask.top_p),
+            room=min(room, ask.limit or self.defaults.max_tokens or self.max_new_tokens),
+            manner=manner,
             seed=seed,
             writer=Writer(self.wording.tokenizer.backend_tokenizer, stops=ask.stop, trimmed=trimmed),
         )
@@ -246,4 +251,39 @@ class Generating:
                 self.tell(failed(signed, who, asked[-MAX_TEXT:]))
             raise
         name = prefix + secrets.token_hex(16)
-        return Answer(stream, self.streams, name, asked, who, seed, ask.temperature, signed, self.tell)
+        return Answer(stream, self.streams, name, asked, who, seed, manner.temperature, signed, self.tell)
+
+
+def prompted(turns: list[Turn], system: str | None) -> list[Turn]:
+    """Return a conversation that begins with what the version is told, unless it has a system message of its own."""
+    if not system or any(turn.role == "system" for turn in turns):
+        return turns
+    return [Turn("system", system), *turns]
+
+
+def manner_of(ask: ChatAsk | TextAsk, defaults: KeptGeneration) -> Manner:
+    """Return how tokens are chosen: as the request says, else as the version has it, else from all by chance."""
+    temperature = defaults.temperature if ask.temperature is None else ask.temperature
+    top_p = defaults.top_p if ask.top_p is None else ask.top_p
+    return Manner(1.0 if temperature is None else temperature, 1.0 if top_p is None else top_p)
+
+
+def check_defaults(wording: Wording, context: int, defaults: KeptGeneration) -> None:
+    """Refuse what the policy cannot be told, before a request comes to grief on it.
+
+    Raises:
+        SettingsError: its template knows no system message, or the prompt leaves no room in its context.
+    """
+    if not defaults.system_prompt:
+        return
+    try:
+        tokens = len(wording.prompt(prompted([Turn("user", "?")], defaults.system_prompt)))
+    except BadDataError as error:
+        raise SettingsError(
+            f"RATCHET_SERVING_GENERATION: systemPrompt: {error}; take it out of the version's generation config"
+        ) from error
+    if tokens >= context:
+        raise SettingsError(
+            f"RATCHET_SERVING_GENERATION: systemPrompt has about {tokens} tokens and the policy's context {context}, "
+            "so that no answer fits; make it shorter"
+        )

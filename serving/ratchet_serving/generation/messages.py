@@ -87,15 +87,28 @@ class _Ask(_Wire):
             default=None,
             ge=1,
             le=MAX_NEW_TOKENS,
-            description="max_tokens: of the answer, which is cut there, or where the model's context ends.",
+            description="max_tokens: of the answer, which is cut there, or where the model's context ends. If omitted, "
+            "as the version is served, else 512.",
         ),
     ]
     temperature: Annotated[
-        float, Field(default=1.0, ge=0, le=2, description="temperature: 0 = always the likeliest token.")
+        float | None,
+        Field(
+            default=None,
+            ge=0,
+            le=2,
+            description="temperature: 0 = always the likeliest token. If omitted, as the version is served, else 1.",
+        ),
     ]
     top_p: Annotated[
-        float,
-        Field(default=1.0, gt=0, le=1, description="top_p: mass of the likeliest tokens that draws are limited to."),
+        float | None,
+        Field(
+            default=None,
+            gt=0,
+            le=1,
+            description="top_p: mass of the likeliest tokens that draws are limited to. If omitted, as the version is "
+            "served, else 1.",
+        ),
     ]
     seed: Annotated[
         int | None,

@@ -14,6 +14,7 @@ from ratchet_operator.plan.rollout.commands import obey
 from ratchet_operator.plan.rollout.rules import (
     await_routers,
     choose,
+    end_replaced,
     end_untried,
     expose,
     finish,
@@ -34,6 +35,7 @@ RULES: tuple[Callable[[RolloutWorld], Decision | None], ...] = (
     mend_clock,  # times that are yet to come
     obey,  # pause, resume, abort, promote, undo
     take_out_the_gone,  # the candidate was deleted
+    end_replaced,  # it shall answer by another config
     end_untried,  # nobody wants trials any more
     end_unwanted_test,  # nor this test with fixed shares
     watch_arms,  # its versions that are gone, silent, or shown to be worse

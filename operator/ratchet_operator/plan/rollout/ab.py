@@ -6,12 +6,11 @@ subjects get the champion; nobody else changes sides. What is not known takes no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ratchet_api.base import digest_of
-from ratchet_api.fixed_shares import AbTestStatus, ArmStatus
+from ratchet_api.fixed_shares import AbTest, AbTestStatus, ArmShare, ArmStatus
 from ratchet_api.names import short_hash
 from ratchet_api.rollout import FEEDBACK
 from ratchet_api.stats.verdict import Outcome, Verdict
@@ -52,17 +51,15 @@ def begin_test(world: RolloutWorld) -> Decision | None:
     before = status.ab_test
     if before is not None and before.asked == _asked(world):
         return None
-    for arm in asked.arms:
-        if arm.version == world.champion:
-            text = f"rollout.abTest names version {arm.version}, which is champion; every version is held against it"
-            return wait(world, "Holding", f"Held: {text}.")
-        if arm.version not in world.versions:
-            there = ", ".join(map(str, sorted(world.versions))) or "none"
-            return wait(world, "Holding", f"Held: rollout.abTest names version {arm.version}; there are {there}.")
+    versions = [_version_of(world, place, arm) for place, arm in enumerate(asked.arms)]
+    if why := next(_not_testable(world, asked, versions), None):
+        return wait(world, "Holding", f"Held: {why}.")
     number = status.experiments + 1
     name = f"{number}-ab-{short_hash(_asked(world), 8)}"
     arms = tuple(
-        ArmStatus(version=arm.version, digest=world.versions[arm.version], percent=arm.percent) for arm in asked.arms
+        ArmStatus(version=version, digest=world.versions[version], percent=arm.percent)
+        for version, arm in zip(versions, asked.arms, strict=True)
+        if version is not None
     )
     changes: dict[str, Any] = {
         "ab_test": AbTestStatus(asked=_asked(world), experiment=name, running=True, arms=arms, began=world.now),
@@ -72,6 +69,26 @@ def begin_test(world: RolloutWorld) -> Decision | None:
     }
     text = f"{_tested(arms)} tested against version {world.champion}; servers are started."
     return note(world, "Preparing", Said(Turn.CANDIDATE, text[:1].upper() + text[1:]), **changes)
+
+
+def _version_of(world: RolloutWorld, place: int, arm: ArmShare) -> int | None:
+    """The number of an arm; None = it has a config with which its version is not registered."""
+    return arm.version if arm.generation is None else world.configured.get(place)
+
+
+def _not_testable(world: RolloutWorld, asked: AbTest, versions: Sequence[int | None]) -> Iterator[str]:
+    """Why the test cannot begin."""
+    for arm, version in zip(asked.arms, versions, strict=True):
+        named = f"rollout.abTest names version {arm.version}"
+        told = named if arm.generation is None else f"{named} with {arm.generation.sentence}"
+        if arm.version not in world.versions:
+            yield f"{named}; there are {', '.join(map(str, sorted(world.versions))) or 'none'}"
+        elif version is None:
+            yield f"{told}, for which no row of status.versions is free; name fewer arms, or promote or abort what runs"
+        elif version == world.champion:
+            yield f"{told}, which is champion; every version is held against it"
+        elif versions.count(version) > 1:
+            yield f"{told}, which is version {version} and named twice; remove one of the arms"
 
 
 def deal_test(world: RolloutWorld) -> Decision | None:
@@ -171,7 +188,7 @@ def _with_leaving(world: RolloutWorld, versions: tuple[int, ...]) -> RolloutWorl
 
 def _asked(world: RolloutWorld) -> str:
     asked = world.spec.ab_test
-    return "" if asked is None else digest_of(asked.to_wire())[:32]
+    return "" if asked is None else asked.digest
 
 
 def _held(world: RolloutWorld, verdicts: Mapping[int, Verdict]) -> str:

@@ -68,6 +68,17 @@ def take_out_the_gone(world: RolloutWorld) -> Decision | None:
     return end(world, Said(Turn.ROLLED_BACK, text), by="operator")
 
 
+def end_replaced(world: RolloutWorld) -> Decision | None:
+    """spec.serving.generation was changed while a version was on trial: its files are tried with the new config."""
+    candidate = world.status.candidate
+    newer = (version for version, of in world.renewed.items() if of == candidate and version > of)
+    if candidate is None or (version := next(newer, None)) is None:
+        return None
+    why = f"spec.serving.generation was changed, and version {version} is tried instead"
+    text = f"Version {candidate} is taken out: {why}."
+    return end(world, Said(Turn.ABORTED, text), by="user")
+
+
 def end_untried(world: RolloutWorld) -> Decision | None:
     """spec.rollout was removed while a version was on trial."""
     status = world.status
@@ -152,7 +163,7 @@ def choose(world: RolloutWorld) -> Decision | None:
     status = world.status
     if status.candidate is not None or world.champion is None or not world.trials or world.spec.ab_test is not None:
         return None
-    newest = max(world.versions, default=0)
+    newest = max((version for version in world.versions if version not in world.unasked), default=0)
     if newest <= max(world.champion, status.settled_up_to):
         return None
     number = status.experiments + 1

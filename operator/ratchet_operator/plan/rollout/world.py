@@ -61,7 +61,10 @@ class RolloutWorld:
         spec: what was asked for.
         status: where the rollout stands.
         champion: version that shall serve; None = nobody chose one yet.
-        versions: digest of the artifact of every version that there is.
+        versions: digest of every version that there is: of its artifact and its generation config.
+        renewed: versions that are another one's files with the config that is asked for now, and which one's.
+        unasked: versions that are another one's files with a config that only a test asks for, or nobody any more.
+        configured: version of each arm of the test that has a config of its own, by the arm's place.
         ready: versions whose servers answer.
         replicas: routers that take traffic.
         counted: None = the analyst does not answer.
@@ -83,6 +86,9 @@ class RolloutWorld:
     status: RolloutStatus
     champion: int | None
     versions: Mapping[int, str]
+    renewed: Mapping[int, int] = field(default_factory=dict)
+    unasked: frozenset[int] = frozenset()
+    configured: Mapping[int, int] = field(default_factory=dict)
     ready: frozenset[int] = frozenset()
     replicas: tuple[Replica, ...] = ()
     counted: Counted | None = None

@@ -75,6 +75,13 @@ class TrainedHome:
         body = {"kind": "RLPolicy", "metadata": metadata, "spec": {"type": "classifier"}, "status": status}
         self.put("rlpolicies", name, body)
 
+    def put_variant(self, name: str, of: int, generation: dict[str, Any]) -> None:
+        """Add a version to a policy: the files of another one with a generation config."""
+        body = json.loads((self.path / "objects/rlpolicies" / NAMESPACE / f"{name}.json").read_text())
+        rows = body["status"]["versions"]
+        rows.append(rows[of - 1] | {"version": len(rows) + 1, "variantOf": of, "generation": generation})
+        self.put("rlpolicies", name, body)
+
     def put(self, plural: str, name: str, body: dict[str, Any]) -> None:
         """Write an object."""
         folder: Path = self.path / "objects" / plural / NAMESPACE

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from ratchet_api.base import ApiModel, LabelName, MetricValue, ObjectName, StatusModel, Timestamp
+from ratchet_api.generation import KeptGeneration
 
 MAX_BATCH = 1000
 """Events of one request."""
@@ -496,6 +497,19 @@ class VersionView(StatusModel):
     ]
     run: Annotated[str, Field(max_length=253, description="run: the RLTrainingRun that made it.")]
     published: Annotated[Timestamp, Field(description="published: when.")]
+    generation: Annotated[
+        KeptGeneration | None,
+        Field(
+            default=None,
+            description="generation: how it answers where a request says nothing; missing = as it was trained.",
+        ),
+    ]
+    variant_of: Annotated[
+        VersionNumber | None,
+        Field(
+            default=None, description="variantOf: version with whose files it answers otherwise; missing = a run's own."
+        ),
+    ]
 
 
 class FeedbackStats(StatusModel):

@@ -99,6 +99,19 @@ class KeptGeneration(StatusModel):
         return KeptGeneration(**given | self.model_dump(exclude_none=True))
 
 
+class ConfigRow(StatusModel):
+    """The generation config of a version, as the history keeps it when the version's own row is gone."""
+
+    version: Annotated[int, Field(ge=1, le=2**31, description="version: that answered by it.")]
+    config: Annotated[str, Field(max_length=160, description="config: in words, a long system prompt cut.")]
+    digest: Annotated[str, Field(max_length=32, description="digest: of the whole config.")]
+
+
+def config_row(version: int, config: KeptGeneration) -> ConfigRow:
+    """Return a version's config for the history."""
+    return ConfigRow(version=version, config=config.sentence[:160], digest=config_digest(config))
+
+
 class Generation(KeptGeneration):
     """How a version answers where a request does not say so itself."""
 

@@ -175,6 +175,10 @@ class LedgerRow(StatusModel):
     version: Annotated[int, Field(ge=1, le=2**31, description="version: that became champion.")]
     since: Annotated[Timestamp, Field(description="since: when.")]
     why: Annotated[str, Field(max_length=256, description="why: what made it champion.")]
+    generation: Annotated[
+        KeptGeneration | None,
+        Field(default=None, description="generation: how it answers; none = as it was trained."),
+    ]
 
 
 class RLPolicyStatus(StatusModel):

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from ratchet_api.assign import WHOLE
 from ratchet_api.base import ApiModel, StatusModel, Timestamp
 from ratchet_api.fixed_shares import MOST_ARMS, AbTest, AbTestStatus
+from ratchet_api.generation import ConfigRow
 from ratchet_api.queries import MOST_QUERIES, Query, QuerySeen
 from ratchet_api.shadow import Shadow, ShadowReport
 from ratchet_api.stats.rules import Goal, Mean, Rare, Rules
@@ -267,9 +268,24 @@ class ShareRow(StatusModel):
             default=(), strict=False, max_length=MOST_ARMS, description="arms: versions of a test with fixed shares."
         ),
     ]
+    configs: Annotated[
+        tuple[ConfigRow, ...],
+        Field(
+            default=(),
+            strict=False,
+            max_length=MOST_ARMS + 2,
+            description="configs: of those of these versions that have a generation config.",
+        ),
+    ]
     since: Annotated[Timestamp, Field(description="since: when it was decided, by the operator's clock.")]
     why: Annotated[str, Field(max_length=256, description="why: what led to it.")]
     by: Annotated[Literal["operator", "user"], Field(description="by: who decided it.")]
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """Every version that somebody got."""
+        tried = () if self.candidate is None else (self.candidate,)
+        return (self.version, *tried, *(arm.version for arm in self.arms))
 
 
 class RolloutStatus(StatusModel):

@@ -133,10 +133,12 @@ def history_table(rows: Sequence[ShareRow], now: datetime) -> Table:
     ends = [row.since for row in rows[1:]] + [now]
     for row, end in zip(rows, ends, strict=True):
         tried = _arms(row) if row.candidate is None else [(row.candidate, row.percent)]
-        trial = ", ".join(f"version {version} at {percent:g} %" for version, percent in tried) or "-"
+        named = {version: f"version {version}" for version in row.versions}
+        named |= {each.version: f"version {each.version} ({each.config})" for each in row.configs}
+        trial = ", ".join(f"{named[version]} at {percent:g} %" for version, percent in tried) or "-"
         lasted = duration(max(0.0, (end - row.since).total_seconds()))
         since = row.since.strftime("%Y-%m-%d %H:%M:%SZ")
-        table.add_row(since, lasted, Text(f"version {row.version}", style="name"), trial, row.by, Text(row.why))
+        table.add_row(since, lasted, Text(named[row.version], style="name"), trial, row.by, Text(row.why))
     return table
 
 

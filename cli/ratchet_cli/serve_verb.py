@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ratchet_api.environment import SettingsError
+from ratchet_api.generation import KeptGeneration
 from ratchet_cli.errors import CliError, UsageProblem
 from ratchet_cli.options import Context, HomeDir, Local, Namespace
 from ratchet_cli.screen import out, say
@@ -41,16 +43,20 @@ def serve(
         from ratchet_serving.settings import Settings
     except ImportError as error:
         raise CliError(f"serving needs the package {error.name}; install ratchet[serving]") from error
-    found = find_version(version, Place(namespace, local, context, home))
+    found = find_version(version, Place(namespace, local, context, home), served=True)
     try:
         door = listen(HOST, port)
     except OSError as error:
         raise CliError(f"--port {port}: {error.strerror} on {HOST}; choose another --port") from error
     policy, number = _called(found)
-    settings = Settings(policy=policy, version=number, host=HOST, port=port, log_level="warning")
+    config = found.generation or KeptGeneration()
+    settings = Settings(policy=policy, version=number, host=HOST, port=port, generation=config, log_level="warning")
     with door, _loaded(found, base=base) as loaded:
         digest = "" if not hasattr(found.files, "digest") else found.files.digest
-        parts = parts_of(settings, loaded, digest=digest)
+        try:
+            parts = parts_of(settings, loaded, digest=digest)
+        except SettingsError as error:
+            raise CliError(f"{found.title}: {error}") from error
         route = "/v1/chat/completions" if isinstance(parts, GeneratorParts) else "/v1/classify"
         out.print(f"[good]serving[/]   [name]{found.title}[/]   http://{HOST}:{port}{route}", soft_wrap=True)
         say(f"API: http://{HOST}:{port}/docs   no token, this machine only   Ctrl-C ends it")

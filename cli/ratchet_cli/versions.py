@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from ratchet_api.attempts import Artifact
+from ratchet_api.generation import KeptGeneration
 from ratchet_api.kinds import RL_POLICY, RL_TRAINING_RUN
 from ratchet_api.policy import PolicyVersion, RLPolicyStatus
 from ratchet_api.stage import StoreConfig
@@ -26,6 +28,7 @@ from ratchet_cli.home import DEFAULT_NAMESPACE, find_home
 from ratchet_cli.options import open_backend
 from ratchet_cli.results import REPORT_FILE, local_path
 from ratchet_cli.rewarding import Rewarding, rewarding_of
+from ratchet_cli.screen import err
 
 _COMMITTED = re.compile(r"(?P<store>.+)/(?P<namespace>[^/]+)/runs/[^/]+/[^/]+/[^/]+")
 """A committed folder below its store, as stages lay it out."""
@@ -61,6 +64,7 @@ class Version:
         rewarding: how its run rewarded a generator's answers; None = it rewarded none, or the run is not known.
         policy: the RLPolicy that published it; None = a run or a folder.
         number: of the version there.
+        generation: how it answers where it is served; None = as it was trained.
     """
 
     title: str
@@ -74,15 +78,29 @@ class Version:
     rewarding: Rewarding | None = None
     policy: str | None = None
     number: int | None = None
+    generation: KeptGeneration | None = None
 
 
-def find_version(word: str, place: Place) -> Version:
+def find_version(word: str, place: Place, *, served: bool = False) -> Version:
     """Return what the word means: NAME@N and KIND/NAME are objects, then what looks like a path, then names.
+
+    Args:
+        word: from the command line.
+        place: where names are looked up.
+        served: it is to answer by its generation config; else it is told that its files alone are looked at.
 
     Raises:
         UsageProblem: the word cannot be read.
         NotFound: there is no such thing, or nothing was trained yet; says what there is.
     """
+    found = _found(word, place)
+    if found.generation is not None and not served:
+        told = f"{found.title} is served with {found.generation.sentence}; here its files answer as they were trained"
+        err.print(escape(told), style="faint", soft_wrap=True)
+    return found
+
+
+def _found(word: str, place: Place) -> Version:
     if not word:
         raise UsageProblem(f"VERSION is empty; give {VERSION_HELP}")
     if word.startswith(("file://", ".", "~", os.sep)) or Path(word).is_file():
@@ -145,7 +163,7 @@ def _published(policy: str, version: PolicyVersion, backend: Backend, place: Pla
         run = None  # another run of the same name; it says nothing about this version
     title = f"{policy}@{version.version}"
     found = _of_artifact(title, artifact, version.dataset_digest, run, backend, place)
-    return replace(found, policy=policy, number=version.version)
+    return replace(found, policy=policy, number=version.version, generation=version.generation)
 
 
 def _trained(name: str, body: Body, backend: Backend, place: Place) -> Version:

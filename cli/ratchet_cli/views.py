@@ -270,7 +270,7 @@ def policy_view(body: Body, live: Live, now: datetime) -> RenderableType:
             mark = Text("champion", style="good") if each.version == status.champion else Text("")
             table.add_row(str(each.version), each.run, *numbers, each.digest[:12], age(each.published, now), mark)
         parts.append(Padding(table, (0, 0, 0, 2)))
-        named = {status.champion, None if status.rollout is None else status.rollout.candidate}
+        named = _named(status)
         parts += (Text(f"  {_lineage(each)}", style="faint") for each in status.versions if each.version in named)
     if status.ledger:
         last = status.ledger[-1]
@@ -285,8 +285,20 @@ def policy_view(body: Body, live: Live, now: datetime) -> RenderableType:
     return Group(*parts)
 
 
+def _named(status: RLPolicyStatus) -> set[int | None]:
+    """Versions of which is told what they came from: who serves, and who is tried."""
+    rollout = status.rollout
+    test = None if rollout is None else rollout.testing
+    tested = () if test is None else (arm.version for arm in test.arms)
+    return {status.champion, None if rollout is None else rollout.candidate, *tested}
+
+
 def _lineage(version: PolicyVersion) -> str:
     """What a version came from, as far as its row says."""
+    if version.variant_of is not None:
+        return f"version {version.version}: {version.sentence}"
     base, code = version.base_model, version.code_version
     of = "" if base is None else f"of {base.uri} ({base.sha256[:12]}), "
-    return f"version {version.version}: {of}snapshot {version.dataset_digest[:12]}" + (f", code {code}" if code else "")
+    config = "" if version.generation is None else f", answers with {version.generation.sentence}"
+    made = f"{of}snapshot {version.dataset_digest[:12]}" + (f", code {code}" if code else "")
+    return f"version {version.version}: {made}{config}"

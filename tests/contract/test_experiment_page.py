@@ -91,6 +91,12 @@ def test_all_that_is_known_of_a_trial_is_on_the_page(opened: Any) -> None:
         assert [row[2] for row in ledger] == ["version 4 at 25 %", "version 4 at 5 %", "version 4 at 1 %", DASH]
 
 
+def test_the_ledger_tells_the_config_that_makes_a_version(opened: Any) -> None:
+    configs = ({"version": 3, "config": "temperature 0.2", "digest": "0" * 32},)
+    with opened(ended(configs=configs), CountedTrial()) as desk:
+        assert cells(desk.page("experiment"), "#ledger")[0][1] == "version 3 (temperature 0.2)"
+
+
 def test_the_curves_show_the_bounds_that_decide_the_steps_and_the_split(opened: Any) -> None:
     """Each is an image with a name that says what it shows now, and has its numbers in a table."""
     with opened(policy(), CountedTrial()) as desk:

@@ -50,6 +50,7 @@ class Trained:
         self.home = TrainedHome(self.bench)
         self.home.put_run("good", self.commit)
         self.home.put_policy("router", ("good", self.commit))
+        self.home.put_variant("router", 1, {"abstainThreshold": 0.0})
 
     @property
     def source(self) -> Source:
@@ -182,6 +183,7 @@ def test_the_server_counts_and_documents_itself(trained: Trained, server: tuple[
     [
         ("RATCHET_SERVING_ARTIFACT_DIGEST", "0" * 64, 13, "ratchet-serve: artifact: the digest is 0000"),
         ("RATCHET_SERVING_PORT", "nine", 78, "ratchet-serve: RATCHET_SERVING_PORT='nine' is not a number"),
+        ("RATCHET_SERVING_GENERATION", '{"maxTokens": 9}', 78, "GENERATION: maxTokens means nothing to a classifier"),
         ("RATCHET_SERVING_SIGNING_KEYS", "/none", 78, "ratchet-serve: key directory /none: No such file"),
     ],
 )
@@ -197,22 +199,24 @@ def test_a_server_that_cannot_be_says_why_and_ends_with_its_code(
     assert want in capsys.readouterr().err
 
 
-def test_ratchet_serve_serves_a_published_version_on_loopback(trained: Trained) -> None:
+@pytest.mark.parametrize(("number", "abstains"), [(1, True), (2, False)], ids=["as trained", "by its own config"])
+def test_ratchet_serve_serves_a_published_version_on_loopback(trained: Trained, number: int, abstains: bool) -> None:
     port = free_port()
     command = [
         sys.executable,
         "-c",
         "from ratchet_cli.main import app; app()",
         "serve",
-        "router@1",
+        f"router@{number}",
         "--port",
         str(port),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RATCHET_HOME": str(trained.home.path)}
     process = Process([*command, "-n", NAMESPACE, "--local"], environment, port)
     process.wait_ready()
-    code, raw, _ = ask(f"{process.url}/v1/classify", {"text": "my visa card limit"})
-    assert (code, json.loads(raw)["policy"], json.loads(raw)["version"]) == (200, "router", 1)
+    code, raw, _ = ask(f"{process.url}/v1/classify", {"text": TEXTS[0]})
+    said = json.loads(raw)
+    assert (code, said["policy"], said["version"], said["abstain"]) == (200, "router", number, abstains)
     ended, printed = process.end(signal.SIGINT)
     assert ended in (0, 130), printed
     assert f"http://127.0.0.1:{port}/v1/classify" in printed

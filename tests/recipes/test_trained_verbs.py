@@ -106,6 +106,17 @@ def test_the_table_shows_label_confidence_and_who_abstains(ratchet: Command) -> 
     assert second.rstrip().endswith(UNSURE)
 
 
+def test_a_verb_that_looks_at_files_says_that_their_config_does_not_act(
+    ratchet: Command, home: TrainedHome, commits: Any
+) -> None:
+    home.put_policy("cautious", ("good", commits[1]["good"]))
+    home.put_variant("cautious", 1, {"abstainThreshold": 1.0})
+    code, printed = ratchet("predict", "cautious@2", CARD)
+    note = "cautious@2 is served with abstainThreshold 1; here its files answer as they were trained"
+    assert (code, note in printed, "abstains" in printed) == (0, True, False)
+    assert note not in ratchet("predict", "cautious@1", CARD)[1]
+
+
 SAME_AS: dict[str, tuple[str, str]] = {
     "a policy without champion is its newest version": ("router", "good"),
     "a policy with a champion is its champion": ("promoted", "good"),

@@ -11,6 +11,7 @@ import pytest
 
 from ratchet_api.assign import canary_split, place, salt_of
 from ratchet_api.fixed_shares import AbTestStatus, ArmStatus, split_of_test
+from ratchet_api.generation import KeptGeneration, config_row
 from ratchet_api.kinds import RL_POLICY, RL_TRAINING_RUN, Kind
 from ratchet_api.names import ANNOTATION_ROLLOUT, LABEL_COMPONENT, LABEL_POLICY
 from ratchet_api.queries import QuerySeen
@@ -57,6 +58,7 @@ class Cluster:
         self.rollout, self.champion, self.answers = rollout, 1, True
         self.maps: list[Body] = []
         self.conditions: list[Body] = []
+        self.versions: list[Body] = []
         self.told: list[str] = []
         self.others: dict[str, list[Body]] = {}
 
@@ -70,6 +72,7 @@ class Cluster:
         if kind is not RL_POLICY:
             return self.others.get(kind.kind, [])
         status: dict[str, Any] = {"champion": self.champion, "state": "Ramping", "conditions": self.conditions}
+        status["versions"] = self.versions
         spec: dict[str, Any] = {"type": "classifier"}
         if self.rollout is not None:
             status["rollout"] = self.rollout.to_wire()
@@ -275,6 +278,17 @@ def test_history_shows_who_got_what_from_when_to_when(ratchet: Command) -> None:
         "2026-01-01 10:00:00Z 2h version 1 version 2 at 5 % operator 5 %",
     ]
     assert [row["number"] for row in json.loads(ratchet("history", "p", "-o", "json")[1])] == [1, 2, 3]
+
+
+def test_history_and_status_tell_the_config_that_makes_a_version(ratchet: Command, cluster: Cluster) -> None:
+    config = KeptGeneration(temperature=0.2)
+    row = ROWS[2].model_copy(update={"configs": (config_row(2, config),)})
+    cluster.rollout = TRIAL.model_copy(update={"history": (row,), "rows": 1})
+    assert "version 1 version 2 (temperature 0.2) at 5 %" in " ".join(ratchet("history", "p")[1].split())
+    plain = {"version": 1, "run": "r", "runUid": "u", "uri": "s3://b/r", "digest": "1" * 64, "datasetDigest": "d" * 64}
+    variant = plain | {"version": 2, "variantOf": 1, "generation": config.to_wire()}
+    cluster.versions = [each | {"published": NOW.isoformat()} for each in (plain, variant)]
+    assert "version 2: version 1 with temperature 0.2" in ratchet("status", "policy/p")[1]
 
 
 def test_history_has_the_rows_that_left_the_status_and_says_which_are_gone(ratchet: Command, cluster: Cluster) -> None:

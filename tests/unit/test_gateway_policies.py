@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ratchet_api.generation import KeptGeneration
 from ratchet_api.policy import PolicyVersion
 from ratchet_gateway.log.writer import LogSettings
 from ratchet_gateway.policies import FixedPolicies, PolicyView
@@ -70,7 +71,9 @@ def test_what_is_newer_than_a_time_is_counted_by_policy_and_without_undone_votes
 def test_versions_are_a_bare_list_with_metrics_in_camel_case(tmp_path: Path) -> None:
     versions = (
         version(1, **{"macro_f1": 0.8, "f1/card_arrival": 0.7}),
-        version(2, **{"reward": 0.7, "rl/win_rate": 0.6}),
+        version(2, **{"reward": 0.7, "rl/win_rate": 0.6}).model_copy(
+            update={"generation": KeptGeneration(temperature=0.2), "variant_of": 1}
+        ),
     )
     with running(tmp_path, policies=FixedPolicies({"p": PolicyView("p", versions)})) as gateway:
         assert gateway.get("/api/policies/p").json() == [
@@ -85,6 +88,8 @@ def test_versions_are_a_bare_list_with_metrics_in_camel_case(tmp_path: Path) -> 
                 "metrics": {"rewardMean": 0.7, "rl/win_rate": 0.6},
                 "run": "run-2",
                 "published": "2026-11-01T02:00:00Z",
+                "generation": {"temperature": 0.2},
+                "variantOf": 1,
             },
         ]
         assert gateway.get("/api/policies/nope").status_code == 404

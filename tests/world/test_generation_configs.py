@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ratchet_api.base import digest_of
-from ratchet_api.generation import OF_CLASSIFIERS, OF_GENERATORS
+from ratchet_api.generation import OF_CLASSIFIERS, OF_GENERATORS, KeptGeneration, config_digest
 from ratchet_api.policy import RLPolicyStatus
 from ratchet_operator.plan.sights import policy_sight
 from ratchet_operator.plan.versions import VERSIONS_LIMIT
@@ -74,7 +74,11 @@ async def test_a_changed_config_goes_on_trial_against_the_version_whose_files_it
     assert told(world) == {"support-v1": None, "support-v2": COOL}
     await world.settle(60)
     assert (champion(world), told(world)) == (2, {"support-v2": COOL}), "a promotion keeps the config"
-    assert world.status("RLPolicy", "support")["ledger"][-1]["version"] == 2
+    ledger = world.status("RLPolicy", "support")["ledger"][-1]
+    assert (ledger["version"], ledger["generation"]) == (2, COOL)
+    digest = config_digest(KeptGeneration(temperature=0.2))
+    configs = [row.get("configs", []) for row in world.rollout()["history"]]
+    assert configs == [[], *[[{"version": 2, "config": "temperature 0.2", "digest": digest}]] * 3]
 
 
 async def test_a_config_that_people_like_less_is_taken_out_and_the_champion_stays_as_it_was() -> None:

@@ -248,8 +248,10 @@ function drawArms(status) {
 function drawLedger(status) {
   const rows = (status.history ?? []).map((row) => {
     const tried = row.candidate ? [{ version: row.candidate, percent: row.percent }] : (row.arms ?? []);
-    const trial = tried.map((arm) => `version ${arm.version} at ${arm.percent} %`).join(", ") || "–";
-    return [time(row.since), `version ${row.version}`, trial, row.why, row.by === "user" ? "people" : "operator"];
+    const configs = new Map((row.configs ?? []).map((each) => [each.version, ` (${each.config})`]));
+    const named = (version) => `version ${version}${configs.get(version) ?? ""}`;
+    const trial = tried.map((arm) => `${named(arm.version)} at ${arm.percent} %`).join(", ") || "–";
+    return [time(row.since), named(row.version), trial, row.why, row.by === "user" ? "people" : "operator"];
   });
   const head = ["Since", "Everybody else", "On trial", "Why", "By"];
   place("ledger", tableOf("Who got what since when and why, newest first", head, rows.reverse()), "Ledger");

@@ -29,7 +29,12 @@ _AS_IT_IS = TrainRequest()
 RunName = Annotated[ObjectName, Path(description="run: name of the RLTrainingRun, as the start answered it.")]
 
 
-@router.get("/{policy}", responses={**KNOWN_CALLER, **UNKNOWN}, summary="Versions of a policy")
+@router.get(
+    "/{policy}",
+    response_model_exclude_none=True,
+    responses={**KNOWN_CALLER, **UNKNOWN},
+    summary="Versions of a policy",
+)
 async def versions(policy: PolicyName, call: Calling) -> list[VersionView]:
     """List the published versions with their metrics, oldest first."""
     call.caller.need(Role.READ)
@@ -40,6 +45,8 @@ async def versions(policy: PolicyName, call: Calling) -> list[VersionView]:
             metrics={_called(name): value for name, value in each.metrics.items()},
             run=each.run,
             published=each.published,
+            generation=each.generation,
+            variant_of=each.variant_of,
         )
         for each in view.versions
     ]

@@ -114,6 +114,7 @@ def rollout_world(world: PolicyWorld, status: RLPolicyStatus | None = None) -> R
         status=rollout,
         champion=status.champion,
         versions={row.version: row.identity for row in status.versions},
+        configs={row.version: row.generation for row in status.versions if row.generation is not None},
         renewed={row.version: row.variant_of for row in variants if row.variant_of and row.generation == config},
         unasked=frozenset(row.version for row in variants if row.generation != config),
         configured=arm_numbers(spec, status.versions),

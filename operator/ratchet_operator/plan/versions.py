@@ -44,6 +44,6 @@ def with_champion(status: RLPolicyStatus, version: int | None, now: datetime, wh
     row = next((row for row in status.versions if row.version == version), None)
     if row is None or version == status.champion:
         return status
-    entry = LedgerRow(version=row.version, since=now, why=why[:256])
+    entry = LedgerRow(version=row.version, since=now, why=why[:256], generation=row.generation)
     ledger = (*status.ledger, entry)[-LEDGER_LIMIT:]
     return status.model_copy(update={"champion": row.version, "champion_digest": row.digest, "ledger": ledger})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Literal
 
 from ratchet_api.fixed_shares import AbTestStatus
+from ratchet_api.generation import config_row
 from ratchet_api.rollout import HISTORY_LIMIT, ArmRow, RolloutStatus, ShareRow
 from ratchet_operator.plan.rollout.world import Decision, RolloutWorld, Said
 
@@ -124,12 +124,12 @@ def _change(
     told: bool = False,
 ) -> Decision:
     status = world.status.model_copy(update=changes)
-    status, archived = _with_row(status, world.now, said.text, by=by, told=told)
+    status, archived = _with_row(world, status, said.text, by=by, told=told)
     return Decision(status, champion, state, said.text, (said,), archived, again_seconds=0)
 
 
 def _with_row(
-    status: RolloutStatus, now: datetime, why: str, *, by: By, told: bool
+    world: RolloutWorld, status: RolloutStatus, why: str, *, by: By, told: bool
 ) -> tuple[RolloutStatus, tuple[ShareRow, ...]]:
     """Append a row if somebody gets something else than by the last one; the oldest leave when there is no room.
 
@@ -150,10 +150,12 @@ def _with_row(
         candidate=candidate,
         percent=status.percent,
         arms=arms,
-        since=now,
+        since=world.now,
         why=why[:256],
         by=by,
     )
+    configs = tuple(config_row(each, world.configs[each]) for each in row.versions if each in world.configs)
+    row = row.model_copy(update={"configs": configs})
     kept: tuple[ShareRow, ...] = status.history
     archived: tuple[ShareRow, ...] = ()
     if len(kept) >= HISTORY_LIMIT:

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from ratchet_api.generation import KeptGeneration
 from ratchet_api.rollout import FEEDBACK, Rollout, RolloutStatus, ShareRow
 from ratchet_api.shadow import ShadowReport
 from ratchet_api.stats.verdict import Evidence
@@ -62,6 +63,7 @@ class RolloutWorld:
         status: where the rollout stands.
         champion: version that shall serve; None = nobody chose one yet.
         versions: digest of every version that there is: of its artifact and its generation config.
+        configs: generation configs of the versions that have one.
         renewed: versions that are another one's files with the config that is asked for now, and which one's.
         unasked: versions that are another one's files with a config that only a test asks for, or nobody any more.
         configured: version of each arm of the test that has a config of its own, by the arm's place.
@@ -86,6 +88,7 @@ class RolloutWorld:
     status: RolloutStatus
     champion: int | None
     versions: Mapping[int, str]
+    configs: Mapping[int, KeptGeneration] = field(default_factory=dict)
     renewed: Mapping[int, int] = field(default_factory=dict)
     unasked: frozenset[int] = frozenset()
     configured: Mapping[int, int] = field(default_factory=dict)

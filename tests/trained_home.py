@@ -71,13 +71,16 @@ class TrainedHome:
             for number, (run, commit) in enumerate(versions, 1)
         ]
         status = {"versions": rows, "nextVersion": len(rows) + 1} | ({"champion": champion} if champion else {})
-        metadata = {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}"}
-        body = {"kind": "RLPolicy", "metadata": metadata, "spec": {"type": "classifier"}, "status": status}
+        body = {"kind": "RLPolicy", "metadata": self._metadata(name), "spec": {"type": "classifier"}, "status": status}
         self.put("rlpolicies", name, body)
+
+    def put_copy(self, name: str, copy: str) -> None:
+        """Write another policy with the same versions."""
+        self.put("rlpolicies", copy, json.loads(self._policy(name).read_text()) | {"metadata": self._metadata(copy)})
 
     def put_variant(self, name: str, of: int, generation: dict[str, Any]) -> None:
         """Add a version to a policy: the files of another one with a generation config."""
-        body = json.loads((self.path / "objects/rlpolicies" / NAMESPACE / f"{name}.json").read_text())
+        body = json.loads(self._policy(name).read_text())
         rows = body["status"]["versions"]
         rows.append(rows[of - 1] | {"version": len(rows) + 1, "variantOf": of, "generation": generation})
         self.put("rlpolicies", name, body)
@@ -87,6 +90,12 @@ class TrainedHome:
         folder: Path = self.path / "objects" / plural / NAMESPACE
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.json").write_text(json.dumps(body))
+
+    def _policy(self, name: str) -> Path:
+        return self.path / "objects/rlpolicies" / NAMESPACE / f"{name}.json"
+
+    def _metadata(self, name: str) -> dict[str, str]:
+        return {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}"}
 
     def _artifact(self, commit: Commit) -> dict[str, str]:
         return {"uri": f"{self.bench.store.uri}/{commit.directory}", "digest": commit.digest}

@@ -32,19 +32,35 @@ Prompt = Annotated[
 ]
 System = Annotated[str | None, typer.Option("--system", help="What the policy is told before the conversation.")]
 Temperature = Annotated[
-    float, typer.Option("--temperature", min=0, max=10, help="0 = always the likeliest token; more = more chance.")
+    float | None,
+    typer.Option(
+        "--temperature",
+        min=0,
+        max=10,
+        help="0 = always the likeliest token; more = more chance. If omitted, 0; of a server, as it has it.",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of the answers, with a temperature.")]
 Url = Annotated[str | None, typer.Option("--url", help="Ask the server at this address; no files are read.")]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, max=8192, help="An answer is cut after these.")]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-new-tokens",
+        min=1,
+        max=8192,
+        help="An answer is cut after these. If omitted, 128; of a server, as it has it.",
+    ),
+]
+DEFAULT_TOKENS = 128
+"""Of an answer on this machine."""
 
 
 def chat(
     version: Annotated[str, typer.Argument(help=VERSION_HELP)],
     prompt: Prompt = None,
     system: System = None,
-    max_new_tokens: MaxNewTokens = 128,
-    temperature: Temperature = 0.0,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
     seed: Seed = 0,
     url: Url = None,
     namespace: Namespace = None, local: Local = None, context: Context = None, home: HomeDir = None,
@@ -66,7 +82,7 @@ def chat(
         talker = _open(found, Path(scratch), seed=seed)
 
         def answer(turns: list[Turn]) -> Iterator[str]:
-            yield talker.answer(turns, max_new_tokens=max_new_tokens, temperature=temperature)
+            yield talker.answer(turns, max_new_tokens=max_new_tokens or DEFAULT_TOKENS, temperature=temperature or 0.0)
 
         _talk(answer, prompt, system, title=found.title)
 

@@ -29,8 +29,16 @@ class ChatServer:
     def __init__(self, http: httpx2.Client, *, url: str, model: str) -> None:
         self._http, self._url, self._model = http, url, model
 
-    def answer(self, turns: Sequence[Turn], *, max_new_tokens: int, temperature: float, seed: int) -> Iterator[str]:
+    def answer(
+        self, turns: Sequence[Turn], *, max_new_tokens: int | None, temperature: float | None, seed: int
+    ) -> Iterator[str]:
         """Answer a conversation so far, piece by piece.
+
+        Args:
+            turns: what was said.
+            max_new_tokens: where the answer is cut; None = as the server has it.
+            temperature: of its draws; None = likewise.
+            seed: of them.
 
         Raises:
             CliError: the server refuses, breaks off or is not there.
@@ -40,11 +48,11 @@ class ChatServer:
         body = {
             "model": self._model,
             "messages": [turn._asdict() for turn in turns],
-            "max_tokens": max_new_tokens,
-            "temperature": temperature,
             "seed": seed,
             "stream": True,
         }
+        told = {"max_tokens": max_new_tokens, "temperature": temperature}
+        body |= {name: value for name, value in told.items() if value is not None}
         ended = False
         try:
             with self._http.stream("POST", "/v1/chat/completions", json=body) as response:

@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -144,12 +145,18 @@ def test_a_policy_that_was_not_evaluated_yet_is_refused(made: tuple[TrainedHome,
 
 @pytest.fixture(scope="module")
 def url(made: tuple[TrainedHome, Path, Path]) -> Iterator[str]:
-    """Address of `ratchet serve helper`, ended as by Ctrl-C."""
+    with serving(made[0], "helper") as address:
+        yield address
+
+
+@contextmanager
+def serving(home: TrainedHome, version: str) -> Iterator[str]:
+    """Address of `ratchet serve VERSION`, ended as by Ctrl-C."""
     port = free_port()
-    arguments = ["serve", "helper", "--port", str(port), "-n", NAMESPACE, "--local"]
+    arguments = ["serve", version, "--port", str(port), "-n", NAMESPACE, "--local"]
     process = subprocess.Popen(
         [sys.executable, "-c", "from ratchet_cli.main import app; app()", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "RATCHET_HOME": str(made[0].path), "COLUMNS": "200"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "RATCHET_HOME": str(home.path), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -174,7 +181,7 @@ def url(made: tuple[TrainedHome, Path, Path]) -> Iterator[str]:
 
 def test_a_server_answers_as_the_command_does(made: tuple[TrainedHome, Path, Path], url: str, ratchet: Command) -> None:
     told = first(made)
-    asked = ("--max-new-tokens", "10", "--prompt", told["prompt"])
+    asked = ("--max-new-tokens", "10", "--temperature", "0", "--prompt", told["prompt"])
     assert ratchet("chat", "helper@1", "--url", url, *asked) == (0, told["answer"] + "\n")
     assert ratchet("chat", "helper", "--url", f"{url}/v1/", *asked) == (0, told["answer"] + "\n")
     body = {"messages": [{"role": "user", "content": told["prompt"]}], "temperature": 0, "max_tokens": 10}
@@ -183,6 +190,23 @@ def test_a_server_answers_as_the_command_does(made: tuple[TrainedHome, Path, Pat
         said = json.load(answer)
     assert (said["model"], said["choices"][0]["message"]["content"]) == ("helper@1", told["answer"])
     assert said["system_fingerprint"].startswith("fp_")
+
+
+def test_a_version_is_served_by_its_config(made: tuple[TrainedHome, Path, Path], ratchet: Command) -> None:
+    """Its system prompt is worded by the model's own template, and what is said on the command line wins."""
+    home = made[0]
+    home.put_copy("helper", "brief")
+    home.put_variant("brief", 1, {"temperature": 0.0, "maxTokens": 3, "systemPrompt": "the loan"})
+    plain = ("-p", "the card", "--temperature", "0", "--max-new-tokens")
+    with serving(home, "brief@2") as address:
+        served = ratchet("chat", "brief", "-p", "the card", "--url", address)
+        longer = ratchet("chat", "brief", *plain, "12", "--url", address)
+        other = ratchet("chat", "brief", *plain, "12", "--system", "the bank", "--url", address)
+    assert served == ratchet("chat", "brief@1", *plain, "3", "--system", "the loan")
+    assert longer == ratchet("chat", "brief@1", *plain, "12", "--system", "the loan")
+    assert other == ratchet("chat", "brief@1", *plain, "12", "--system", "the bank")
+    assert len({served, longer, other}) == 3
+    assert longer != ratchet("chat", "brief@1", *plain, "12"), "the prompt acts"
 
 
 def test_a_conversation_with_a_server_follows_its_seed(url: str, ratchet: Command) -> None:

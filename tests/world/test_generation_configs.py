@@ -81,6 +81,29 @@ async def test_a_changed_config_goes_on_trial_against_the_version_whose_files_it
     assert configs == [[], *[[{"version": 2, "config": "temperature 0.2", "digest": digest}]] * 3]
 
 
+async def test_a_changed_threshold_is_asked_beside_the_champion_first_where_there_is_a_shadow() -> None:
+    world = Served()
+    shadow = {"percent": 50, "seconds": 10, "minPairs": 300, "maxFlipRate": 0.2}
+    world.policy(1, rollout=ROLLOUT | {"shadow": shadow})
+    world.people.flips = {2: 0.3}
+    await world.settle(12)
+    configure(world, {"abstainThreshold": 0.99})
+    await world.run_until(lambda: world.rollout().get("settledUpTo") == 2)
+    assert world.rollout()["shadow"]["pairs"] >= 300
+    assert "Version 2 is taken out, and nobody got it" in world.rollout()["history"][-1]["why"]
+    assert champion(world) == 1
+
+
+async def test_a_changed_threshold_is_a_version_where_gateways_deal_too() -> None:
+    world = Served()
+    world.policy(1, serving={"httpRoute": {"parentRefs": [{"name": "edge"}]}})
+    world.people.likes = {1: 0.3, 2: 0.9}
+    await world.settle(12)
+    configure(world, {"abstainThreshold": 0.5})
+    await world.run_until(lambda: champion(world) == 2)
+    assert rows(world)[2] == (1, {"abstainThreshold": 0.5})
+
+
 async def test_a_config_that_people_like_less_is_taken_out_and_the_champion_stays_as_it_was() -> None:
     """P34."""
     world = generator()

@@ -331,6 +331,26 @@ def test_breakers_put_back_the_last_good_parameters(base: Path) -> None:
     assert all(torch.equal(good[name], tensor) for name, tensor in parameters(ppo).items())
 
 
+def test_a_gradient_that_is_no_number_names_the_step_and_leaves_the_last_good_parameters(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ppo, step = ppo_on(base), Stepper.step
+    ppo.step()
+    good, taken = parameters(ppo), list[int]()
+
+    def second_fails(stepper: Stepper) -> float:
+        taken.append(1)
+        if len(taken) < 2:
+            return step(stepper)
+        raise NotANumberError("gradient norm nan; lower the learning rate")
+
+    monkeypatch.setattr(Stepper, "step", second_fails)
+    with pytest.raises(NotANumberError, match=r"^step 2: gradient norm nan; lower"):
+        ppo.step()
+    assert ppo.good_step == 1
+    assert all(torch.equal(good[name], tensor) for name, tensor in parameters(ppo).items())
+
+
 def test_a_policy_that_says_nothing_is_stopped(base: Path) -> None:
     silent = replace(
         QUICK, sampling=Sampling(max_new_tokens=6, stop_ids=tuple(range(39)))

@@ -143,7 +143,9 @@ def test_a_stopped_training_leaves_the_last_good_policy_and_says_why(
         raise DivergedError("step 1: too far")
 
     monkeypatch.setattr(LanguagePPO, "step", diverges)
-    with pytest.raises(DivergedError, match=r"step 1: too far; the policy of the last good step is in .*/policy/1"):
+    with pytest.raises(
+        DivergedError, match=r"step 1: too far; the policy of step 0, the last good one, is in .*/policy/1"
+    ):
         RLHFTrainer(config(base)).train(feedbacks(), output_dir=tmp_path)
     result = TrainingResult.load(tmp_path / "policy" / "1")
     assert (result.status, result.detail, result.training_steps) == ("stopped", "step 1: too far", 0)

@@ -9,7 +9,8 @@ optimizer's state. What they share is frozen: base, reference and reward model. 
  3. Make each agent's rewards and loop; one that is frozen has none.
  4. Resume from the newest checkpoint, if this run was interrupted.
  5. In turn, each agent draws rolloutSize answers, is rewarded and updated; numbers that say that its learning went
-    wrong stop the stage, and the message names it.
+    wrong stop the stage, and the message names it. What each agent was at the last step at which nothing was wrong
+    with it is then left in `last-good/`, laid out as in 7.
  6. Report after every round; checkpoint every checkpointEverySteps rounds; asked to leave, checkpoint after the turn at
     hand and leave (exit 75).
  7. Write every agent's policy: the first at the root, the others below `agents/NAME`, and agents.json about all.
@@ -18,9 +19,10 @@ optimizer's state. What they share is frozen: base, reference and reward model. 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -38,6 +40,7 @@ from ratchet_jobs.recipes.generator_parts import (
     open_learning,
     watch_reward_model,
 )
+from ratchet_jobs.recipes.last_good import keep_last_good, save_value_head
 from ratchet_jobs.recipes.reward_files import Fetching
 from ratchet_jobs.recipes.rl_generator import TOLD, by_fields, settings_of
 from ratchet_jobs.recipes.rl_parts import CURVES, LAST_ROLLOUTS, NOTES_FILE, STATE_FILE, part_of, totals_of
@@ -45,8 +48,9 @@ from ratchet_jobs.rl.seeds import seed_for
 from ratchet_jobs.rlhf.policies import save_policy
 from ratchet_jobs.rlhf.ppo import LanguagePPO
 from ratchet_jobs.rlhf.rewards import AnswerRewards
+from ratchet_jobs.rlhf.trunk import Trunk
 from ratchet_jobs.runtime.context import StageContext
-from ratchet_jobs.runtime.errors import BadConfigError, StageError
+from ratchet_jobs.runtime.errors import BadConfigError, DivergedError, NotANumberError, StageError
 
 NUMBERS = {**TOLD, **{name: name for name in CURVES}}
 """Numbers of PPO by the names that they have in a stage."""
@@ -88,10 +92,11 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
     torch.set_num_threads(ctx.threads)
 
     # 1. and 2. prompts, start policy, base, reward model and trunk
-    given = open_learning(ctx, config, hyper, agents=[agent.name for agent in hyper.agents])
+    agents = hyper.agents
+    given = open_learning(ctx, config, hyper, agents=[agent.name for agent in agents])
 
     # 3. rewards and loops
-    learners = list(_learners(ctx, hyper, hyper.agents, given, seed=config.seed))
+    learners = list(_learners(ctx, hyper, agents, given, seed=config.seed))
     steps = hyper.rollouts
 
     # 4. resume: every turn that was taken is in the loops' own counts
@@ -113,13 +118,22 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         save_file(tensors, folder / STATE_FILE)
         (folder / NOTES_FILE).write_text(json.dumps({"curve": curve, "round": told, "agents": numbers}))
 
+    def save_good(folder: Path) -> None:
+        for each in learners:
+            each.ppo.restore_good()
+        _write(folder, agents, given, heads={each.name: each.ppo.trunk for each in learners})
+
     first, count = sum(each.ppo.done for each in learners), len(learners)
     for turn in range(first, steps * count):
         # 5. one agent's rollout and update
         learner = learners[turn % count]
         learner.rewards.interactions = learner.ppo.done * hyper.rollout_size
         with _named(learner.place, learner.name):
-            seen = learner.ppo.step()
+            try:
+                seen = learner.ppo.step()
+            except (DivergedError, NotANumberError) as error:
+                kept = keep_last_good(ctx, save_good, steps={each.name: each.ppo.good_step for each in learners})
+                raise type(error)(f"{error}; {kept}") from error
         told |= {f"agent/{learner.name}/{name}": seen[ours] for ours, name in NUMBERS.items()}
         if learner.ppo.judge is not None:
             told[f"agent/{learner.name}/judged"] = seen["judge_mean"]
@@ -142,11 +156,7 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
             raise ctx.preempted(turn + 1)
 
     # 7. policies
-    for place, agent in enumerate(hyper.agents):
-        folder = ctx.output if place == 0 else agent_folder(ctx.output, agent.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_policy(given.trunk.of_agent(agent.name), folder, start=given.start, card=given.card)
-    write_agents(ctx.output, hyper.agents)
+    _write(ctx.output, agents, given)
     return StageResult(
         metrics={
             **totals_of(curve),
@@ -204,6 +214,26 @@ def _learners(
                 claimed=watched.claimed,
             )
         yield Learner(place, agent.name, rewards, judges, ppo)
+
+
+def _write(
+    root: Path, agents: Sequence[Agent], given: Opened, *, heads: Mapping[str, Trunk] = MappingProxyType({})
+) -> None:
+    """Write the agents' policies as they are now, the first at the root.
+
+    Args:
+        root: of the artifact.
+        agents: of the stage.
+        given: start and trunk of them.
+        heads: trunks by the names of the agents whose value heads are wanted, too.
+    """
+    for place, agent in enumerate(agents):
+        folder = root if place == 0 else agent_folder(root, agent.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_policy(given.trunk.of_agent(agent.name), folder, start=given.start, card=given.card)
+        if agent.name in heads:
+            save_value_head(heads[agent.name], folder)
+    write_agents(root, agents)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ follows a target. The loop stands in `rlhf/ppo.py`, the algorithms in `rlhf/obje
     (exit 75).
  7. Write the policy: both adapters, the start's and what was learned here, as one on the same base.
 
+A stage that those numbers stop leaves the weights of the last step at which nothing was wrong in `last-good/`.
+
 Prompts, draws and minibatches are functions of (seed, rollout); the state of everything else is in the checkpoint; so a
 resumed run repeats the curves of an undisturbed one bit for bit on one kind of CPU and number of threads.
 """
@@ -38,6 +40,7 @@ from ratchet_jobs.recipes.generator_parts import (
     open_learning,
     watch_reward_model,
 )
+from ratchet_jobs.recipes.last_good import keep_last_good, save_value_head
 from ratchet_jobs.recipes.reward_files import Fetching
 from ratchet_jobs.recipes.rl_parts import CURVES, NOTES_FILE, STATE_FILE, newest_of, totals_of
 from ratchet_jobs.rlhf.breakers import AnswerLimits
@@ -135,13 +138,19 @@ def run(ctx: StageContext, config: RlConfig) -> StageResult:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / STATE_FILE)
         (folder / NOTES_FILE).write_text(json.dumps({"curve": curve, "ppo": numbers}))
 
+    def save_good(folder: Path) -> None:
+        save_policy(trunk, folder, start=start, card=card)
+        if ppo.has_values:
+            save_value_head(trunk, folder)
+
     while ppo.done < ppo.steps:
         # 5. rollout and update
         rewards.interactions = ppo.done * hyper.rollout_size
         try:
             seen = ppo.step()
         except (DivergedError, NotANumberError) as error:
-            raise type(error)(f"stages.rlhf: {by_fields(str(error))}") from error
+            kept = keep_last_good(ctx, save_good, steps={"": ppo.good_step})
+            raise type(error)(f"stages.rlhf: {by_fields(str(error))}; {kept}") from error
 
         # 6. report, checkpoint, leave
         told = {name: seen[ours] for ours, name in TOLD.items()}

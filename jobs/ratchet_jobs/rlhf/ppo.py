@@ -26,6 +26,7 @@ Called by the door (`trainer.py`) and by recipes; it writes no file.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -51,6 +52,10 @@ ScoreFunction = Callable[[Episodes], Tensor]
 _HEAD_COEF = 0.1
 """Weight of the value loss in what the value head learns. Adam makes nothing of it: it is the head's part of the norm
 that gradients are clipped to."""
+_GOOD = "good/"
+"""Begins the names of a checkpoint's tensors that are the last good parameters, where they are not the latest."""
+_BEGINS = re.compile(r"(step|update) \d+: ")
+"""How a message begins that says at which step it was."""
 _AGREE = 1e-3
 """Largest difference, in nats, between a token's log-probability when drawn and in a pass over the whole answer."""
 
@@ -200,7 +205,7 @@ class LanguagePPO:
             parameters = policy
         optimizer = torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
         self._stepper = Stepper(parameters, optimizer, max_grad_norm=settings.max_grad_norm)
-        self._good = self._copied()
+        self._good, self.good_step = self._copied(), 0
 
     def step(self) -> dict[str, float]:
         """Take one step; see the module's text for its numbers.
@@ -210,19 +215,34 @@ class LanguagePPO:
 
         Raises:
             NotANumberError: a score, loss or gradient is not finite.
-            DivergedError: a breaker fired.
+            DivergedError: a breaker fired. Both name the step, and the parameters are then those of `good_step`.
         """
         try:
             told = self._step()
-        except (NotANumberError, DivergedError):
-            with torch.no_grad():
-                for name, parameter in self._stepper.parameters.items():
-                    parameter.copy_(self._good[name])
-            raise
-        updates, answers = self._update_state, self._answer_state
-        if not (updates.low_entropy or updates.constant_reward or answers.high_kl or answers.empty):
-            self._good = self._copied()
+        except (NotANumberError, DivergedError) as error:
+            self.restore_good()
+            text = str(error)
+            raise type(error)(text if _BEGINS.match(text) else f"step {self.done + 1}: {text}") from error
+        if self._quiet:
+            self._good, self.good_step = self._copied(), self.done
         return told
+
+    def restore_good(self) -> None:
+        """Put back the parameters of `good_step`: the last one that broke no rule; of 0, those it started with."""
+        with torch.no_grad():
+            for name, parameter in self._stepper.parameters.items():
+                parameter.copy_(self._good[name])
+
+    @property
+    def has_values(self) -> bool:
+        """Whether the algorithm trains the value head."""
+        return self._objective.has_values
+
+    @property
+    def _quiet(self) -> bool:
+        """Whether no rule is broken, not even one that a breaker is still patient with."""
+        updates, answers = self._update_state, self._answer_state
+        return not (updates.low_entropy or updates.constant_reward or answers.high_kl or answers.empty)
 
     def _copied(self) -> dict[str, Tensor]:
         return {name: parameter.detach().clone() for name, parameter in self._stepper.parameters.items()}
@@ -442,17 +462,23 @@ class LanguagePPO:
         """All that the next step depends on: tensors for a safetensors file, and numbers for a JSON file."""
         answers = asdict(self._answer_state)
         numbers = {"done": self.done, "kl_coef": self._kl.coef, "moments": asdict(self._moments)}
-        return self._stepper.state(), numbers | {"updates": asdict(self._update_state), "answers": answers}
+        numbers |= {"updates": asdict(self._update_state), "answers": answers, "good_step": self.good_step}
+        # while no rule is broken the good parameters are those of this step
+        good = {} if self._quiet else {f"{_GOOD}{name}": tensor for name, tensor in self._good.items()}
+        return self._stepper.state() | good, numbers
 
     def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Put back what `state()` gave; going on gives the bits that never stopping would have given."""
-        self._stepper.load_state(tensors)
+        good = {name.removeprefix(_GOOD): tensor for name, tensor in tensors.items() if name.startswith(_GOOD)}
+        self._stepper.load_state({name: tensor for name, tensor in tensors.items() if not name.startswith(_GOOD)})
         self.done, self._kl = int(numbers["done"]), replace(self._kl, coef=numbers["kl_coef"])
         self._moments, self._update_state = Moments(**numbers["moments"]), BreakerState(**numbers["updates"])
         answers = dict(numbers["answers"])
         early, late = (tuple(StepSeen(**each) for each in answers.pop(name)) for name in ("early", "late"))
         self._answer_state = AnswerState(**answers, early=early, late=late)
-        self._good = self._copied()
+        self._good, self.good_step = self._copied(), int(numbers["good_step"])
+        for name, tensor in good.items():
+            self._good[name].copy_(tensor)
 
 
 def _heeded(hidden: Tensor, share: float) -> Tensor:

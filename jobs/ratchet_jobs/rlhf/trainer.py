@@ -186,7 +186,9 @@ class _Training:
                     self._checkpoint(notes | {"told": told})
         except (DivergedError, NotANumberError) as error:
             self._finish("stopped", notes, told, detail=str(error))
-            raise type(error)(f"{error}; the policy of the last good step is in {self.folder}") from error
+            raise type(error)(
+                f"{error}; the policy of step {self.ppo.good_step}, the last good one, is in {self.folder}"
+            ) from error
         return self._finish("trained", notes, told)
 
     def _scorer(self) -> Scorer:

@@ -3,6 +3,9 @@
 Each pod writes below its own directory; resuming takes the highest complete step of any attempt at the stage. What
 is in a checkpoint is the recipe's business (safetensors and JSON only), but for the stage's history, which is in each.
 Of several nodes the first alone saves, and all resume from the one that it chose. Torch-free.
+
+Beside them may lie `last-good/`: what a stage that had to stop was worth before it went wrong, a policy's folder like a
+committed one. Nobody resumes from it; a run may start from it, by its digest.
 """
 
 from __future__ import annotations
@@ -16,12 +19,15 @@ from typing import NamedTuple
 
 import structlog
 
+from ratchet_api.attempts import Artifact
+from ratchet_api.stage import artifact_digest
 from ratchet_jobs.runtime.errors import StoreCorrupt, StoreNotFound
 from ratchet_jobs.runtime.history import History
 from ratchet_jobs.runtime.store import Store, download_verified, sha256_file
 from ratchet_jobs.runtime.team import Solo, Team
 
 MANIFEST = "MANIFEST.json"
+LAST_GOOD = "last-good"
 KEEP = 2
 _ALLOWED_SUFFIXES = {".safetensors", ".json"}
 
@@ -61,6 +67,7 @@ class Checkpoints:
         self._store = store
         self._prefix = prefix
         self._directory = f"{directory}/checkpoints"
+        self._last_good = f"{directory}/{LAST_GOOD}"
         self._scratch = scratch
         self._history = History() if history is None else history  # an empty one is falsy
         self._team = team or Solo()
@@ -126,6 +133,28 @@ class Checkpoints:
             log.info("resuming", step=step, where=base)
             return Found(step, folder)
         return None
+
+    def keep_last_good(self, write: Callable[[Path], None]) -> Artifact:
+        """Let the recipe write a policy's files into a folder, and store them for whoever starts from them.
+
+        Args:
+            write: fills the folder, nested or flat.
+
+        Returns:
+            Where they lie, and the digest over all of them.
+
+        Raises:
+            StoreError: the store failed for longer than its patience.
+        """
+        folder = self._fresh(LAST_GOOD)
+        write(folder)
+        files = {}
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name = path.relative_to(folder).as_posix()
+            self._store.upload(path, f"{self._last_good}/{name}")
+            files[name] = sha256_file(path)
+        shutil.rmtree(folder)
+        return Artifact(uri=f"{self._store.uri}/{self._last_good}", digest=artifact_digest(files))
 
     def clear(self) -> None:
         """Delete every attempt's checkpoints: the stage is committed and nobody resumes it."""

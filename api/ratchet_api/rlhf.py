@@ -32,6 +32,12 @@ ONLINE_FIELDS: dict[str, tuple[OnlineAlgorithm, ...]] = {
 }
 """Field that not every algorithm has a use for, and the algorithms that have."""
 
+ScoreWhitening = Literal["running", "batch", "none"]
+"""By which moments scores are whitened before they teach."""
+
+StopText = Annotated[str, Field(min_length=1, max_length=64, pattern=r"[^ ]")]
+"""More than blanks, with which every word begins."""
+
 GROUP_SIZE = 4
 """groupSize where it is omitted and acts."""
 
@@ -148,6 +154,32 @@ class RlhfStage(ApiModel):
         float,
         Field(
             default=0.0, ge=0, le=1000, description="missingEndPenalty: taken off the reward of an answer that was cut."
+        ),
+    ]
+    stop: Annotated[
+        tuple[StopText, ...] | None,
+        Field(
+            default=None,
+            strict=False,
+            min_length=1,
+            max_length=8,
+            description="stop: texts that end an answer once it says one of them, as the end of sequence does; rewards and evaluation see what is said before. A special token is named by its text. If omitted, the end of sequence alone ends an answer.",
+        ),
+    ]
+    score_whitening: Annotated[
+        ScoreWhitening,
+        Field(
+            default="running",
+            description="scoreWhitening: scores less their mean, in units of their deviation: running = of all answers so far, batch = of those of the rollout (arXiv:1909.08593; arXiv:2403.17031), none = as they are.",
+        ),
+    ]
+    score_clip: Annotated[
+        float,
+        Field(
+            default=5.0,
+            gt=0,
+            le=1e6,
+            description="scoreClip: largest size of a score after whitening; beyond it scores are cut.",
         ),
     ]
     lora_rank: Annotated[

@@ -42,7 +42,7 @@ def ppo_settings(hyper: Hyper) -> PpoSettings:
         vf_coef=hyper.vf_coef,
         init_kl_coef=hyper.kl_coef,
         target_kl=None,
-        score_whitening=False,
+        score_whitening="none",
         score_clip=None,
         limits=AnswerLimits(max_kl=None),
         min_entropy_ratio=None,

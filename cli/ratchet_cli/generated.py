@@ -208,12 +208,13 @@ def measure_said(
     Raises:
         CliError: a policy, its base or the reward model cannot be read, or do not fit each other.
     """
+    stop = () if judge is None else judge[0].settings.stop or ()  # as its run drew and judged
     found: list[Said] = []
     bases: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(prefix="ratchet-") as scratch:
         for number, version in enumerate(versions):
             with explained(version.title):
-                said, folders = _asked(version, rows, Path(scratch) / str(number), asked=asked, base=base)
+                said, folders = _asked(version, rows, Path(scratch) / str(number), asked=asked, base=base, stop=stop)
             found.append(said)
             bases[said.base] = folders.base
         if judge is None:
@@ -222,7 +223,9 @@ def measure_said(
             return _judged(found, bases, *judge, scratch=Path(scratch) / "judge", asked=asked)
 
 
-def _asked(version: Version, rows: Shown, scratch: Path, *, asked: Answers, base: Path | None) -> tuple[Said, Unpacked]:
+def _asked(
+    version: Version, rows: Shown, scratch: Path, *, asked: Answers, base: Path | None, stop: Sequence[str]
+) -> tuple[Said, Unpacked]:
     from ratchet_jobs.generators.card import read_generator_card
     from ratchet_jobs.generators.measuring import measure_answers, work_of
 
@@ -238,6 +241,7 @@ def _asked(version: Version, rows: Shown, scratch: Path, *, asked: Answers, base
             batch_size=version.batch_size,
             field="--max-new-tokens",
             told=lambda count: progress.advance(task, count),
+            stop_texts=stop,
         )
     base_texts = [seen.wording.text(ids) for ids in seen.of_base]
     digest = seen.card.base_model.sha256

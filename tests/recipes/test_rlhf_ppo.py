@@ -85,12 +85,17 @@ def test_learning_rates_rise_with_every_optimizer_step_of_the_warm_up_and_fall_a
 
 def test_scores_are_whitened_if_asked_and_kept_within_the_clip(base: Path) -> None:
     scores = torch.tensor([-9.0, 0.5, 7.0])
-    plain = ppo_on(base, replace(QUICK, score_whitening=False, score_clip=2.0))
+    plain = ppo_on(base, replace(QUICK, score_whitening="none", score_clip=2.0))
     assert plain._shaped(scores, Moments()).tolist() == [-2.0, 0.5, 2.0]
-    assert ppo_on(base, replace(QUICK, score_whitening=False, score_clip=None))._shaped(scores, Moments()) is scores
-    whitened = ppo_on(base, replace(QUICK, score_whitening=True, score_clip=1.0))
+    assert ppo_on(base, replace(QUICK, score_whitening="none", score_clip=None))._shaped(scores, Moments()) is scores
+    whitened = ppo_on(base, replace(QUICK, score_whitening="running", score_clip=1.0))
     moments = Moments().with_(torch.tensor([1.0, 5.0]))  # mean 3, deviation 2
     assert whitened._shaped(torch.tensor([2.0, 9.0]), moments).tolist() == pytest.approx([-0.5, 1.0], abs=1e-3)
+    alone = ppo_on(base, replace(QUICK, score_whitening="batch", score_clip=1.0))
+    # of 1, 2 and 9 the mean is 4 and the variance (9 + 4 + 25) / 3, whatever came before
+    want = [-3.0 / math.sqrt(38 / 3), -2.0 / math.sqrt(38 / 3), 1.0]
+    assert alone._shaped(torch.tensor([1.0, 2.0, 9.0]), moments).tolist() == pytest.approx(want, abs=1e-5)
+    assert alone._shaped(torch.full((3,), 7.0), moments).tolist() == [0.0] * 3
 
 
 def test_the_distance_that_is_told_is_the_policys_from_the_reference(
@@ -411,10 +416,12 @@ def test_a_base_whose_cache_disagrees_is_refused(base: Path, monkeypatch: pytest
         ({"learning_rate": 0.0}, r"learning_rate: 0\.0; give a number above 0"),
         ({"lam": 1.5}, r"lam: 1\.5; give a number from 0 to 1"),
         ({"ppo_epochs": 0}, "ppo_epochs: 0; give a whole number"),
+        ({"score_whitening": "often"}, "score_whitening: often; give one of running, batch, none"),
+        ({"score_clip": 0.0}, r"score_clip: 0\.0; above 0"),
         ({"cliprange": float("nan")}, "cliprange: nan"),
     ],
 )
-def test_settings_out_of_range_are_refused_by_name(changes: dict[str, float], want: str) -> None:
+def test_settings_out_of_range_are_refused_by_name(changes: dict[str, Any], want: str) -> None:
     with pytest.raises(BadConfigError, match=want):
         replace(QUICK, **changes)
 

@@ -140,6 +140,7 @@ def generate(
     max_new_tokens: int,
     temperature: float = 0.0,
     stop: Callable[[], bool] = lambda: False,
+    stop_texts: Sequence[str] = (),
 ) -> list[list[int]]:
     """Answer a batch of prompts.
 
@@ -150,6 +151,7 @@ def generate(
         max_new_tokens: an answer that has not ended by then is cut.
         temperature: 0 = always the likeliest token; above, tokens are drawn by torch's generator.
         stop: asked after each token; true ends all answers where they are.
+        stop_texts: an answer that says one of them has ended by itself just before.
 
     Returns:
         Tokens of each answer, the end of sequence among them if it ended by itself.
@@ -165,12 +167,19 @@ def generate(
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, eos_token_id=wording.eos_id, pad_token_id=wording.pad_id, **sampling
     )
+
+    def ended(ids: Tensor, _scores: Any, **_: Any) -> Tensor:
+        if (leaving := stop()) or not stop_texts:
+            return torch.full((len(ids),), leaving, device=ids.device)
+        said = [wording.stops_at(row, stop_texts) is not None for row in ids[:, longest:].tolist()]
+        return torch.tensor(said, device=ids.device)
+
     with torch.inference_mode():
         made = model.generate(
             input_ids=input_ids.to(device),
             attention_mask=token_mask.to(device),
             generation_config=config,
-            stopping_criteria=[lambda ids, _scores, **_: torch.full((len(ids),), stop(), device=ids.device)],
+            stopping_criteria=[ended],
         )
-    answers = made[:, longest:].tolist()
+    answers = (wording.settled(ids, stop=stop_texts) for ids in made[:, longest:].tolist())
     return [ids[: ids.index(wording.eos_id) + 1] if wording.eos_id in ids else ids for ids in answers]

@@ -64,6 +64,7 @@ def measure_answers(
     split: str = "test",
     told: Callable[[int], None] = lambda count: None,
     stop: Callable[[], bool] = lambda: False,
+    stop_texts: Sequence[str] = (),
 ) -> Measured:
     """Score all responses and answer some prompts.
 
@@ -77,6 +78,7 @@ def measure_answers(
         split: how messages call the rows.
         told: called after each batch with its rows.
         stop: asked after each token; true ends all answers where they are.
+        stop_texts: an answer that says one of them has ended by itself just before.
 
     Returns:
         Metrics perplexity, base_perplexity, kl, bleu1, bleu2, distinct1, distinct2, repetition, overlap, empty,
@@ -94,9 +96,7 @@ def measure_answers(
     model.to(device)
     examples = tokenize_rows(rows, wording, max_tokens=card.max_tokens, split=split)
     prompts = [pair.prompt for pair in examples.pairs[: asked.prompts]]
-    longest = max(len(prompt) for prompt in prompts)
-    named = f"{field} {asked.max_new_tokens} after the longest prompt of {longest} tokens"
-    check_context(model, max_tokens=longest + asked.max_new_tokens, field=named)
+    _check_room(model, prompts, asked, field=field)
     scores = []
     for batch in sorted_batches(examples.lengths, batch_size):
         scores.append(score(model, [examples.pairs[i] for i in batch], pad_id=wording.pad_id))
@@ -105,25 +105,38 @@ def measure_answers(
     if not all(math.isfinite(value) for value in metrics.values()):
         raise NotANumberError(f"{split} split: {metrics}; train again with a lower learningRate")
 
+    most = asked.max_new_tokens
+
     def answered(wanted: Sequence[list[int]]) -> list[list[int]]:
         made = []
         for start in range(0, len(wanted), batch_size):
             part = wanted[start : start + batch_size]
-            made += generate(model, part, wording=wording, max_new_tokens=asked.max_new_tokens, stop=stop)
+            made += generate(model, part, wording=wording, max_new_tokens=most, stop=stop, stop_texts=stop_texts)
             told(len(part))
         return made
 
     answers = answered(prompts)
     with model.disable_adapter():
         of_base = answered(prompts[:BASE_ANSWERS])
-    ended = [bool(ids) and ids[-1] == wording.eos_id for ids in answers]
-    lengths = [len(ids) - end for ids, end in zip(answers, ended, strict=True)]
     texts = [wording.text(ids) for ids in answers]
+    lengths, ended = _lengths(answers, eos_id=wording.eos_id)
     metrics |= answer_metrics(texts, examples.rows[: len(texts)], lengths)
     metrics |= {
-        "ended": sum(ended) / len(ended),
+        "ended": ended,
         "n_test": float(len(examples.pairs)),
         "n_answers": float(len(texts)),
         "skipped_rows": float(examples.long_prompts),
     }
     return Measured(metrics, examples, answers, lengths, texts, of_base, card, model, wording)
+
+
+def _lengths(answers: Sequence[list[int]], *, eos_id: int) -> tuple[list[int], float]:
+    """Tokens of each answer without its end, and the share of answers that have one."""
+    ended = [bool(ids) and ids[-1] == eos_id for ids in answers]
+    return [len(ids) - end for ids, end in zip(answers, ended, strict=True)], sum(ended) / len(ended)
+
+
+def _check_room(model: PeftModel, prompts: Sequence[list[int]], asked: Answers, *, field: str) -> None:
+    longest = max(len(prompt) for prompt in prompts)
+    named = f"{field} {asked.max_new_tokens} after the longest prompt of {longest} tokens"
+    check_context(model, max_tokens=longest + asked.max_new_tokens, field=named)

@@ -14,6 +14,7 @@ Called by the recipes of generators and by the command line.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,41 @@ class Wording:
         """Tokens of an answer and of its end."""
         return [*self._encode(text if self.template == "chat" else f" {text}", special=False), self.eos_id]
 
-    def text(self, ids: Sequence[int]) -> str:
-        """What an answer's tokens say; those from the first end of sequence on are left out."""
+    def text(self, ids: Sequence[int], *, stop: Sequence[str] = ()) -> str:
+        """What an answer's tokens say; what comes from the first end of sequence, or of `stop`, on is left out."""
         ids = list(ids)
         if self.eos_id in ids:
             ids = ids[: ids.index(self.eos_id)]
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        said = str(self.tokenizer.decode(ids[: self.stops_at(ids, stop)], skip_special_tokens=True))
+        for each in stop:
+            said = said.partition(each)[0]
+        return said.strip()
+
+    def stops_at(self, ids: Sequence[int], stop: Sequence[str]) -> int | None:
+        """How many of an answer's tokens there are up to the one by which it has said a text of `stop`.
+
+        Args:
+            ids: of the answer.
+            stop: texts, special tokens by theirs. A text may begin or end within a token.
+
+        Returns:
+            Their number; None = it says none of them.
+        """
+
+        def said(count: int) -> bool:
+            text = str(self.tokenizer.decode(list(ids[:count]), skip_special_tokens=False))
+            return any(each in text for each in stop)
+
+        if not stop or not said(len(ids)):
+            return None
+        return bisect_left(range(len(ids)), True, key=lambda count: said(count + 1)) + 1
+
+    def settled(self, ids: Sequence[int], *, stop: Sequence[str]) -> list[int]:
+        """An answer's tokens; of one that says a text of `stop` those of a response that ends before it."""
+        ended = list(ids).index(self.eos_id) if self.eos_id in ids else len(ids)
+        if self.stops_at(ids[:ended], stop) is None:
+            return list(ids)
+        return self.response(self.text(ids, stop=stop))
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
         return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=special).ids)

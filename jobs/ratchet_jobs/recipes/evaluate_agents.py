@@ -23,7 +23,7 @@ from ratchet_jobs.generators.artifact import MERGED_FOLDER, save_merged
 from ratchet_jobs.generators.examples import Examples
 from ratchet_jobs.generators.measuring import measure_answers
 from ratchet_jobs.metrics.breakdown import compare_parts
-from ratchet_jobs.recipes.generator_parts import make_judges, reward_answers
+from ratchet_jobs.recipes.generator_parts import make_judges, reward_answers, stop_texts
 from ratchet_jobs.recipes.reward_files import Fetching
 from ratchet_jobs.runtime.context import StageContext
 
@@ -90,6 +90,7 @@ def measure_agents(
             field="stages.evaluate.answers.maxNewTokens",
             told=told,
             stop=ctx.should_stop,
+            stop_texts=stop_texts(config.rlhf),
         )
         folder = agent_folder(trained, agent.name)
         merged = agent_folder(ctx.output, agent.name) / MERGED_FOLDER

@@ -58,6 +58,7 @@ from ratchet_jobs.recipes.generator_parts import (
     make_judges,
     mentioned_by,
     reward_answers,
+    stop_texts,
 )
 from ratchet_jobs.recipes.reward_files import Fetching
 from ratchet_jobs.report.evidence import COMPARISON_FILE, EVALUATION_FILE
@@ -296,6 +297,7 @@ def _measured(
         field="stages.evaluate.answers.maxNewTokens",
         told=told,
         stop=ctx.should_stop,
+        stop_texts=stop_texts(config.rlhf),
     )
     likelihoods = None
     if config.preference is not None:

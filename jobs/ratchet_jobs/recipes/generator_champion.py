@@ -21,6 +21,7 @@ from ratchet_jobs.data.policy_folder import fetch_policy, read_generator_base
 from ratchet_jobs.generators.measuring import measure_answers
 from ratchet_jobs.judging.pairs import Preferences
 from ratchet_jobs.metrics.choosing_answers import DECIMALS
+from ratchet_jobs.recipes.generator_parts import stop_texts
 from ratchet_jobs.runtime.context import StageContext
 from ratchet_jobs.runtime.errors import (
     BadConfigError,
@@ -93,6 +94,7 @@ def measure_champion(
             field="stages.evaluate.answers.maxNewTokens",
             told=told,
             stop=ctx.should_stop,
+            stop_texts=stop_texts(config.rlhf),
         )
     except _WORTH_A_WORD as error:
         log.warning("the champion cannot be measured and is not compared", error=str(error))

@@ -348,6 +348,11 @@ def prompts_of(
     return found, skipped
 
 
+def stop_texts(hyper: RlhfStage | None) -> tuple[str, ...]:
+    """Texts that end an answer by the settings of a rl stage; evaluation asks as that stage drew."""
+    return () if hyper is None else hyper.stop or ()
+
+
 def mentioned_by(rows: Sequence[Demonstration]) -> frozenset[str]:
     """The items that rows say their responses mention."""
     return frozenset(item for row in rows for item in row.items or ())

@@ -38,6 +38,7 @@ from ratchet_jobs.recipes.generator_parts import (
     make_judges,
     mentioned_by,
     open_learning,
+    stop_texts,
     watch_reward_model,
 )
 from ratchet_jobs.recipes.last_good import keep_last_good, save_value_head
@@ -69,6 +70,8 @@ FIELDS = {
     "learning_rate": "learningRate",
     "ppo_epochs": "updateEpochs",
     "batch_size": "rolloutSize",
+    "score_whitening": "scoreWhitening",
+    "score_clip": "scoreClip",
 }
 """The loop's settings by the names that they have in stages.rlhf, for messages."""
 
@@ -204,7 +207,9 @@ def settings_of(hyper: RlhfStage) -> PpoSettings:
     return PpoSettings(
         algorithm=hyper.algorithm,
         group_size=hyper.grouped or 1,
-        sampling=Sampling(hyper.max_new_tokens, hyper.temperature, hyper.top_p),
+        sampling=Sampling(hyper.max_new_tokens, hyper.temperature, hyper.top_p, stop=stop_texts(hyper)),
+        score_whitening=hyper.score_whitening,
+        score_clip=hyper.score_clip,
         batch_size=hyper.rollout_size,
         mini_batch_size=hyper.minibatch_size // hyper.accumulation,
         gradient_accumulation_steps=hyper.accumulation,

@@ -4,7 +4,8 @@
  2. One pass over the prompts fills the cache; each further pass adds one token.
  3. A token is drawn from softmax(logits / temperature), cut to the likeliest tokens of mass top_p. Noted are its
     log-probability under the policy *before* that cut, the value of the state it was drawn in, and the entropy.
- 4. A row ends with its first stop token, which belongs to the answer; from there on it is masked out.
+ 4. A row ends with its first stop token, or the token by which it has said a stop text; that one belongs to the answer,
+    and from there on the row is masked out.
 
 Decides nothing about rewards. Called by `ppo.py`, by training on answers that are given, and by the door.
 """
@@ -24,6 +25,9 @@ from ratchet_jobs.rl.picked import draw, picked_log_probs
 from ratchet_jobs.rlhf.trunk import Trunk
 from ratchet_jobs.runtime.errors import BadConfigError, BadDataError
 
+_MARGIN = 8
+"""Tokens before the tail that could hold a stop text: what begins a decoded text may lose its blank."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -40,6 +44,8 @@ class Sampling:
     """Mass of the likeliest tokens that a draw is limited to; 1 = all tokens."""
     stop_ids: tuple[int, ...] = ()
     """Tokens that end an answer, beside the end of sequence."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer, too; what it says from the first of them on nobody but the update sees."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -169,11 +175,52 @@ def _generate(trunk: Trunk, prompts: Prompts, sampling: Sampling, *, generator: 
         columns.append((token, alive, *(torch.where(alive, number, 0.0) for number in noted)))
         mask = torch.cat([mask, alive.unsqueeze(1)], 1)
         alive = alive & ~torch.isin(token, stops)
+        if sampling.stop:
+            alive = alive & ~_said(trunk, columns, alive, sampling.stop)
         if len(columns) == sampling.max_new_tokens or not bool(alive.any()):
             break
         seen = trunk.policy(token.unsqueeze(1), mask, keep=1, cache=cache)
     ids, counts, logprobs, values, entropies = (torch.stack(column, 1) for column in zip(*columns, strict=True))
     return Episodes(*prompts, ids, counts, logprobs, values, entropies, stopped=~alive)
+
+
+def _said(trunk: Trunk, columns: Sequence[tuple[Tensor, ...]], alive: Tensor, stop: Sequence[str]) -> Tensor:
+    """Which of B rows have said a stop text by their last token, (B,) bool; rows that ended before count as not.
+
+    Only the tail is read: every token but a special one has a byte at least.
+    """
+    tail = max(len(each.encode()) for each in stop) + _MARGIN
+    rows = torch.stack([column[0] for column in columns[-tail:]], 1).tolist()
+    wording = trunk.wording
+    said = [live and wording.stops_at(row, stop) is not None for row, live in zip(rows, alive.tolist(), strict=True)]
+    return torch.tensor(said, device=trunk.device)
+
+
+def as_heard(trunk: Trunk, episodes: Episodes, *, stop: Sequence[str]) -> Episodes:
+    """Episodes as rewards hear them: an answer that says a stop text ends just before it, as one that ends by itself.
+
+    Args:
+        trunk: whose tokens they are.
+        episodes: B of them.
+        stop: see `Sampling`; empty = the episodes themselves.
+
+    Returns:
+        B episodes. Where a text was said, answers are tokenised anew, and what only training needs of any is 0.
+    """
+    if not stop:
+        return episodes
+    prompts, answers = (
+        [[token for token, real in zip(*row, strict=True) if real] for row in zip(*parts, strict=True)]
+        for parts in (
+            (episodes.prompt_ids.tolist(), episodes.prompt_mask.tolist()),
+            (episodes.response_ids.tolist(), episodes.response_mask.tolist()),
+        )
+    )
+    heard = [trunk.wording.settled(ids, stop=stop) for ids in answers]
+    if heard == answers:
+        return episodes
+    again = episodes_of(list(zip(prompts, heard, strict=True)), trunk)
+    return replace(again, stopped=episodes.stopped)
 
 
 def episodes_of(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], trunk: Trunk) -> Episodes:

@@ -6,8 +6,9 @@ The loop serves every algorithm that learns from answers which the policy drew; 
 One step, `LanguagePPO.step`:
  1. The next batch of prompts, in an order that is a function of seed and pass, is answered by the policy, each as often
     as the objective's groups are large.
- 2. The reward scores each whole answer; an answer that was cut loses `missing_eos_penalty`.
- 3. Scores are whitened by the moments of all scores so far and clipped.
+ 2. The reward scores each whole answer, up to a stop text if it says one; an answer that was cut loses
+    `missing_eos_penalty`.
+ 3. Scores are whitened, by the moments of all scores so far or of the batch's own, and clipped (`_shaped`).
  4. Of these and the reference's log-probabilities the objective makes advantages; of PPO also value targets.
  5. For each of ppo_epochs passes over the batch in a new order: the objective's loss, divided by the tokens (PPO) or
     answers (of groups) of everything one optimizer step sees, so that accumulation changes nothing but rounding.
@@ -29,18 +30,18 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from ratchet_api.rlhf import OnlineAlgorithm
+from ratchet_api.rlhf import OnlineAlgorithm, ScoreWhitening
 from ratchet_jobs.rl.breakers import BreakerState, Limits, check_update
 from ratchet_jobs.rl.diagnostics import clipped, explained_variance, kl_k3
 from ratchet_jobs.rl.learner import Stepper, UpdateStats
 from ratchet_jobs.rl.seeds import generator_for
 from ratchet_jobs.rlhf.breakers import OF_GENERATORS, AnswerLimits, AnswerState, StepSeen, check_answers, correlation
-from ratchet_jobs.rlhf.generate import Episodes, Sampling, answer_pass, generate, pad_prompts, token_logprobs
+from ratchet_jobs.rlhf.generate import Episodes, Sampling, answer_pass, as_heard, generate, pad_prompts, token_logprobs
 from ratchet_jobs.rlhf.objectives import OBJECTIVES, Experience
 from ratchet_jobs.rlhf.shaping import KlController, Moments, penalise_unstopped
 from ratchet_jobs.rlhf.trunk import Trunk
@@ -104,7 +105,8 @@ class PpoSettings:
     """Mean KL of an answer that the penalty steers to; None = init_kl_coef for good."""
     kl_horizon: float = 10_000.0
     """Episodes over which the penalty's weight follows."""
-    score_whitening: bool = True
+    score_whitening: ScoreWhitening = "running"
+    """Whose mean and deviation scores are whitened by: of all so far, of the batch, or of none."""
     score_clip: float | None = 5.0
     """Largest size of a score after whitening; None = any."""
     missing_eos_penalty: float = 0.0
@@ -135,6 +137,10 @@ class PpoSettings:
                 f"batch_size: {self.batch_size} is no multiple of mini_batch_size {self.mini_batch_size} x "
                 f"gradient_accumulation_steps {self.gradient_accumulation_steps}; change one of the three"
             )
+        known = get_args(ScoreWhitening)
+        _require(
+            self.score_whitening in known, "score_whitening", self.score_whitening, f"give one of {', '.join(known)}"
+        )
         _require(self.algorithm in OBJECTIVES, "algorithm", self.algorithm, f"give one of {', '.join(OBJECTIVES)}")
         if (self.algorithm == "ppo") != (self.group_size == 1) or self.group_size < 1:
             raise BadConfigError(
@@ -252,7 +258,8 @@ class LanguagePPO:
         # 1. answers
         episodes = self._settled(self._drawn())
         # 2. scores
-        scores = self._scores(self.score, episodes)
+        heard = as_heard(self.trunk, episodes, stop=settings.sampling.stop)
+        scores = self._scores(self.score, heard)
         penalised = penalise_unstopped(scores, episodes.stopped, penalty=settings.missing_eos_penalty)
         # 3. and 4. shaped scores and advantages
         moments = self._moments.with_(penalised)
@@ -264,9 +271,9 @@ class LanguagePPO:
         # 6. controller and breakers
         kl = float((episodes.logprobs - ref_logprobs).sum(1).mean())
         kl_estimate = float(kl_k3(ref_logprobs, episodes.logprobs).sum(1).mean())
-        empty = sum(not text for text in self.answers(episodes)) / len(episodes)
+        empty = sum(not text for text in self.answers(heard)) / len(episodes)
         lengths = episodes.lengths.double().tolist()
-        judged = None if self.judge is None else float(self._scores(self.judge, episodes).mean())
+        judged = None if self.judge is None else float(self._scores(self.judge, heard).mean())
         follows = correlation(scores.double().tolist(), lengths)
         claimed = None if self._claimed is None else self._claimed()
         seen = StepSeen(float(scores.mean()), sum(lengths) / len(lengths), follows, judged, claimed)
@@ -374,8 +381,25 @@ class LanguagePPO:
         return scores
 
     def _shaped(self, scores: Tensor, moments: Moments) -> Tensor:
-        most = self.settings.score_clip
-        shaped = moments.whiten(scores) if self.settings.score_whitening else scores
+        """Scores as they teach: whitened, then clipped.
+
+            s <- (s - mean) / deviation;  s <- min(max(s, -c), c) with c = score_clip
+
+        Ziegler et al. 2019 (arXiv:1909.08593, section 2.1) scale scores to mean 0 and variance 1 once, over answers of
+        the start; Huang et al. 2024 ("The N implementation details of RLHF with PPO", arXiv:2403.17031) do it anew.
+        "running" takes the moments of all scores so far, which every later step tells better; "batch" the population's
+        of the step's own, so that every step teaches alike however scores rise; scores that are all equal become 0.
+
+        Args:
+            scores: (B,) of the step.
+            moments: of all scores so far, the step's among them.
+
+        Returns:
+            (B,).
+        """
+        most, by = self.settings.score_clip, self.settings.score_whitening
+        of = {"running": moments, "batch": Moments().with_(scores), "none": None}[by]
+        shaped = scores if of is None else of.whiten(scores)
         return shaped if most is None else shaped.clamp(-most, most)
 
     def _experience(self, episodes: Episodes, scores: Tensor, ref_logprobs: Tensor) -> Experience:

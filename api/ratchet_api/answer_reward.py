@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from ratchet_api.base import ApiModel, ColumnPath, Sha256, StoreUri
 from ratchet_api.judge import Judge
-from ratchet_api.rl import CurriculumPoint, PolicyArtifact
+from ratchet_api.rl import ENTRY_POINT_PATTERN, CurriculumPoint, PolicyArtifact
 
 AnswerRewardType = Literal[
     "rewardModel",
@@ -25,6 +25,7 @@ AnswerRewardType = Literal[
     "itemRatio",
     "empathy",
     "judge",
+    "entryPoint",
 ]
 REWARD_MODEL: AnswerRewardType = "rewardModel"
 
@@ -36,6 +37,7 @@ ANSWER_REWARD_FIELDS: dict[str, tuple[AnswerRewardType, ...]] = {
     "words": ("words", "safety"),
     "classifier": ("empathy",),
     "judge": ("judge",),
+    "entryPoint": ("entryPoint",),
 }
 """Field that a reward of these types needs, and no other has a use for."""
 
@@ -82,7 +84,7 @@ class AnswerReward(ApiModel):
     type: Annotated[
         AnswerRewardType,
         Field(
-            description="type: rewardModel (what the reward-model stage's model says, or the one that model names, 0 to 1), expression (arithmetic over the answer), words (which share of the listed words it says), safety (1 = it says none of the listed words), length (1 = as many words as wanted, less the further off), format (1 = it is what pattern or jsonSchema wants), recommendation (1 / place of the first right item among those it names; of a row that names none, 1 / how many different ones it names), itemRatio (1 = it names an item), empathy (how likely it feels as the one who is answered, as a classifier says) or judge (what a language model says, 0 to 1)."
+            description="type: rewardModel (what the reward-model stage's model says, or the one that model names, 0 to 1), expression (arithmetic over the answer), words (which share of the listed words it says), safety (1 = it says none of the listed words), length (1 = as many words as wanted, less the further off), format (1 = it is what pattern or jsonSchema wants), recommendation (1 / place of the first right item among those it names; of a row that names none, 1 / how many different ones it names), itemRatio (1 = it names an item), empathy (how likely it feels as the one who is answered, as a classifier says) judge (what a language model says, 0 to 1) or entryPoint (what own code in an own image says, 0 to 1)."
         ),
     ]
     name: Annotated[
@@ -185,6 +187,17 @@ class AnswerReward(ApiModel):
     judge: Annotated[
         Judge | None,
         Field(default=None, description="judge: for type judge; which language model is asked what about an answer."),
+    ]
+
+    entry_point: Annotated[
+        str | None,
+        Field(
+            default=None,
+            min_length=3,
+            max_length=256,
+            pattern=ENTRY_POINT_PATTERN,
+            description="entryPoint: for type entryPoint; MODULE:FUNCTION in the run's own image, called with (prompts, answers, rows), which answers with a number from 0 to 1 for each answer.",
+        ),
     ]
 
     @model_validator(mode="after")

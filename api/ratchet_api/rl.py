@@ -29,6 +29,9 @@ RewardType = Literal[
 ]
 Estimator = Literal["doublyRobust", "ips", "direct"]
 
+ENTRY_POINT_PATTERN = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
+"""MODULE:FUNCTION."""
+
 REWARD_FIELDS: dict[str, str] = {
     "expression": "expression",
     "costs": "costMatrix",
@@ -226,7 +229,7 @@ class Reward(ApiModel):
             default=None,
             min_length=3,
             max_length=256,
-            pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$",
+            pattern=ENTRY_POINT_PATTERN,
             description="entryPoint: for type entryPoint; MODULE:FUNCTION in the run's own image, called with (predictions, labels, confidences).",
         ),
     ]

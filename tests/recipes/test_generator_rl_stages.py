@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -68,6 +70,35 @@ def test_answers_that_are_rewarded_for_being_short_become_short_and_a_left_stage
     assert curve["reward/expression"] == curve["avg_return"]
     assert sum(curve["mean_tokens"][-3:]) < sum(curve["mean_tokens"][:3])
     assert calm.result.metrics["rollouts"] == 8
+
+
+def test_own_code_rewards_answers_in_training_and_in_the_comparison(
+    bench: GeneratorBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P39: told like every other component, in curves, comparison, samples and report."""
+    module = ModuleType("team_rewards")
+    monkeypatch.setitem(sys.modules, "team_rewards", module)
+    known: list[bool] = []
+
+    def brief(prompts: list[str], answers: list[str], rows: list[list[dict[str, Any]]]) -> list[float]:
+        pairs = zip(prompts, rows, strict=True)
+        known.extend(any(row["turns"][-1]["content"] == prompt for row in own) for prompt, own in pairs)
+        return [1 / (1 + len(answer.split())) for answer in answers]
+
+    module.brief = brief  # type: ignore[attr-defined]
+    own = {"type": "entryPoint", "entryPoint": "team_rewards:brief", "name": "brief"}
+    config = bench.rlhf(rewards=[own, SHORT[0] | {"weight": 0.1}], interactions=16)
+    commit, folder = bench.pod(config, run="own")
+    assert 0 < commit.result.metrics["reward/brief"] < 1
+    assert len(read_history(folder / "rl-history.parquet")["reward/brief"]) == 2
+    _, measured = bench.pod(bench.compare(config, run="own"), run="own-measured")
+    assert known
+    assert all(known), "each answer has its prompt's rows"
+    compared = json.loads((measured / "comparison.json").read_text())["components"]["brief"]
+    assert 0 < compared["baseline"] < 1
+    for answer in json.loads((measured / "evaluation.json").read_text())["answers"]:
+        assert answer["worth"]["rl"]["brief"] == pytest.approx(1 / (1 + len(answer["rl"].split())), abs=1e-4)
+    assert "brief" in (measured / "report.html").read_text()
 
 
 def test_a_curriculum_moves_the_weight_while_the_stage_learns(bench: GeneratorBench) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -296,3 +298,80 @@ def test_a_classifier_that_does_not_know_an_emotion_is_refused_with_what_it_know
     several = type("Several", (Feels,), {"tasks": ("mood", "topic")})
     with pytest.raises(BadModelError, match="it has the tasks mood, topic; name a classifier of emotions alone"):
         rewarded(EMPATHY, classifier=lambda _: several())
+
+
+@pytest.fixture
+def own_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = ModuleType("answer_rewards")
+    monkeypatch.setitem(sys.modules, "answer_rewards", module)
+    return module
+
+
+OWN = {"type": "entryPoint", "entryPoint": "answer_rewards:score", "name": "own", "weight": 2.0}
+
+
+def test_own_code_is_asked_with_prompts_answers_and_the_rows_of_the_prompts(own_module: ModuleType) -> None:
+    asked: list[Any] = []
+
+    def score(prompts: list[str], answers: list[str], rows: list[list[dict[str, Any]]]) -> list[float]:
+        asked.append((list(prompts), list(answers), rows))
+        answers.clear()  # its own copy
+        return [0.25, 1.0]
+
+    own_module.score = score  # type: ignore[attr-defined]
+    rewards = rewarded(OWN, {"type": "words", "words": ["sorry"]})
+    assert rewards(episodes()).tolist() == [0.5, 3.0], "twice what it says, and the words"
+    assert rewards.latest == {"own": 0.625, "words": 0.5}
+    ((prompts, answers, rows),) = asked
+    assert prompts == ["have this", "a film?"]
+    assert answers == list(TEXTS)
+    film = {"turns": [{"role": "user", "content": "a film?"}], "response": "sorry no"}
+    assert rows[1] == [film | {"items": ["Very Much", "Heat"], "emotion": "sad"}]
+    assert rows[0][0]["items"] is rows[0][0]["emotion"] is None
+
+
+@pytest.mark.parametrize(
+    ("said", "want"),
+    [
+        pytest.param([0.5], r"gave shape \(1,\) for 2 answers; return one number per answer", id="too few"),
+        pytest.param(0.5, r"gave shape \(\) for 2 answers", id="one for all"),
+        pytest.param([[0.5], [0.5]], r"gave shape \(2, 1\) for 2 answers", id="rows of one"),
+        pytest.param(
+            [0.5, float("nan")], r"gave nan for the answer 'Sorry, no!'; return numbers from 0 to 1", id="NaN"
+        ),
+        pytest.param([1.5, 0.5], r"gave 1.5 for the answer 'thank you", id="too much"),
+        pytest.param([0.5, -0.1], r"gave -0.1 for the answer 'Sorry", id="less than nothing"),
+        pytest.param([float("inf"), 0.5], r"gave inf for the answer 'thank", id="without end"),
+        pytest.param("good", r"raised \w+: .*; mend the function", id="no numbers"),
+        pytest.param(None, r"raised \w+: .*; mend the function", id="nothing"),
+        pytest.param(KeyError("threshold"), r"raised KeyError: 'threshold'; mend the function", id="it raises"),
+    ],
+)
+def test_own_code_that_answers_with_something_else_is_named(own_module: ModuleType, said: Any, want: str) -> None:
+    def score(*_: Any) -> Any:
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    own_module.score = score  # type: ignore[attr-defined]
+    with pytest.raises(BadConfigError, match=rf"^stages.rlhf.rewards: entryPoint: 'answer_rewards:score' {want}"):
+        rewarded(OWN)(episodes())
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [
+        ("no_such_module:score", "is not in this image .*; build it in"),
+        ("answer_rewards:absent", "is not in this image .*; build it in"),
+        ("answer_rewards:number", "is a int; name a function"),
+        ("breaks_at_import:score", "importing breaks_at_import raised ValueError: no licence; mend the module"),
+    ],
+)
+def test_own_code_that_is_not_there_is_refused_before_anything_is_drawn(
+    own_module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, want: str
+) -> None:
+    own_module.number = 3  # type: ignore[attr-defined]
+    (tmp_path / "breaks_at_import.py").write_text("raise ValueError('no licence')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadConfigError, match=rf"^stages.rlhf.rewards: entryPoint: '{name}'.*{want}"):
+        rewarded(OWN | {"entryPoint": name})

@@ -24,6 +24,33 @@ UserFunction = Callable[[Tensor, Tensor, Tensor], Any]
 """(predictions (N,) int64, labels (N,) int64, confidences (N,) float32) -> N numbers (tensor, array or sequence)."""
 
 
+def find_function(entry_point: str, *, field: str) -> Callable[..., Any]:
+    """The function of that name, its module imported.
+
+    Args:
+        entry_point: such as `my_rewards.routing:score`.
+        field: how messages call it.
+
+    Raises:
+        BadConfigError: the name is malformed, the image has no such function, or its module raises.
+    """
+    if _ENTRY_POINT.fullmatch(entry_point) is None:
+        raise BadConfigError(f"{field}: {entry_point!r}; give it as package.module:function")
+    module_name, _, name = entry_point.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise BadConfigError(f"{field}: {entry_point!r} is not in this image ({error}); build it in") from error
+    except Exception as error:  # foreign code: whatever it raises, the user has to know that it was theirs
+        raise BadConfigError(
+            f"{field}: {entry_point!r}: importing {module_name} raised {type(error).__name__}: {error}; mend the module"
+        ) from error
+    if not callable(function):
+        raise BadConfigError(f"{field}: {entry_point!r} is a {type(function).__name__}; name a function")
+    found: Callable[..., Any] = function
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class EntryPoint:
     """Calls the named function once per batch, on copies.
@@ -37,20 +64,7 @@ class EntryPoint:
     _function: UserFunction = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if _ENTRY_POINT.fullmatch(self.entry_point) is None:
-            raise BadConfigError(f"reward entry_point: {self.entry_point!r}; give it as package.module:function")
-        module_name, _, name = self.entry_point.partition(":")
-        try:
-            function = getattr(importlib.import_module(module_name), name)
-        except (ImportError, AttributeError) as error:
-            raise BadConfigError(
-                f"reward entry_point: {self.entry_point!r} is not in this image ({error}); build it in"
-            ) from error
-        if not callable(function):
-            raise BadConfigError(
-                f"reward entry_point: {self.entry_point!r} is a {type(function).__name__}; name a function"
-            )
-        object.__setattr__(self, "_function", function)
+        object.__setattr__(self, "_function", find_function(self.entry_point, field="reward entry_point"))
 
     def __call__(self, batch: RewardBatch) -> Tensor:
         """Rewards (N,) float32 on the batch's device.

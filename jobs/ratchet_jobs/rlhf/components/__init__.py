@@ -16,6 +16,7 @@ from ratchet_jobs.rlhf.components import (
     formula,
     judged,
     length,
+    own_code,
     recommendation,
     safety,
     wanted_words,
@@ -34,5 +35,6 @@ COMPONENTS: Mapping[AnswerRewardType, Callable[[AnswerReward, Sources], Componen
         "itemRatio": recommendation.make_ratio,
         "empathy": empathy.make,
         "judge": asked_judge.make,
+        "entryPoint": own_code.make,
     }
 )

@@ -6,12 +6,13 @@ Decides their types, which field belongs to which, and how one is weighed. What 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ratchet_api.base import ApiModel, ColumnPath, Sha256, StoreUri
 from ratchet_api.judge import Judge
+from ratchet_api.reward_hints import meant_by
 from ratchet_api.rl import ENTRY_POINT_PATTERN, CurriculumPoint, PolicyArtifact
 
 AnswerRewardType = Literal[
@@ -200,6 +201,14 @@ class AnswerReward(ApiModel):
         ),
     ]
 
+    @field_validator("type", mode="before")
+    @classmethod
+    def _type_by_its_name(cls, value: Any) -> Any:
+        types = get_args(AnswerRewardType)
+        if isinstance(value, str) and value not in types and (meant := meant_by(value, types)) is not None:
+            raise ValueError(f"{value!r} is no type of reward; write {meant}")
+        return value
+
     @model_validator(mode="after")
     def _fits_its_type(self) -> Self:
         given = {field.alias: getattr(self, name) for name, field in type(self).model_fields.items()}
@@ -242,6 +251,13 @@ class AnswerReward(ApiModel):
         if self.type == "format" and (self.pattern is None) == (self.json_schema is None):
             raise ValueError("type format needs exactly one of pattern and jsonSchema; add one or remove the other")
         return self
+
+    def cancels(self, other: AnswerReward) -> bool:
+        """Whether the two say the same and their weights add up to 0, so that together they say nothing."""
+        if self.curriculum is not None or other.curriculum is not None or self.weight + other.weight != 0:
+            return False
+        alike = {"name": None, "weight": 1.0}
+        return self.model_copy(update=alike) == other.model_copy(update=alike)
 
     @property
     def called(self) -> str:

@@ -8,9 +8,10 @@ are in `ratchet_jobs.rlhf`.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from itertools import combinations
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ratchet_api.answer_reward import MOST_JUDGES, REWARD_MODEL, REWARD_MODEL_ALONE, AnswerReward
 from ratchet_api.base import ApiModel
@@ -327,6 +328,16 @@ class RlhfStage(ApiModel):
         Resources, Field(default=Resources(cpu=2, memory_gi=8), description="resources: of the stage's pod.")
     ]
 
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _draws_answers(cls, value: Any) -> Any:
+        if value in ("dpo", "kto"):
+            raise ValueError(
+                f"{value} learns from answers that people judged and draws none; set stages.preference with "
+                f"algorithm: {value} and datasetRef instead of stages.rlhf"
+            )
+        return value
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         if self.rollout_size % self.minibatch_size:
@@ -363,6 +374,17 @@ class RlhfStage(ApiModel):
         judges = sum(reward.type == "judge" for rewards in self.rewards_by_field.values() for reward in rewards)
         if judges > MOST_JUDGES:
             raise ValueError(f"rewards must not have more than {MOST_JUDGES} judges, not {judges}; remove some")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_add_up(self) -> Self:
+        for field, rewards in self.rewards_by_field.items():
+            for one, other in combinations(rewards, 2):
+                if one.cancels(other):
+                    raise ValueError(
+                        f"{field} must not have two of type {one.type} that are alike but for weights {one.weight:g} and "
+                        f"{other.weight:g}, which cancel to zero; remove both or change a weight"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -57,6 +57,21 @@ _ONE_REWARD_MODEL = Rule(
 )
 """Of whatever has rewards of answers."""
 
+
+def _same(field: str) -> str:
+    return f"(has(r.{field}) ? has(s.{field}) && s.{field} == r.{field} : !has(s.{field}))"
+
+
+_NO_WEIGHTS_CANCEL = Rule(
+    "self.rewards.all(r, has(r.curriculum) || !self.rewards.exists(s, !has(s.curriculum) && s.type == r.type && "
+    "s.weight + r.weight == 0.0 && "
+    + " && ".join(_same(field) for field in (*ANSWER_REWARD_FIELDS, *OPTIONAL_ANSWER_REWARD_FIELDS))
+    + "))",
+    "rewards must not have two that are alike but for weights which cancel to zero; remove both or change a weight",
+    field_path=".rewards",
+)
+"""Likewise; a component's weight is not 0, so that it does not cancel itself."""
+
 RL_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
     Comparison: (
         Rule(
@@ -222,7 +237,7 @@ RLHF_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             field_path=".curriculum",
         ),
     ),
-    Agent: (_ONE_REWARD_MODEL,),
+    Agent: (_ONE_REWARD_MODEL, _NO_WEIGHTS_CANCEL),
     RlhfStage: (
         Rule(
             "self.rolloutSize % self.minibatchSize == 0",
@@ -249,6 +264,7 @@ RLHF_RULES: Mapping[type[BaseModel], tuple[Rule, ...]] = {
             for field, algorithms in ONLINE_FIELDS.items()
         ),
         _ONE_REWARD_MODEL,
+        _NO_WEIGHTS_CANCEL,
         Rule(
             "(has(self.agents) ? self.agents.map(a, a.rewards.filter(r, r.type == 'judge').size()).sum() : "
             f"self.rewards.filter(r, r.type == 'judge').size()) <= {MOST_JUDGES}",

@@ -121,6 +121,7 @@ def test_every_agent_is_measured_by_its_own_reward_and_has_its_part_of_the_repor
     gain = varied["reward"]["candidate"] - varied["reward"]["baseline"]
     assert commit.result.metrics["diff/agent/recommendation/reward"] == pytest.approx(gain)
     page = (folder / "report.html").read_text()
+    assert f"{100 * gain / abs(varied['reward']['baseline']):+.1f} %" in page, "the change in percent"
     assert "Agent recommendation, in the folder agents/recommendation" in page
     assert page.count("while it learned") == 3
     emotion = agents_in(folder)[1]

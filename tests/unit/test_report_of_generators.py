@@ -28,11 +28,12 @@ def page_of(
     worth: Worth = "reward",
     *,
     champion: dict[str, Any] | None = None,
+    numbers: tuple[dict[str, float], dict[str, float]] = (NUMBERS, NUMBERS),
     **evaluation: Any,
 ) -> str:
     """Write what evaluate leaves behind of two policies, and the report of it."""
     wanted = Evaluation.model_validate(evaluation)
-    judged = choose_answers(NUMBERS, NUMBERS, rewards, start, role="supervised", wanted=wanted, seed=0, worth=worth)
+    judged = choose_answers(*numbers, rewards, start, role="supervised", wanted=wanted, seed=0, worth=worth)
     output = folder / "output"
     folders = {name: folder / name for name in ("rl", "supervised", "reward-model")}
     for path in (output, *folders.values()):
@@ -78,6 +79,19 @@ def test_the_comparison_has_both_policies_the_interval_and_the_distribution_of_r
     assert any("half of the answers of rl are worth 0.7 or less" in title for title in titles)
     assert any("reward +0.4000, interval" in title for title in titles)
     assert "could not be" not in seen
+
+
+def test_every_number_is_told_with_its_change_from_the_start_in_percent(tmp_path: Path) -> None:
+    ours = NUMBERS | {"bleu1": 0.3, "perplexity": 0.2, "reward": 0.75}
+    before = NUMBERS | {"bleu1": 0.2, "repetition": 0.0, "reward": 0.5}
+    page = page_of(tmp_path, np.full(PROMPTS, 0.75), np.full(PROMPTS, 0.5), numbers=(ours, before))
+    table = Page(page).text.split("On the same rows")[1]
+    assert "number rl supervised change" in table
+    # 0.2 to 0.3 is half more, 0.25 to 0.2 a fifth less; of nothing there is no share
+    for want in ("bleu1 0.3000 0.2000 +50.0 %", "perplexity 0.2000 0.2500 -20.0 %", "reward 0.7500 0.5000 +50.0 %"):
+        assert want in table
+    assert "repetition 0.2500 0.0000 \N{EN DASH}" in table
+    assert "distinct2 0.2500 0.2500 +0.0 %" in table
 
 
 def test_both_answers_to_a_prompt_stand_beside_each_other_with_what_was_gained(tmp_path: Path) -> None:

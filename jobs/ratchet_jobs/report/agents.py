@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ratchet_jobs.report.blocks import Block, Cell, Plots, Table, Text, number, row
+from ratchet_jobs.report.blocks import Block, Cell, Plots, Table, Text, change, number, row
 from ratchet_jobs.report.charts import Column, learning_curves
 from ratchet_jobs.report.evidence import Evidence, StageRecord
 
@@ -49,12 +49,13 @@ def _measured(given: Evidence, listed: list[Mapping[str, Any]]) -> dict[str, Map
 
 def _table(title: str, found: Mapping[str, Any]) -> Table:
     rows = [_row("reward", found["reward"]), *(_row(name, each) for name, each in found["components"].items())]
-    columns = ("on held-out prompts", "start", "agent", "difference", "low", "high")
+    columns = ("on held-out prompts", "start", "agent", "difference", "low", "high", "change")
     return Table(title, columns, rows, note="The reward is the agent's own; components are means before weights.")
 
 
 def _row(name: str, each: Mapping[str, float | None]) -> list[Cell]:
-    return row(name, *(number(each[key]) for key in ("baseline", "candidate", "difference", "low", "high")))
+    told = (number(each[key]) for key in ("baseline", "candidate", "difference", "low", "high"))
+    return row(name, *told, change(each["candidate"] or 0.0, each["baseline"] or 0.0))
 
 
 def _own(history: Mapping[str, Column], agent: str) -> dict[str, Column]:

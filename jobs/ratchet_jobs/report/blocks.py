@@ -95,3 +95,8 @@ def number(value: float | None) -> str:
     if value is None or value != value:
         return NOTHING
     return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.3g}"
+
+
+def change(value: float, baseline: float) -> str:
+    """By how much a number changed, in percent of what it was; a dash where it was 0."""
+    return f"{100 * (value - baseline) / abs(baseline):+.1f} %" if baseline else NOTHING

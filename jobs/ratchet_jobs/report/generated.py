@@ -10,7 +10,7 @@ from itertools import repeat
 from typing import Any
 
 from ratchet_jobs.report.agents import agents
-from ratchet_jobs.report.blocks import NOTHING, Block, Figures, Plots, Table, Text, cut, number, row
+from ratchet_jobs.report.blocks import NOTHING, Block, Figures, Plots, Table, Text, change, cut, number, row
 from ratchet_jobs.report.charts import differences, worths
 from ratchet_jobs.report.evidence import Evidence
 from ratchet_jobs.report.sections import SECTIONS
@@ -70,11 +70,18 @@ def _comparison(given: Evidence) -> Iterator[Block]:
     policies = {name: each["metrics"] for name, each in found["policies"].items()}
     live = found.get("champion")
     rows = [
-        row(name, *(number(each[name]) for each in policies.values()), *_of_champion(live, name))
+        row(
+            name,
+            *(number(each[name]) for each in policies.values()),
+            *_of_champion(live, name),
+            change(policies["rl"][name], policies[other][name]),
+        )
         for name in MEANINGS
         if name not in _COUNTS and all(name in each for each in policies.values())
     ]
-    yield Table("On the same rows", ("number", *policies, *(["champion"] if live else [])), rows)
+    note = f"The change is that from {other} to rl, in percent of what it was."
+    columns = ("number", *policies, *(["champion"] if live else []), "change")
+    yield Table("On the same rows", columns, rows, note=note)
     yield from _champion(found)
     worth = "reward" if "reward" in told else "agreement"
     charts = [differences({worth: told[worth]}, title=f"{worth}: rl less {other}", what=f"rl less {other}")]
@@ -110,7 +117,7 @@ def _parts(parts: Mapping[str, Mapping[str, float | None]], other: str) -> Table
         row(
             name,
             *(number(each[key]) for key in names),
-            NOTHING if each["percent"] is None else f"{each['percent']:+.1f} %",
+            change(each["candidate"] or 0.0, each["baseline"] or 0.0),
         )
         for name, each in parts.items()
     ]

@@ -28,6 +28,7 @@ GeneratorMetric = Literal[
     "overlap",
     "empty",
     "mean_tokens",
+    "item_ratio",
     "win_rate",
     "agreement",
     "judge_win_rate",
@@ -36,6 +37,9 @@ CLASSIFIER_METRICS: Final[tuple[str, ...]] = get_args(ClassifierMetric)
 GENERATOR_METRICS: Final[tuple[str, ...]] = get_args(GeneratorMetric)
 JUDGED: Final = "judge_win_rate"
 """Measured where stages.evaluate.judge is asked."""
+ITEM_RATIO: Final = "item_ratio"
+"""Measured where a reward of the run's policy is of one of `ITEM_REWARDS`, which know what an item is."""
+ITEM_REWARDS: Final = ("itemRatio", "recommendation")
 AGAINST_START: Final = {"win_rate": "stages.rlhf", "agreement": "stages.preference"}
 """Numbers that compare a generator with what RL started from, and the settings of rl with which they are measured."""
 ABOVE_ONE: Final = ("perplexity", "kl", "mean_tokens")
@@ -139,8 +143,21 @@ def _misfits_of_gates(template: RunTemplate, policy_type: PolicyType) -> Iterato
                 f"evaluation.gates[{number}].metric {gate.metric} is measured only of a run with stages.evaluate.judge; "
                 "add it, or remove the gate"
             )
+        if gate.metric == ITEM_RATIO and not _knows_items(template):
+            yield (
+                f"evaluation.gates[{number}].metric {gate.metric} is measured only of a run with a reward of type "
+                f"{' or '.join(ITEM_REWARDS)} in stages.rlhf, of several agents the first's; add it, or remove the gate"
+            )
         if gate.task is not None and policy_type == GENERATOR:
             yield f"evaluation.gates[{number}].task is not for a generator, which has no tasks; remove it"
+
+
+def _knows_items(template: RunTemplate) -> bool:
+    """Whether a reward of the run's own policy says what an item is."""
+    hyper = template.stages.rlhf
+    if not template.with_rl or hyper is None:
+        return False
+    return any(reward.type in ITEM_REWARDS for reward in hyper.of_its_policy.rewards)
 
 
 def _against_start(template: RunTemplate) -> str | None:

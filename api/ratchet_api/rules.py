@@ -23,6 +23,8 @@ from ratchet_api.policy_types import (
     CLASSIFIER_METRICS,
     CLASSIFIER_ONLY,
     GENERATOR_METRICS,
+    ITEM_RATIO,
+    ITEM_REWARDS,
     JUDGED,
 )
 from ratchet_api.refresh import Refresh
@@ -162,6 +164,16 @@ def _gate_rules(rule: Callable[[str, str, str, str], Rule], at: str) -> tuple[Ru
                 f"a gate on {metric} needs a run with {needed}; take another metric, or remove the gate",
             )
             for metric, needed in AGAINST_START.items()
+        ),
+        rule(
+            "generator",
+            f"self.{at}evaluation.gates.all(gate, gate.metric != '{ITEM_RATIO}') || (self.{at}mode != 'supervised' && "
+            f"has(self.{at}stages.rlhf) && (has(self.{at}stages.rlhf.agents) ? "
+            f"self.{at}stages.rlhf.agents[0].rewards.exists(r, r.type in {list(ITEM_REWARDS)}) : "
+            f"self.{at}stages.rlhf.rewards.exists(r, r.type in {list(ITEM_REWARDS)})))",
+            "evaluation.gates",
+            f"a gate on {ITEM_RATIO} needs a reward of type {' or '.join(ITEM_REWARDS)} in stages.rlhf, of several "
+            "agents the first's; add it, or remove the gate",
         ),
         rule(
             "generator",

@@ -181,6 +181,7 @@ _ORDER = (
     "distinct2",
     "repetition",
     "overlap",
+    "item_ratio",
     "empty",
     "ended",
     "mean_tokens",

@@ -87,9 +87,30 @@ def test_a_reward_of_many_parts_is_learned_and_every_part_is_told(bench: Generat
     answers = json.loads((folder / "evaluation.json").read_text())["answers"]
     worth = [sum(part["weight"] * answer["worth"]["rl"][name_of(part)] for part in parts) for answer in answers]
     assert compared.result.metrics["rl/reward"] == pytest.approx(sum(worth) / len(worth), abs=1e-4)
+    assert compared.result.metrics["item_ratio"] == pytest.approx(told["itemRatio"]["candidate"])
     page = (folder / "report.html").read_text()
     assert "What the reward is made of" in page
     assert "itemRatio" in page
+
+
+def test_a_gate_may_ask_for_the_share_of_answers_that_name_an_item(bench: GeneratorBench) -> None:
+    """Of a run whose rewards know items, though none of them is that share."""
+    catalogue = next(part["catalogue"] for part in rewards(bench) if part["type"] == "itemRatio")
+    config = bench.rlhf(rewards=[{"type": "recommendation", "catalogue": catalogue}], interactions=16)
+    bench.pod(config, run="gated")
+    asked = bench.compare(config, run="gated", gates=[{"metric": "item_ratio", "minimum": 1.0}])
+    kept, folder = bench.pod(asked, run="gated-measured")
+    policies = json.loads((folder / "comparison.json").read_text())["policies"]
+    answers = json.loads((folder / "evaluation.json").read_text())["answers"]
+    for role in ("rl", "supervised"):
+        naming = [any(film in answer[role].split() for film in ("loan", "house")) for answer in answers]
+        assert policies[role]["metrics"]["item_ratio"] == pytest.approx(sum(naming) / len(naming))
+        assert 0 < sum(naming) < len(naming)
+    assert kept.result.choice is not None
+    assert kept.result.choice.chosen == "supervised"
+    assert "item_ratio is" in kept.result.choice.why
+    assert kept.result.metrics["item_ratio"] == pytest.approx(policies["supervised"]["metrics"]["item_ratio"])
+    assert "share of answers that name an item" in (folder / "report.html").read_text()
 
 
 def name_of(part: dict[str, Any]) -> str:

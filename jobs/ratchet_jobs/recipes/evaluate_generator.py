@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 
 from ratchet_api.comparison import Comparison
+from ratchet_api.policy_types import ITEM_RATIO
 from ratchet_api.stage import EvaluateConfig, StageResult
 from ratchet_api.training_run import Answers
 from ratchet_jobs.data.base_model import fetch_model
@@ -108,8 +109,9 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
     Returns:
         Metrics on the test split: perplexity, base_perplexity, kl, bleu1, bleu2, distinct1, distinct2, repetition,
         empty, mean_tokens, ended (share of answers that ended by themselves), n_test, n_answers, skipped_rows; with RL
-        also reward (or agreement), both policies' numbers, their difference with its interval, and the choice; with a
-        judge and a champion champion/judge_win_rate, the share of prompts that the kept policy wins against it.
+        also reward (or agreement), item_ratio if a reward knows items, both policies' numbers, their difference with
+        its interval, and the choice; with a judge and a champion champion/judge_win_rate, the share of prompts that the
+        kept policy wins against it.
 
     Raises:
         StageError: a candidate does not fit the snapshot or its base, or its numbers are none.
@@ -154,7 +156,10 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
     rewarded: list[Rewarded] = []
     if config.rlhf is not None:
         rewarded = _rewards(ctx, config, found, base=base, judge=judge, snapshot=snapshot)
-        found = [each._replace(worths=said.parts) for each, said in zip(found, rewarded, strict=True)]
+        found = [
+            each._replace(worths=said.parts, metrics=each.metrics | _items_of(said))
+            for each, said in zip(found, rewarded, strict=True)
+        ]
     worths = [each.total for each in rewarded] or _agreements(found)
     if worths:
         found = [
@@ -451,6 +456,10 @@ def _write(
         "snapshot": config.dataset.digest,
     }
     _write_json(ctx.output / EVALUATION_FILE, report)
+
+
+def _items_of(said: Rewarded) -> dict[str, float]:
+    return {} if said.item_ratio is None else {ITEM_RATIO: said.item_ratio}
 
 
 def _worths_at(measured: Measured, place: int) -> dict[str, float]:

@@ -248,6 +248,8 @@ class Rewarded(NamedTuple):
     """(N,) the reward."""
     parts: dict[str, NDArray[np.float64]]
     """(N,) each component, before its weight."""
+    item_ratio: float | None = None
+    """Share of the answers that name an item; None = no component knows items."""
 
 
 def reward_answers(
@@ -314,7 +316,9 @@ def reward_answers(
         batches = [rewards.worths(episodes_of(pairs[at : at + batch_size], trunk)) for at in starts]
         parts = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         total = rewards.weighed(parts).double().cpu().numpy()
-        worth.append(Rewarded(total, {name: part.numpy() for name, part in parts.items()}))
+        named = rewards.items_named(episodes_of(pairs, trunk))
+        ratio = None if named is None else float(named.mean())
+        worth.append(Rewarded(total, {name: part.numpy() for name, part in parts.items()}, ratio))
     return worth
 
 

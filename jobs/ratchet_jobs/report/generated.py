@@ -32,6 +32,7 @@ MEANINGS = {
     "distinct2": "share of different pairs of words",
     "repetition": "share of an answer that it has said already",
     "overlap": "share of an answer's longer words that the turn before it says",
+    "item_ratio": "share of answers that name an item",
     "empty": "share of empty answers",
     "ended": "share of answers that ended by themselves",
     "mean_tokens": "length of an answer",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ratchet_api.answer_reward import AnswerReward, AnswerRewardType
+from ratchet_api.policy_types import ITEM_REWARDS
 from ratchet_jobs.data.demonstrations import Demonstration
 from ratchet_jobs.rewards.curriculum import Curriculum
 from ratchet_jobs.rlhf.components import COMPONENTS
@@ -59,6 +60,8 @@ class AnswerRewards:
         self.interactions: float = math.inf
         """Answers that were drawn before, by which curricula weigh; without end = their last weights."""
         self._texts, self._most, self._rows = texts, max_new_tokens, sources.rows
+        self._items = next((each for each in components if each.type in ITEM_REWARDS), None)
+        self._sources = sources
         self.parts: list[_Part] = []
         for each in components:
             taken = {part.name for part in self.parts}
@@ -106,6 +109,18 @@ class AnswerRewards:
             found |= dict(zip(names, columns, strict=True))
         self.latest = {name: float(worth.mean()) for name, worth in found.items()}
         return found
+
+    def items_named(self, episodes: Episodes) -> Tensor | None:
+        """Whether each answer names an item of the first component that knows items, (B,) float64; None = none does.
+
+        Raises:
+            StageError: the items cannot be read.
+        """
+        if self._items is None:
+            return None
+        wanted = AnswerReward(type="itemRatio", catalogue=self._items.catalogue)
+        said = Said(episodes, list(self._texts(episodes)), self._known(episodes), self._most)
+        return COMPONENTS["itemRatio"](wanted, self._sources)(said)
 
     def _known(self, episodes: Episodes) -> list[Sequence[Demonstration]]:
         rows = zip(episodes.prompt_ids.tolist(), episodes.prompt_mask.tolist(), strict=True)

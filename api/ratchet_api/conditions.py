@@ -92,6 +92,7 @@ class Reason(StrEnum):
     PAUSED = "Paused"
     WAITING_FOR_PROMOTION = "WaitingForPromotion"
     CANDIDATE_CHOSEN = "CandidateChosen"
+    OTHER_LABELS = "OtherLabels"
     CANDIDATE_SHADOWED = "CandidateShadowed"
     CANDIDATE_EXPOSED = "CandidateExposed"
     SHARE_RAISED = "ShareRaised"
@@ -187,6 +188,10 @@ _OF_ROLLOUTS: dict[Reason, ReasonInfo] = {
         "The version on trial passed, and spec.rollout.promotion is manual.", "`ratchet promote` or `ratchet abort`."
     ),
     Reason.CANDIDATE_CHOSEN: ReasonInfo("A new version goes on trial.", "Nothing to do."),
+    Reason.OTHER_LABELS: ReasonInfo(
+        "A version has other labels than the champion, so that it is not tried; everybody gets the champion.",
+        "Publish a version with the champion's labels, set spec.rollout.allowOtherLabels: true, or promote it by hand.",
+    ),
     Reason.CANDIDATE_SHADOWED: ReasonInfo(
         "The version on trial is asked what the champion is asked, and what both answer is compared.", "Nothing to do."
     ),

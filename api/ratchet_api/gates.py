@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ratchet_api.training_run import Gate, GateResult
+from ratchet_api.resolved import GateResult
+from ratchet_api.training_run import Gate
 
 NOT_MEASURED = -1.0
 """Value in the result of a gate on a number that is not there."""

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from ratchet_api.base import ApiModel, MetricValue, StatusModel, Timestamp, digest_of
 from ratchet_api.conditions import Condition
 from ratchet_api.generation import KeptGeneration, check_generation
+from ratchet_api.label_sets import LabelSet
 from ratchet_api.policy_types import GENERATOR, PolicyType, check_type
 from ratchet_api.rollout import Rollout, RolloutStatus
 from ratchet_api.serving import Serving
@@ -68,6 +69,12 @@ class RLPolicySpec(ApiModel):
     def _classes_are_compared(self) -> Self:
         if self.type == GENERATOR and self.rollout is not None and self.rollout.shadow is not None:
             raise ValueError("rollout.shadow compares classes and is not for a generator; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _classifiers_have_labels(self) -> Self:
+        if self.type == GENERATOR and self.rollout is not None and self.rollout.allow_other_labels:
+            raise ValueError("rollout.allowOtherLabels is for classifiers, since a generator has no labels; remove it")
         return self
 
     @model_validator(mode="after")
@@ -132,6 +139,13 @@ class PolicyVersion(StatusModel):
     base_model: Annotated[
         TrainedFrom | None,
         Field(default=None, description="baseModel: that it was trained from; none = registered before this was kept."),
+    ]
+    labels: Annotated[
+        LabelSet | None,
+        Field(
+            default=None,
+            description="labels: the classes that it tells; none = of a generator, or registered before this was kept.",
+        ),
     ]
     metrics: Annotated[
         dict[Annotated[str, Field(max_length=64)], MetricValue],

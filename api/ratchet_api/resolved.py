@@ -1,4 +1,4 @@
-"""What a run fixed when it started, how far it is, and what a dry run foresees: parts of RLTrainingRun's status.
+"""What a run fixed when it started, how far it is, how its gates were judged, and what a dry run foresees: parts of RLTrainingRun's status.
 
 Decides their fields. The operator writes them and plans by them. Pure data.
 """
@@ -96,3 +96,16 @@ class RunProgress(StatusModel):
         int | None, Field(default=None, ge=0, le=2**53, description="etaSeconds: estimate for the rest of this stage.")
     ]
     updated: Annotated[Timestamp, Field(description="updated: when this was written.")]
+
+
+class GateResult(StatusModel):
+    """One gate and the number it judged."""
+
+    metric: Annotated[str, Field(max_length=64, description="metric: which number.")]
+    label: Annotated[
+        str | None, Field(default=None, max_length=128, description="label: the class it is about, if one.")
+    ]
+    task: Annotated[str | None, Field(default=None, max_length=32, description="task: the task it is about, if one.")]
+    value: Annotated[float, Field(ge=-1, le=1e9, description="value: the number measured.")]
+    bound: Annotated[str, Field(max_length=64, description="bound: the bound, as in >= 0.8.")]
+    passed: Annotated[bool, Field(description="passed: whether the bound holds.")]

@@ -231,6 +231,14 @@ class Rollout(ApiModel):
         ),
     ]
 
+    allow_other_labels: Annotated[
+        bool,
+        Field(
+            default=False,
+            description="allowOtherLabels: true lets a version go on trial whose labels are not the champion's. If false, it is refused before anybody got it, and before a shadow is asked. Only for classifiers.",
+        ),
+    ]
+
     @model_validator(mode="after")
     def _test_has_shares_that_stay(self) -> Self:
         if self.ab_test is None:
@@ -379,6 +387,10 @@ class RolloutStatus(StatusModel):
     ]
     verdict: Annotated[
         VerdictStatus, Field(default_factory=VerdictStatus, description="verdict: on the candidate, or the last one.")
+    ]
+    refused: Annotated[
+        _Number | None,
+        Field(default=None, description="refused: version that was refused a trial, since its labels are others."),
     ]
     settled_up_to: Annotated[
         int,

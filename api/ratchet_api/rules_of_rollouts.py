@@ -143,6 +143,14 @@ SHADOW_OF_CLASSIFIERS = Rule(
 )
 """Likewise."""
 
+LABELS_OF_CLASSIFIERS = Rule(
+    "self.type == 'classifier' || !has(self.rollout) || !has(self.rollout.allowOtherLabels) || "
+    "!self.rollout.allowOtherLabels",
+    "rollout.allowOtherLabels is for classifiers, since a generator has no labels; remove it",
+    field_path=".rollout.allowOtherLabels",
+)
+"""Likewise."""
+
 SHADOW_OF_ROUTERS = Rule(
     "!has(self.rollout) || !has(self.rollout.shadow) || !has(self.serving) || !has(self.serving.httpRoute)",
     "rollout.shadow is asked by routers; remove it or serving.httpRoute",

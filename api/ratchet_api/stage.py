@@ -21,6 +21,7 @@ from ratchet_api.comparison import Choice, Slice
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import DatasetType, Filters, Source, Split
 from ratchet_api.judge import JudgeEndpoint, SecretRef
+from ratchet_api.label_sets import LabelSet
 from ratchet_api.policy_types import GENERATOR, PolicyType
 from ratchet_api.preference import PreferenceStage
 from ratchet_api.reward_model import OwnBase, RewardModelStage
@@ -380,6 +381,8 @@ class StageResult(StatusModel):
     """Resolve only: committed stages by name."""
     choice: Choice | None = None
     """Evaluate with RL only: which policy was committed, and why."""
+    labels: LabelSet | None = None
+    """Evaluate of a classifier only: the classes of what was committed."""
 
 
 class StageHit(StatusModel):
@@ -388,11 +391,14 @@ class StageHit(StatusModel):
     artifact: Artifact
     metrics: dict[str, float] = Field(default_factory=dict)
     choice: Choice | None = None
+    labels: LabelSet | None = None
 
     def lessened(self, *, decides: bool) -> StageHit:
         """The hit with what decides alone: of an evaluation the numbers that gates judge, of other stages none."""
         choice = None if self.choice is None else self.choice.model_copy(update={"why": _cut(self.choice.why, 100)})
-        return self.model_copy(update={"metrics": _judged(self.metrics) if decides else {}, "choice": choice})
+        metrics = _judged(self.metrics) if decides else {}
+        labels = None if self.labels is None else self.labels.without_names()
+        return self.model_copy(update={"metrics": metrics, "choice": choice, "labels": labels})
 
 
 class Commit(StatusModel):
@@ -484,6 +490,12 @@ def _lessened(result: StageResult) -> Iterator[StageResult]:
         yield result
     result = result.model_copy(update={"metrics": _judged(result.metrics)})
     yield result
+    if result.labels is not None:
+        result = result.model_copy(update={"labels": result.labels.without_names()})
+        yield result
+        # gates decide more than labels do: a version without them is compared with none
+        result = result.model_copy(update={"labels": None})
+        yield result
     if result.hits:
         less = {name: hit.lessened(decides=name == Stage.EVALUATE) for name, hit in result.hits.items()}
         result = result.model_copy(update={"hits": less})

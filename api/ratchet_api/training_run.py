@@ -27,10 +27,11 @@ from ratchet_api.base import (
 from ratchet_api.comparison import Choice, Comparison
 from ratchet_api.conditions import Condition
 from ratchet_api.judge import PairJudge
+from ratchet_api.label_sets import LabelSet
 from ratchet_api.placement import Nodes, Placement, Resources
 from ratchet_api.policy_types import ABOVE_ONE, ClassifierMetric, GeneratorMetric, PolicyType, check_mode, check_type
 from ratchet_api.preference import PreferenceStage
-from ratchet_api.resolved import Estimate, ResolvedRun, RunProgress
+from ratchet_api.resolved import Estimate, GateResult, ResolvedRun, RunProgress
 from ratchet_api.reward_model import RewardModelStage
 from ratchet_api.rl import RlStage, StartFrom
 from ratchet_api.rlhf import RlhfStage
@@ -523,20 +524,10 @@ class StageStatus(StatusModel):
         Choice | None,
         Field(default=None, description="choice: of evaluate in a run with RL: which policy it committed, and why."),
     ]
-    finished: Annotated[Timestamp | None, Field(default=None, description="finished: when the result was recorded.")]
-
-
-class GateResult(StatusModel):
-    """One gate and the number it judged."""
-
-    metric: Annotated[str, Field(max_length=64, description="metric: which number.")]
-    label: Annotated[
-        str | None, Field(default=None, max_length=128, description="label: the class it is about, if one.")
+    labels: Annotated[
+        LabelSet | None, Field(default=None, description="labels: of evaluate: the classes of what it committed.")
     ]
-    task: Annotated[str | None, Field(default=None, max_length=32, description="task: the task it is about, if one.")]
-    value: Annotated[float, Field(ge=-1, le=1e9, description="value: the number measured.")]
-    bound: Annotated[str, Field(max_length=64, description="bound: the bound, as in >= 0.8.")]
-    passed: Annotated[bool, Field(description="passed: whether the bound holds.")]
+    finished: Annotated[Timestamp | None, Field(default=None, description="finished: when the result was recorded.")]
 
 
 class RLTrainingRunStatus(StatusModel):

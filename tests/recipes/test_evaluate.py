@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from ratchet_api.label_sets import LabelSet
 from ratchet_jobs.metrics import classification as formulas
 from ratchet_jobs.models.classifier import load_classifier, read_card
 from ratchet_jobs.models.inference import predict_logits
@@ -53,6 +54,7 @@ def test_metrics_are_those_of_the_committed_policy_on_the_test_split(bench: Work
     answer = formulas.predict(logits, temperature=card.temperature)
     right = answer.classes == labels
     got = commit.result.metrics
+    assert commit.result.labels == LabelSet.of(card.labels)
     assert got["accuracy"] == pytest.approx(right.mean(), abs=1e-9)
     assert 0.6 < got["accuracy"] < 0.95
     assert got["loss"] == pytest.approx(-np.log(answer.probs[np.arange(200), labels]).mean(), abs=1e-4)

@@ -13,6 +13,7 @@ import pytest
 from ratchet_api.answer_reward import AnswerReward
 from ratchet_api.attempts import Artifact
 from ratchet_api.comparison import Choice, Slice
+from ratchet_api.label_sets import LabelSet
 from ratchet_api.names import index_key, snapshot_prefix
 from ratchet_api.stage import DatasetRef, ResolveConfig, Stage, StageRef, StageResult
 from ratchet_api.training_run import BaseModelRef, Gate
@@ -179,10 +180,12 @@ def test_what_an_earlier_evaluation_chose_is_reported_with_its_hit(process: Stag
     folder.mkdir()
     (folder / "head.safetensors").write_bytes(b"head")
     choice = Choice(candidate="rl", baseline="supervised", chosen="supervised", why="worse")
-    done = StageResult(metrics={"accuracy": 0.5}, choice=choice)
+    labels = LabelSet.of(("ham", "spam"))
+    done = StageResult(metrics={"accuracy": 0.5}, choice=choice, labels=labels)
     commit_stage(process.store, job, folder=folder, directory=f"{job.prefix}/1-x", writer="w", result=done)
     _, message = resolve(process, ref, lookups=(lookup(Stage.EVALUATE, "b"),))
     assert Choice.model_validate(message["result"]["hits"]["evaluate"]["choice"]) == choice
+    assert LabelSet.model_validate(message["result"]["hits"]["evaluate"]["labels"]) == labels
 
 
 def two_tasks(process: StageProcess) -> DatasetRef:

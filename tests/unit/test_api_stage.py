@@ -13,6 +13,7 @@ from ratchet_api.attempts import Artifact
 from ratchet_api.base import METRICS_LIMIT, canonical_json, digest_of, format_time, parse_time
 from ratchet_api.comparison import Choice
 from ratchet_api.conditions import REASONS, Reason
+from ratchet_api.label_sets import LabelSet
 from ratchet_api.snapshot_summary import LabelCount, Removed, SnapshotCounts, SnapshotSummary
 from ratchet_api.stage import (
     STAGE_REVISION,
@@ -210,6 +211,21 @@ def test_what_a_comparison_says_gives_way_to_what_gates_judge() -> None:
     assert (back.choice.chosen, back.metrics.keys() & judged.keys()) == ("rl", judged.keys())
     small = message.model_copy(update={"result": StageResult(metrics=compared, choice=choice)})
     assert TerminationMessage.model_validate_json(small.fit()) == small
+
+
+def test_names_of_labels_give_way_to_what_gates_judge_and_their_digest_goes_last() -> None:
+    labels = LabelSet.of([f"{n:02}" + "x" * 40 for n in range(40)])
+    artifact = Artifact(uri="s3://bucket/" + "p" * 400, digest="d" * 64)
+    for classes, left in ((20, labels), (45, labels.without_names()), (51, None)):
+        judged = {f"f1/{n:050}": 0.123456789 for n in range(classes)}
+        result = StageResult(metrics=judged, labels=labels)
+        message = TerminationMessage(state=EndState.COMMITTED, artifact=artifact, result=result)
+        back = TerminationMessage.model_validate_json(message.fit()).result
+        assert (back.labels, back.metrics) == (left, judged)
+    hit = StageHit(artifact=artifact, metrics={f"f1/{n:050}": 0.123456789 for n in range(45)}, labels=labels)
+    resolved = TerminationMessage(state=EndState.COMMITTED, result=StageResult(hits={"evaluate": hit}))
+    told = TerminationMessage.model_validate_json(resolved.fit()).result.hits["evaluate"].labels
+    assert told == labels.without_names()
 
 
 def test_of_hits_that_are_too_long_what_decides_is_told_first() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ratchet_api.assign import Split, experiment_of, salt_of
 from ratchet_api.fixed_shares import ArmStatus, arm_experiment
+from ratchet_api.label_sets import LabelSet
 from ratchet_api.rollout import ERRORS, FEEDBACK, HISTORY_LIMIT, Rollout, RolloutStatus, ShareRow
 from ratchet_api.shadow import ShadowReport
 from ratchet_api.stats.rare import RareCounts
@@ -76,6 +77,7 @@ class Simulation:
     broken: set[int] = field(default_factory=set)
     fails: set[int] = field(default_factory=set)
     flips: dict[int, float] = field(default_factory=dict)
+    labels: dict[int, LabelSet] = field(default_factory=dict)
     analyst: bool = True
     gauges: dict[str, Callable[[datetime], Measured]] = field(default_factory=dict)
     loses_decisions: float = 0.0
@@ -137,6 +139,7 @@ class Simulation:
             status=self.status,
             champion=self.champion,
             versions={version: f"{version:064d}" for version in self.likes},
+            labels=self.labels,
             ready=ready,
             replicas=tuple(router.says(ready) for router in self.routers),
             counted=self._counted() if self.analyst else None,

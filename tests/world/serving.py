@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ratchet_api.label_sets import LabelSet
 from ratchet_api.names import (
     ANNOTATION_OWNER_NAME,
     ANNOTATION_ROLLOUT,
@@ -111,6 +112,8 @@ class Served(World):
         self.people = People()
         self.broken: set[int] = set()
         self.hanging: set[str] = set()
+        self.labels: dict[int, list[str]] = {}
+        """Classes of the versions; one without an entry was registered before they were kept."""
         self.refused = ""
         """Why Gateways do not take a route; empty = they do."""
         self.cluster.counts = self.people.told
@@ -136,6 +139,7 @@ class Served(World):
             "uri": f"s3://bucket/root/{number}",
             "digest": f"{number:064d}",
             "datasetDigest": "d" * 64,
+            **({"labels": LabelSet.of(self.labels[number]).to_wire()} if number in self.labels else {}),
             "published": START.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
 

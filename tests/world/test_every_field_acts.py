@@ -297,6 +297,7 @@ SERVED: dict[str, Any] = {
     "rollout.judged.minSubjects": 100_000,
     "rollout.judged.minAgeSeconds": 900,
     "rollout.judged.deadlineSeconds": 60,
+    "rollout.allowOtherLabels": True,
     "rollout.promotion": "manual",
 }
 POLICY: dict[str, Any] = {
@@ -503,6 +504,8 @@ OF_A_GENERATOR = tuple(f"serving.generation.{name}" for name in OF_GENERATORS)
 async def served(path: str, value: Any = None) -> str:
     """What a policy's trial leads to."""
     world = Served()
+    if "Labels" in path:
+        world.labels = {1: ["billing", "login"], 2: ["billing", "delivery"]}
     if "judged" in path:
         world.people = replace(world.people, **WORSE.get(path, {"likes": {1: 0.5, 2: 0.52}}))
         world.cluster.counts = world.people.told
@@ -534,7 +537,7 @@ async def test_a_changed_field_of_serving_or_rollout_changes_a_child_or_the_stat
     path: str, value: Any, baseline: dict[str, list[str]]
 ) -> None:
     """P16: as above, where a version is on trial."""
-    own = path in (*WORSE, *OF_A_GENERATOR) or path.endswith(("readySeconds", "unreadySeconds", "engine"))
+    own = path in (*WORSE, *OF_A_GENERATOR) or path.endswith(("readySeconds", "unreadySeconds", "engine", "Labels"))
     beside = ("judged", "shadow", "abTest", "httpRoute")
     alike = path if own else path.rpartition(".")[0] if any(each in path for each in beside) else "any"
     if alike not in baseline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ratchet_api.label_sets import LabelSet
 from ratchet_api.names import ANNOTATION_PROMOTE, ANNOTATION_REFRESH
 from ratchet_api.stage import StageInput
 from ratchet_operator.cluster.memory_jobs import Act, golden
@@ -39,6 +40,7 @@ async def test_a_version_says_what_it_came_from_when_its_run_is_gone() -> None:
     [version] = world.status("RLPolicy", "support")["versions"]
     assert version["baseModel"] == {name: run["spec"]["baseModel"][name] for name in ("uri", "sha256")}
     assert version["codeVersion"] == run["status"]["resolved"]["codeVersion"] != ""
+    assert version["labels"] == LabelSet.of({"spam", "ham"}).to_wire()
     assert version["datasetDigest"] == run["status"]["resolved"]["datasetDigest"]
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ratchet_api.assign import Slot
 from ratchet_api.fixed_shares import arm_experiment
+from ratchet_api.label_sets import LabelSet
 from ratchet_api.rollout import Rollout, rules_of_arm
 from ratchet_operator.plan.rollout.table import wanted_servers
 from ratchet_operator.plan.rollout.world import Turn
@@ -284,3 +285,15 @@ def test_alpha_is_shared_among_all_versions_that_began() -> None:
     """P33."""
     rules = rules_of_arm(Rollout.model_validate(asked() | {"judged": {"alpha": 0.1}}))
     assert (rules.alpha, rules.deadline_seconds) == (0.05, None)
+
+
+def test_a_test_of_a_version_with_other_labels_is_not_begun_until_it_is_allowed() -> None:
+    labels = {1: LabelSet.of("ab"), 2: LabelSet.of("ba"), 3: LabelSet.of("ac")}
+    sim = trial(labels=labels).run(5)
+    assert sim.last is not None
+    assert (sim.last.state, sim.status.refused, sim.status.ab_test) == ("OtherLabels", 3, None)
+    assert "Version 3, which rollout.abTest names, is not tried" in sim.last.message
+    assert "added 'c', removed 'b'" in sim.last.message
+    assert sim.turns.count(Turn.REFUSED) == 1
+    sim.spec = asked() | {"allowOtherLabels": True}
+    assert dealt(sim).status.refused is None

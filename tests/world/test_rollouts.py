@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from ratchet_api.label_sets import LabelSet
 from ratchet_api.rollout import Rollout, rules_of
 from ratchet_api.stats.ratio import SampleRatio
 from ratchet_api.stats.samples import Arms, Sample
@@ -516,3 +517,46 @@ def test_a_shadow_whose_wish_is_taken_back_gets_its_first_share_and_the_next_tri
     sim.likes[3] = 0.9
     sim.run(5, until=lambda: sim.status.percent > 0)
     assert (sim.status.candidate, sim.status.shadow) == (3, None)
+
+
+OTHER = {1: LabelSet.of(["billing", "login"]), 2: LabelSet.of(["billing", "delivery", "login"])}
+
+
+def test_a_version_with_other_labels_is_not_tried_until_it_is_allowed() -> None:
+    sim = Simulation(BETTER, labels=OTHER, spec=with_spec(shadow={"minPairs": 10, "seconds": 10})).run(10)
+    assert sim.last is not None
+    assert sim.turns.count(Turn.REFUSED) == 1
+    assert Turn.CANDIDATE not in sim.turns
+    assert (sim.served[2], sim.status.candidate, sim.status.refused, sim.status.shadow) == (0, None, 2, None)
+    assert wanted_servers(sim.status, sim.champion) == (1,), "no servers are started for it"
+    assert sim.last.state == "OtherLabels"
+    assert sim.last.message == (
+        "Version 2 is not tried: its labels are not those of version 1, the champion: added 'delivery' (2 labels "
+        "before, 3 now)."
+    )
+    sim.spec = SPEC | {"allowOtherLabels": True}
+    sim.run(60, until=lambda: over(sim))
+    assert (sim.champion, sim.status.refused) == (2, None)
+
+
+@pytest.mark.parametrize("known", [{1}, {2}, set()])
+def test_a_version_of_which_no_labels_were_kept_is_tried(known: set[int]) -> None:
+    sim = Simulation(BETTER, labels={version: OTHER[version] for version in known})
+    sim.run(3, until=lambda: sim.status.percent > 0)
+    assert sim.status.candidate == 2
+
+
+def test_a_newer_version_with_the_champions_labels_is_tried_in_place_of_a_refused_one() -> None:
+    sim = Simulation(BETTER, labels=OTHER).run(3)
+    assert sim.status.refused == 2
+    sim.likes |= {3: 0.9}
+    sim.labels = OTHER | {3: LabelSet.of(["login", "billing"])}
+    sim.run(60, until=lambda: over(sim))
+    assert (sim.champion, sim.status.refused) == (3, None)
+
+
+def test_a_version_with_other_labels_can_be_made_champion_by_hand() -> None:
+    sim = Simulation(BETTER, labels=OTHER).run(3)
+    sim.champion = 2
+    sim.run(60, until=lambda: sim.status.serving == 2)
+    assert (sim.status.serving, sim.status.refused) == (2, None)

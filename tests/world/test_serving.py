@@ -513,3 +513,21 @@ async def test_a_test_of_several_versions_is_counted_by_version_and_its_best_is_
     assert "Version 3 is the best of versions 2 and 3" in test["result"]
     assert world.children("deployments") == ["support-router", server_name("support", 3)]
     assert events(world).count("CandidateExposed") == 1
+
+
+async def test_a_version_with_other_labels_is_refused_with_the_labels_and_the_remedy() -> None:
+    world = Served()
+    world.labels = {1: ["billing", "login"], 2: ["billing", "refund"]}
+    world.policy()
+    await world.settle(20)
+    said = world.says("RolledOut")
+    assert (said["status"], said["reason"]) == ("False", "OtherLabels")
+    assert "Version 2 is not tried: its labels are not those of version 1" in said["message"]
+    assert "added 'refund', removed 'login'" in said["message"]
+    assert "spec.rollout.allowOtherLabels: true" in said["message"]
+    assert (world.status("RLPolicy", "support")["state"], world.says("Ready")["status"]) == ("OtherLabels", "True")
+    assert events(world).count("OtherLabels") == 1
+    assert world.children("deployments") == ["support-router", "support-v1"]
+    world.edit("RLPolicy", "support", {"spec": {"rollout": {"allowOtherLabels": True}}})
+    await through_its_end(world)
+    assert world.status("RLPolicy", "support")["champion"] == 2

@@ -26,6 +26,7 @@ import numpy as np
 import structlog
 import torch
 
+from ratchet_api.label_sets import LabelSet
 from ratchet_api.policy_types import GENERATOR
 from ratchet_api.stage import EvaluateConfig, StageResult
 from ratchet_jobs.data.base_model import fetch_model
@@ -193,7 +194,8 @@ def run(ctx: StageContext, config: EvaluateConfig) -> StageResult:
     metrics = numbers.judged(wanted, labels) | timings[chosen.role] | (judged.metrics if judged is not None else {})
     folders = {entrant.role: entrant.folder for entrant in entrants}
     write_report(ctx.output, CLASSIFIER, folders=folders, config=config, metrics=metrics, manifest=snapshot.manifest)
-    return StageResult(metrics=metrics, choice=judged.choice if judged is not None else None)
+    choice = judged.choice if judged is not None else None
+    return StageResult(metrics=metrics, choice=choice, labels=LabelSet.of(chosen.card.labels))
 
 
 def _fetch_base(ctx: StageContext, card: PolicyCard) -> Path:

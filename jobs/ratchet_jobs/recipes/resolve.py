@@ -80,7 +80,9 @@ def run(ctx: StageContext, config: ResolveConfig) -> StageResult:
         if commit is not None:
             artifact = Artifact(uri=f"{ctx.store.uri}/{commit.directory}", digest=commit.digest)
             result = commit.result
-            hits[ref.stage.value] = StageHit(artifact=artifact, metrics=result.metrics, choice=result.choice)
+            hits[ref.stage.value] = StageHit(
+                artifact=artifact, metrics=result.metrics, choice=result.choice, labels=result.labels
+            )
         ctx.progress.report(place, steps)
 
     # 4 conditional PUT

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ratchet_api.training_run import GateResult
+from ratchet_api.resolved import GateResult
 from ratchet_jobs.data.snapshots import Manifest
 from ratchet_jobs.models.card import CARD_FILE
 from ratchet_jobs.report.charts import Column

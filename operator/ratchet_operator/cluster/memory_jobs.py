@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from ratchet_api.base import digest_of, format_time
+from ratchet_api.label_sets import LabelSet
 from ratchet_api.names import ANNOTATION_INDEX, ANNOTATION_STAGE_INPUT, LABEL_ATTEMPT, LABEL_STAGE, STAGE_CONTAINER
 from ratchet_api.stage import UNCOUNTED_EXITS, EvaluateConfig, StageInput
 from ratchet_operator.cluster.jobrules import index_of, nodes_of
@@ -88,7 +89,8 @@ def golden(stage: StageInput, _: int) -> Act:
         return committed(stage, hits={})
     if stage.config.stage == "evaluate":
         metrics = {"accuracy": 0.9, "macro_f1": 0.85, "ece": 0.02, "f1/spam": 0.8}
-        return committed(stage, metrics=metrics, **choice_of(stage.config, chosen="rl"))
+        labels = LabelSet.of(("ham", "spam")).to_wire()
+        return committed(stage, metrics=metrics, labels=labels, **choice_of(stage.config, chosen="rl"))
     return committed(stage, metrics={"loss": 0.1})
 
 

@@ -146,6 +146,7 @@ def _version(world: PolicyWorld, run: PublishableRun, number: int) -> PolicyVers
         dataset_digest=run.dataset_digest,
         code_version=run.code_version,
         base_model=run.base_model,
+        labels=run.labels,
         metrics=_kept(run.metrics),
         published=world.now,
         generation=asked_config(world.spec),

@@ -63,7 +63,7 @@ _PLURALS: Mapping[str, Resource] = {
     "PodDisruptionBudget": _BUDGETS,
     "HTTPRoute": "httproutes",
 }
-_WARNINGS = frozenset({Turn.ROLLED_BACK, Turn.NOT_OBEYED})
+_WARNINGS = frozenset({Turn.ROLLED_BACK, Turn.REFUSED, Turn.NOT_OBEYED})
 REASON_OF_STATE: Mapping[str, Reason] = {
     "NoChampion": Reason.NO_VERSION,
     "Preparing": Reason.PREPARING,
@@ -72,11 +72,12 @@ REASON_OF_STATE: Mapping[str, Reason] = {
     "Ramping": Reason.RAMPING,
     "Holding": Reason.HOLDING,
     "Paused": Reason.PAUSED,
+    "OtherLabels": Reason.OTHER_LABELS,
     "WaitingForPromotion": Reason.WAITING_FOR_PROMOTION,
     "Ready": Reason.CHAMPION_SET,
 }
 """Why not everybody gets the champion with nobody on trial, by the state of the rollout."""
-AT_REST = frozenset({"NoChampion", "Paused", "WaitingForPromotion", "Ready"})
+AT_REST = frozenset({"NoChampion", "Paused", "OtherLabels", "WaitingForPromotion", "Ready"})
 """States in which nothing happens by itself."""
 
 
@@ -118,6 +119,7 @@ def rollout_world(world: PolicyWorld, status: RLPolicyStatus | None = None) -> R
         renewed={row.version: row.variant_of for row in variants if row.variant_of and row.generation == config},
         unasked=frozenset(row.version for row in variants if row.generation != config),
         configured=arm_numbers(spec, status.versions),
+        labels={version.version: version.labels for version in status.versions if version.labels is not None},
         ready=frozenset(_ready(world.serving.children)),
         replicas=tuple(Replica(router.table, router.reaches) for router in world.serving.routers),
         counted=counted,

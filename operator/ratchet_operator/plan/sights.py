@@ -19,7 +19,7 @@ from ratchet_api.conditions import ConditionType
 from ratchet_api.names import ANNOTATION_INDEX, STAGE_CONTAINER
 from ratchet_api.policy import TrainedFrom
 from ratchet_api.snapshot_summary import SnapshotSummary
-from ratchet_api.stage import TerminationMessage
+from ratchet_api.stage import Stage, TerminationMessage
 from ratchet_api.training_run import RLTrainingRunStatus
 from ratchet_operator.cluster.protocol import KubeObject, Resource
 from ratchet_operator.plan.world import (
@@ -233,6 +233,7 @@ def publishable_run(obj: KubeObject, waiting_reasons: frozenset[str]) -> Publish
         dataset_digest=status.resolved.dataset_digest,
         code_version=status.resolved.code_version,
         base_model=_trained_from(table_of(table_of(obj.get("spec")).get("baseModel"))),
+        labels=next((stage.labels for stage in status.stages if stage.name == Stage.EVALUATE), None),
         metrics=dict(status.metrics),
     )
 

@@ -15,6 +15,7 @@ from ratchet_api.attempts import Artifact
 from ratchet_api.base import StatusModel
 from ratchet_api.conditions import Reason
 from ratchet_api.feedback_dataset import FeedbackDatasetSpec, FeedbackDatasetStatus
+from ratchet_api.label_sets import LabelSet
 from ratchet_api.policy import RLPolicySpec, RLPolicyStatus, TrainedFrom
 from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.stage import Progress, TerminationMessage
@@ -241,6 +242,7 @@ class PublishableRun:
     dataset_digest: str = ""
     code_version: str = ""
     base_model: TrainedFrom | None = None
+    labels: LabelSet | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 

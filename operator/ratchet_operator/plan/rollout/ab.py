@@ -15,7 +15,7 @@ from ratchet_api.names import short_hash
 from ratchet_api.rollout import FEEDBACK
 from ratchet_api.stats.verdict import Outcome, Verdict
 from ratchet_api.verdicts import VerdictStatus
-from ratchet_operator.plan.rollout.changes import deal, end, note, promote, take_arms_out, wait
+from ratchet_operator.plan.rollout.changes import deal, end, note, promote, refuse, take_arms_out, wait
 from ratchet_operator.plan.rollout.judging import alike, arm_verdict, kept, with_verdicts
 from ratchet_operator.plan.rollout.world import Decision, RolloutWorld, Said, Turn
 
@@ -54,6 +54,9 @@ def begin_test(world: RolloutWorld) -> Decision | None:
     versions = [_version_of(world, place, arm) for place, arm in enumerate(asked.arms)]
     if why := next(_not_testable(world, asked, versions), None):
         return wait(world, "Holding", f"Held: {why}.")
+    for version in versions:
+        if version is not None and (refused := refuse(world, version, asked="rollout.abTest")) is not None:
+            return refused
     number = status.experiments + 1
     name = f"{number}-ab-{short_hash(_asked(world), 8)}"
     arms = tuple(
@@ -65,6 +68,7 @@ def begin_test(world: RolloutWorld) -> Decision | None:
         "ab_test": AbTestStatus(asked=_asked(world), experiment=name, running=True, arms=arms, began=world.now),
         "experiment": name,
         "experiments": number,
+        "refused": None,
         "verdict": VerdictStatus(),
     }
     text = f"{_tested(arms)} tested against version {world.champion}; servers are started."

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from ratchet_api.fixed_shares import AbTestStatus
 from ratchet_api.generation import config_row
+from ratchet_api.label_sets import difference
 from ratchet_api.rollout import HISTORY_LIMIT, ArmRow, RolloutStatus, ShareRow
-from ratchet_operator.plan.rollout.world import Decision, RolloutWorld, Said
+from ratchet_operator.plan.rollout.world import Decision, RolloutWorld, Said, Turn
 
 _ARCHIVED_AT_ONCE = 10
 _AGAIN_SECONDS = 5.0
@@ -48,6 +49,24 @@ def note(world: RolloutWorld, state: str, said: Said | None = None, **changes: A
     return Decision(status, world.champion, state, "" if said is None else said.text, told, again_seconds=0)
 
 
+def refuse(world: RolloutWorld, version: int, *, asked: str = "") -> Decision | None:
+    """Refuse a trial to a version whose labels are not the champion's; told once. None = it may be tried.
+
+    Args:
+        world: with a champion.
+        version: that would go on trial.
+        asked: the field that names it; empty = it is the newest.
+    """
+    ours, theirs = world.labels.get(world.champion or 0), world.labels.get(version)
+    if world.spec.allow_other_labels or ours is None or theirs is None or not (found := difference(ours, theirs)):
+        return None
+    whose = f"Version {version}" + (f", which {asked} names," if asked else "")
+    text = f"{whose} is not tried: its labels are not those of version {world.champion}, the champion: {found}."
+    if world.status.refused == version:
+        return wait(world, "OtherLabels", text, again=None)
+    return note(world, "OtherLabels", Said(Turn.REFUSED, text), refused=version)
+
+
 def share(world: RolloutWorld, said: Said, *, percent: float, step: int) -> Decision:
     """Give the candidate this share; the step's clock starts when every router applied it."""
     changes = {"percent": percent, "step": step, "step_since": None}
@@ -67,7 +86,8 @@ def take_arms_out(world: RolloutWorld, said: Said) -> Decision:
 
 def serve(world: RolloutWorld, version: int, said: Said) -> Decision:
     """Let everybody outside a trial get this version."""
-    changes = {"serving": version, "leaving": _leaving(world.status, world.status.serving, but=version)}
+    leaving = _leaving(world.status, world.status.serving, but=version)
+    changes = {"serving": version, "leaving": leaving, "refused": None}
     return _change(world, world.champion, "Applying", said, changes, by="operator")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ratchet_api.shadow import ShadowReport
 from ratchet_api.stats.verdict import Outcome, Why
 from ratchet_api.verdicts import VerdictStatus
-from ratchet_operator.plan.rollout.changes import end, note, promote, serve, share, wait
+from ratchet_operator.plan.rollout.changes import end, note, promote, refuse, serve, share, wait
 from ratchet_operator.plan.rollout.judging import (
     exposed_subjects,
     failed_untried,
@@ -166,6 +166,8 @@ def choose(world: RolloutWorld) -> Decision | None:
     newest = max((version for version in world.versions if version not in world.unasked), default=0)
     if newest <= max(world.champion, status.settled_up_to):
         return None
+    if (refused := refuse(world, newest)) is not None:
+        return refused
     number = status.experiments + 1
     changes: dict[str, Any] = {
         "candidate": newest,
@@ -173,6 +175,7 @@ def choose(world: RolloutWorld) -> Decision | None:
         "experiment": f"{number}-v{world.champion}-v{newest}",
         "experiments": number,
         "began": world.now,
+        "refused": None,
         "shadow": None,
         "verdict": VerdictStatus(),
     }

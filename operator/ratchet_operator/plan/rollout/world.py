@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from ratchet_api.generation import KeptGeneration
+from ratchet_api.label_sets import LabelSet
 from ratchet_api.rollout import FEEDBACK, Rollout, RolloutStatus, ShareRow
 from ratchet_api.shadow import ShadowReport
 from ratchet_api.stats.verdict import Evidence
@@ -67,6 +68,7 @@ class RolloutWorld:
         renewed: versions that are another one's files with the config that is asked for now, and which one's.
         unasked: versions that are another one's files with a config that only a test asks for, or nobody any more.
         configured: version of each arm of the test that has a config of its own, by the arm's place.
+        labels: classes of the versions of which they are known.
         ready: versions whose servers answer.
         replicas: routers that take traffic.
         counted: None = the analyst does not answer.
@@ -92,6 +94,7 @@ class RolloutWorld:
     renewed: Mapping[int, int] = field(default_factory=dict)
     unasked: frozenset[int] = frozenset()
     configured: Mapping[int, int] = field(default_factory=dict)
+    labels: Mapping[int, LabelSet] = field(default_factory=dict)
     ready: frozenset[int] = frozenset()
     replicas: tuple[Replica, ...] = ()
     counted: Counted | None = None
@@ -118,6 +121,7 @@ class Turn(StrEnum):
     """What happened, one word for an event: a `Reason` of the same value."""
 
     CANDIDATE = "CandidateChosen"
+    REFUSED = "OtherLabels"
     SHADOWED = "CandidateShadowed"
     EXPOSED = "CandidateExposed"
     STEPPED = "ShareRaised"

@@ -10,8 +10,9 @@ from __future__ import annotations
 from ratchet_api.base import ObjectRef
 from ratchet_api.conditions import ConditionType, Reason
 from ratchet_api.gates import judge_gate, told
+from ratchet_api.resolved import GateResult
 from ratchet_api.stage import Stage
-from ratchet_api.training_run import GateResult, RLTrainingRunStatus
+from ratchet_api.training_run import RLTrainingRunStatus
 from ratchet_operator.plan.runs.lost import START, rl_lost
 from ratchet_operator.plan.runs.state import FINISHED_STATES, poll, spec_of, stage_named
 from ratchet_operator.plan.say import Said, at_rest, progressing, settle, stalled, with_remedy

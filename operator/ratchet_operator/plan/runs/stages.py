@@ -158,6 +158,7 @@ def _succeed(world: RunWorld, row: StageStatus, attempt: StageAttempt, verdict: 
         artifact=verdict.said.artifact,
         metrics=_bounded(verdict.said.result.metrics),
         choice=verdict.said.result.choice,
+        labels=verdict.said.result.labels,
         finished=world.now,
     )
     events = [Event(Reason.STAGE_SUCCEEDED, f"Stage {row.name!r} is committed.")]
@@ -194,6 +195,7 @@ def _take_hits(
             artifact=hit.artifact,
             metrics=_bounded(hit.metrics),
             choice=hit.choice,
+            labels=hit.labels,
             finished=world.now,
         )
         cached.append(row.name)

@@ -4,6 +4,9 @@
 server beside it, which is told RATCHET_SERVING_ENGINE_URL. With RATCHET_SERVING_EXPORT an exported folder is served,
 and no store is asked.
 
+Whatever ends it is written to the container's termination message, too, RATCHET_TERMINATION_PATH or
+/dev/termination-log, where the operator reads it.
+
 Exit codes: 0 after SIGTERM or SIGINT, when everything that was accepted is answered; 78 when the settings or the keys
 cannot be used; the stages' own codes (13, 20 to 23) when the policy cannot be brought.
 """
@@ -15,12 +18,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 from ratchet_api.attempts import Artifact
 from ratchet_api.environment import SettingsError
 from ratchet_api.signing import BadKey
+from ratchet_api.stage import TERMINATION_LIMIT, TERMINATION_PATH
 from ratchet_jobs.models.classifier import LoadedPolicy
 from ratchet_jobs.runtime.errors import StageError
 from ratchet_serving.loading import LoadedGenerator, RemoteGenerator, fetch, load, load_exported, load_remote
@@ -50,17 +55,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         loaded, artifact = _load(settings)
         parts = parts_of(settings, loaded, digest=artifact.digest)
     except (SettingsError, BadKey) as error:
-        sys.stderr.write(f"ratchet-serve: {error}\n")
-        sys.exit(EXIT_CONFIG)
+        _leave(str(error), EXIT_CONFIG)
     except StageError as error:
-        sys.stderr.write(f"ratchet-serve: {error}\n")
-        sys.exit(int(error.code))
+        _leave(str(error), int(error.code))
     try:
         door = listen(settings.host, settings.port)
     except OSError as error:
-        sys.stderr.write(f"ratchet-serve: RATCHET_SERVING_PORT={settings.port} on {settings.host}: {error.strerror}\n")
-        sys.exit(EXIT_CONFIG)
+        _leave(f"RATCHET_SERVING_PORT={settings.port} on {settings.host}: {error.strerror}", EXIT_CONFIG)
     serve(settings, parts, door=door)
+
+
+def _leave(why: str, code: int) -> NoReturn:
+    """End the process, and leave the reason where the operator reads it: in the pod's status."""
+    sys.stderr.write(f"ratchet-serve: {why}\n")
+    path = Path(os.environ.get("RATCHET_TERMINATION_PATH", TERMINATION_PATH))
+    if path.exists():  # the kubelet makes it; outside of a pod nobody reads it
+        try:
+            path.write_bytes(why.encode()[:TERMINATION_LIMIT])
+        except OSError as error:
+            sys.stderr.write(f"ratchet-serve: {path}: {error.strerror}\n")
+    sys.exit(code)
 
 
 def _load(settings: Settings) -> tuple[LoadedPolicy | LoadedGenerator | RemoteGenerator, Artifact]:

@@ -145,7 +145,9 @@ def test_a_policy_whose_bytes_are_not_the_committed_ones_is_not_served(
     before = trained.bench.store.read(key)
     trained.bench.store.write(key, before + b" ")
     try:
-        with pytest.raises(BadModelError, match="the digest is"):
+        with pytest.raises(
+            BadModelError, match=rf"the digest is .* as committed, but .*/{changed} has [0-9a-f]{{64}}; re"
+        ):
             load(trained.source)
     finally:
         trained.bench.store.write(key, before)
@@ -197,6 +199,50 @@ def test_a_server_that_cannot_be_says_why_and_ends_with_its_code(
         main([])
     assert ended.value.code == code
     assert want in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gone", ["head.safetensors", "all"])
+def test_a_server_whose_files_are_gone_leaves_the_missing_file_in_its_pods_status(
+    trained: Trained, gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = tmp_path / "termination-log"
+    said.touch()
+    names = [file.path for file in trained.commit.files]
+    keys = [f"{trained.commit.directory}/{name}" for name in (names if gone == "all" else [gone])]
+    before = {key: trained.bench.store.read(key) for key in keys}
+    for variable, value in trained.environment(0, RATCHET_TERMINATION_PATH=str(said)).items():
+        monkeypatch.setenv(variable, value)
+    trained.bench.store.delete(keys)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main([])
+    finally:
+        for key, data in before.items():
+            trained.bench.store.write(key, data)
+    assert ended.value.code == 13
+    first = names[0] if gone == "all" else gone
+    told = f"; {len(names)} of its {len(names)} files are missing" if gone == "all" else ""
+    assert said.read_text() == (
+        f"artifact: {trained.artifact.uri}/{first} is missing in the store{told}; restore it from a backup or an older "
+        "version of the bucket, or publish another version of the policy"
+    )
+
+
+def test_a_reason_that_is_longer_than_a_pods_status_is_cut_and_none_is_written_outside_of_pods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = tmp_path / "termination-log"
+    monkeypatch.setenv("RATCHET_TERMINATION_PATH", str(said))
+    monkeypatch.setenv("RATCHET_SERVING_POLICY", "router")
+    monkeypatch.setenv("RATCHET_SERVING_PORT", "n" * 5000)
+    for there in (False, True):
+        if there:
+            said.touch()
+        with pytest.raises(SystemExit):
+            main([])
+        assert said.exists() is there
+    assert said.stat().st_size == 4096
+    assert "RATCHET_SERVING_PORT='nnn" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "abstains"), [(1, True), (2, False)], ids=["as trained", "by its own config"])

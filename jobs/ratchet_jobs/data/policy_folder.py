@@ -47,6 +47,7 @@ def fetch_policy(store: Store, artifact: Artifact, *, namespace: str, into: Path
     # a pod's checkpoints lie below its directory until they are cleared; they are no part of what it committed
     names = sorted(name for name in names if not name.startswith("checkpoints/"))
     if not names:
+        _name_what_is_wrong(store, key, artifact, {}, field)
         raise BadModelError(f"{field} {artifact.uri}: no files there; name a committed policy folder")
     marked = erased_files(store, key) if ERASED_FILE in names else ErasedFiles()
     digests = _beside(store, key, artifact.digest) if AGENTS_FILE in names else {}
@@ -60,6 +61,7 @@ def fetch_policy(store: Store, artifact: Artifact, *, namespace: str, into: Path
         # what was changed for an erasure counts as it was committed
         digests[name] = marked.committed[name] if marked.now.get(name) == seen else seen
     if (digest := artifact_digest(digests)) != artifact.digest:
+        _name_what_is_wrong(store, key, artifact, digests, field)
         raise BadModelError(
             f"{field}: the digest is {artifact.digest}, but {artifact.uri} has {digest}; take the digest that the "
             "run's status.artifact shows, or restore the files"
@@ -147,8 +149,34 @@ def digests_of(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
 
 
-def _beside(store: Store, key: str, digest: str) -> dict[str, str]:
-    """SHA-256 of the other agents' files by the commit of the run, which stands above its folder.
+def _name_what_is_wrong(store: Store, key: str, artifact: Artifact, found: dict[str, str], field: str) -> None:
+    """Refuse a folder by the file that its commit names and that is not there, or is another; say nothing without one.
+
+    Args:
+        store: of the folder.
+        key: of the folder.
+        artifact: that was asked for.
+        found: SHA-256 of what is there, by path.
+        field: how messages call it.
+
+    Raises:
+        BadModelError: a file is missing, or its bytes are not those that were committed.
+    """
+    committed = _committed(store, key, artifact.digest)
+    remedy = "restore it from a backup or an older version of the bucket, or publish another version of the policy"
+    missing = [name for name in committed if name not in found]
+    if missing:
+        all_told = f"; {len(missing)} of its {len(committed)} files are missing" if len(missing) > 1 else ""
+        raise BadModelError(f"{field}: {artifact.uri}/{missing[0]} is missing in the store{all_told}; {remedy}")
+    for name, sha256 in committed.items():
+        if found[name] != sha256:
+            raise BadModelError(
+                f"{field}: the digest is {sha256} as committed, but {artifact.uri}/{name} has {found[name]}; {remedy}"
+            )
+
+
+def _committed(store: Store, key: str, digest: str) -> dict[str, str]:
+    """SHA-256 of the files of a folder by the commit of the run, which stands above it; empty = it is not known.
 
     Believed only if all files that it names have the wanted digest together; a folder that was copied to a place
     without such a commit is read whole.
@@ -158,8 +186,12 @@ def _beside(store: Store, key: str, digest: str) -> dict[str, str]:
     except (StoreNotFound, ValidationError):
         return {}
     files = {file.path: file.sha256 for file in commit.files}
-    if artifact_digest(files) != digest:
-        return {}
+    return files if artifact_digest(files) == digest else {}
+
+
+def _beside(store: Store, key: str, digest: str) -> dict[str, str]:
+    """SHA-256 of the other agents' files, which are not fetched, as far as the commit names them."""
+    files = _committed(store, key, digest)
     return {name: sha256 for name, sha256 in files.items() if name.startswith(f"{AGENTS_FOLDER}/")}
 
 

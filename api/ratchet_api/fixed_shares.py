@@ -117,6 +117,15 @@ class ArmStatus(StatusModel):
     unready_since: Annotated[
         Timestamp | None, Field(default=None, description="unreadySince: since when it has not answered.")
     ]
+    restarts: Annotated[
+        int,
+        Field(
+            default=0,
+            ge=0,
+            le=2**31,
+            description="restarts: of its pods, the most of any, when the test began. More than 3 beyond it take it out.",
+        ),
+    ]
 
     @property
     def share(self) -> int:

@@ -366,6 +366,15 @@ class RolloutStatus(StatusModel):
         Timestamp | None,
         Field(default=None, description="unreadySince: since when the candidate has not answered."),
     ]
+    restarts: Annotated[
+        int,
+        Field(
+            default=0,
+            ge=0,
+            le=2**31,
+            description="restarts: of the candidate's pods, the most of any, when it was first asked. More than 3 beyond it end the trial.",
+        ),
+    ]
     leaving: Annotated[
         tuple[_Number, ...],
         Field(

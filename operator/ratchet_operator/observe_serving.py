@@ -12,17 +12,18 @@ from typing import Any
 
 from ratchet_api.assign import experiment_of, salt_of
 from ratchet_api.fixed_shares import arm_experiment
-from ratchet_api.names import ANNOTATION_TABLE, LABEL_COMPONENT, LABEL_OWNER_UID
+from ratchet_api.names import ANNOTATION_TABLE, LABEL_COMPONENT, LABEL_OWNER_UID, LABEL_VERSION
 from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
 from ratchet_api.queries import Query
 from ratchet_api.queries import text_of as query_text
 from ratchet_api.rollout import RolloutStatus
 from ratchet_operator.cluster.protocol import Cluster, KubeObject, Resource, Unavailable
 from ratchet_operator.desired.http_route import lacking
-from ratchet_operator.desired.serving import ROUTER
+from ratchet_operator.desired.serving import ROUTER, SERVER
 from ratchet_operator.plan.rollout.table import wanted_servers
-from ratchet_operator.plan.rollout.world import Measured
-from ratchet_operator.plan.serving import gateways_deal
+from ratchet_operator.plan.rollout.trouble import trouble_of
+from ratchet_operator.plan.rollout.world import Measured, Trouble
+from ratchet_operator.plan.serving import gateways_deal, ready_versions
 from ratchet_operator.plan.sights import condition_of, controller_of, table_of, text_of
 from ratchet_operator.plan.world import Meta, RouterSight, ServingSight
 
@@ -55,7 +56,8 @@ async def serving_sight(cluster: Cluster, meta: Meta, status: RLPolicyStatus, sp
     if asked is None:
         children = await children_of(cluster, meta, status)
         routers = await _routers(cluster, meta, versions) if children else ()
-        return replace(sight, children=children, routers=routers)
+        troubles = await _troubles(cluster, meta, rollout, children, versions)
+        return replace(sight, children=children, routers=routers, troubles=troubles)
     try:
         children = await children_of(cluster, meta, status, routed=True)
     except Unavailable as error:
@@ -69,6 +71,7 @@ async def serving_sight(cluster: Cluster, meta: Meta, status: RLPolicyStatus, sp
         children=children,
         routers=tuple(_route(route, versions, taken=not lacks) for route in routes),
         gateways=lacks,
+        troubles=await _troubles(cluster, meta, rollout, children, versions),
     )
 
 
@@ -132,6 +135,27 @@ def _router(pod: KubeObject, table: str, reaches: frozenset[int]) -> RouterSight
     meta = table_of(pod.get("metadata"))
     told = text_of(table_of(meta.get("annotations")).get(ANNOTATION_TABLE))
     return RouterSight(text_of(meta.get("name")), text_of(meta.get("uid")), told, table, reaches)
+
+
+async def _troubles(
+    cluster: Cluster,
+    meta: Meta,
+    rollout: RolloutStatus,
+    children: Sequence[tuple[Resource, KubeObject]],
+    versions: Sequence[int],
+) -> Mapping[int, Trouble]:
+    """Ask the servers' pods how they are, while somebody is on trial or somebody's servers do not answer."""
+    trial = rollout.candidate is not None or rollout.testing is not None
+    if not children or (not trial and set(versions) <= set(ready_versions(children))):
+        return {}
+    labels = {LABEL_OWNER_UID: meta.uid, LABEL_COMPONENT: SERVER}
+    pods: dict[int, list[KubeObject]] = {}
+    for pod in await cluster.list("pods", meta.namespace, labels=labels):
+        said = table_of(pod.get("metadata"))
+        version = text_of(table_of(said.get("labels")).get(LABEL_VERSION))
+        if version.isdecimal() and not said.get("deletionTimestamp"):
+            pods.setdefault(int(version), []).append(pod)
+    return {version: trouble_of(found) for version, found in pods.items()}
 
 
 async def _evidence(cluster: Cluster, meta: Meta, rollout: RolloutStatus) -> Mapping[str, Any] | str | None:

@@ -26,7 +26,7 @@ from ratchet_api.stats.verdict import Evidence
 from ratchet_operator.desired.router_table import RouterTable, table_version
 from ratchet_operator.plan.rollout import plan_rollout
 from ratchet_operator.plan.rollout.table import wanted_servers, wanted_table
-from ratchet_operator.plan.rollout.world import Counted, Decision, Measured, Replica, RolloutWorld, Turn
+from ratchet_operator.plan.rollout.world import Counted, Decision, Measured, Replica, RolloutWorld, Trouble, Turn
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TICK = timedelta(seconds=10)
@@ -78,6 +78,7 @@ class Simulation:
     fails: set[int] = field(default_factory=set)
     flips: dict[int, float] = field(default_factory=dict)
     labels: dict[int, LabelSet] = field(default_factory=dict)
+    troubles: dict[int, Trouble] = field(default_factory=dict)
     analyst: bool = True
     gauges: dict[str, Callable[[datetime], Measured]] = field(default_factory=dict)
     loses_decisions: float = 0.0
@@ -140,6 +141,7 @@ class Simulation:
             champion=self.champion,
             versions={version: f"{version:064d}" for version in self.likes},
             labels=self.labels,
+            troubles=self.troubles,
             ready=ready,
             replicas=tuple(router.says(ready) for router in self.routers),
             counted=self._counted() if self.analyst else None,

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ratchet_api.base import format_time
 from ratchet_api.label_sets import LabelSet
 from ratchet_api.names import (
     ANNOTATION_OWNER_NAME,
@@ -148,6 +149,21 @@ class Served(World):
         obj = self.object("RLPolicy", name)
         status = {**obj["status"], "versions": [*obj["status"]["versions"], self.version(number)]}
         self.cluster.objects.set_status("rlpolicies", obj, status | {"nextVersion": number + 1})
+
+    def crash(self, version: int, *, code: int, restarts: int, reason: str = "Error", message: str = "") -> None:
+        """Let a pod of the version's servers have ended so, and so often; it is made if it is not there."""
+        name = f"support-v{version}"
+        deployment = self.cluster.objects.get("deployments", b.NAMESPACE, name)
+        assert deployment is not None
+        pod = self.cluster.objects.get("pods", b.NAMESPACE, f"{name}-0")
+        if pod is None:
+            meta = {"name": f"{name}-0", "namespace": b.NAMESPACE}
+            meta |= {"labels": deployment["spec"]["template"]["metadata"]["labels"]}
+            pod = self.cluster.objects.create("pods", {"apiVersion": "v1", "kind": "Pod", "metadata": meta})
+        ended = {"exitCode": code, "reason": reason, "message": message, "finishedAt": format_time(self.now)}
+        row = {"name": "server", "restartCount": restarts, "lastState": {"terminated": ended}}
+        row |= {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}}}
+        self.cluster.objects.set_status("pods", pod, {"phase": "Running", "containerStatuses": [row]}, locked=False)
 
     def remember(self, rows: int, name: str = "support") -> None:
         """Let the policy have served so many shares before."""

@@ -38,6 +38,7 @@ class Why(StrEnum):
     """The rule that spoke."""
 
     NOT_READY = "NotReady"
+    RESTARTED = "Restarted"
     LIMIT_BREACHED = "LimitBreached"
     SAMPLE_RATIO_MISMATCH = "SampleRatioMismatch"
     RECORDS_DROPPED = "RecordsDropped"

@@ -120,7 +120,8 @@ def rollout_world(world: PolicyWorld, status: RLPolicyStatus | None = None) -> R
         unasked=frozenset(row.version for row in variants if row.generation != config),
         configured=arm_numbers(spec, status.versions),
         labels={version.version: version.labels for version in status.versions if version.labels is not None},
-        ready=frozenset(_ready(world.serving.children)),
+        troubles=world.serving.troubles,
+        ready=frozenset(ready_versions(world.serving.children)),
         replicas=tuple(Replica(router.table, router.reaches) for router in world.serving.routers),
         counted=counted,
         arms={version: known for version, (known, _) in arms.items() if known is not None},
@@ -306,8 +307,8 @@ def _deletions(
             yield DeleteObject(resource, world.meta.namespace, _name(obj), uid=text_of(meta.get("uid")))
 
 
-def _ready(children: Sequence[tuple[Resource, KubeObject]]) -> Iterator[int]:
-    """Versions with a server that answers: its pod is ready, which it is after a request to warm up."""
+def ready_versions(children: Sequence[tuple[Resource, KubeObject]]) -> Iterator[int]:
+    """Return versions with a server that answers: its pod is ready, which it is after a request to warm up."""
     for resource, obj in children:
         meta = table_of(obj.get("metadata"))
         version = text_of(table_of(meta.get("labels")).get(LABEL_VERSION))

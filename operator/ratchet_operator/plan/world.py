@@ -21,7 +21,7 @@ from ratchet_api.snapshot_summary import SnapshotSummary
 from ratchet_api.stage import Progress, TerminationMessage
 from ratchet_api.training_run import RLTrainingRunSpec, RLTrainingRunStatus
 from ratchet_operator.cluster.protocol import KubeObject, Resource
-from ratchet_operator.plan.rollout.world import Measured
+from ratchet_operator.plan.rollout.world import Measured, Trouble
 from ratchet_operator.settings import Settings, StoreSettings
 
 StatusT = TypeVar("StatusT", bound=StatusModel)
@@ -277,6 +277,8 @@ class ServingSight:
     """The same of each version of a test with fixed shares."""
     measured: Mapping[tuple[str, int], Measured] = field(default_factory=dict)
     """What Prometheus says of the user's own numbers, by the query's name and the version."""
+    troubles: Mapping[int, Trouble] = field(default_factory=dict)
+    """What the pods of each version's servers say; of versions that rest and answer nobody asks."""
     store: StoreSettings | None = None
 
 

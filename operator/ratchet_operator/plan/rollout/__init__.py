@@ -26,6 +26,7 @@ from ratchet_operator.plan.rollout.rules import (
     roll_back,
     shadow,
     step,
+    take_out_the_broken,
     take_out_the_gone,
     watch_readiness,
 )
@@ -39,6 +40,7 @@ RULES: tuple[Callable[[RolloutWorld], Decision | None], ...] = (
     end_untried,  # nobody wants trials any more
     end_unwanted_test,  # nor this test with fixed shares
     watch_arms,  # its versions that are gone, silent, or shown to be worse
+    take_out_the_broken,  # what cannot be loaded, or dies again and again
     watch_readiness,  # since when it has not answered
     measure,  # what the user's own numbers show, and since when
     roll_back,  # shown to be worse, or absent, or undecided for too long

@@ -17,7 +17,7 @@ from ratchet_api.stats.verdict import Outcome, Verdict
 from ratchet_api.verdicts import VerdictStatus
 from ratchet_operator.plan.rollout.changes import deal, end, note, promote, refuse, take_arms_out, wait
 from ratchet_operator.plan.rollout.judging import alike, arm_verdict, kept, with_verdicts
-from ratchet_operator.plan.rollout.world import Decision, RolloutWorld, Said, Turn
+from ratchet_operator.plan.rollout.world import MOST_RESTARTS, Decision, RolloutWorld, Said, Trouble, Turn
 
 
 def end_unwanted_test(world: RolloutWorld) -> Decision | None:
@@ -102,7 +102,10 @@ def deal_test(world: RolloutWorld) -> Decision | None:
         return None
     missing = [arm.version for arm in test.live if not world.answers(arm.version)]
     if missing:
-        return wait(world, "Preparing", f"Version {missing[0]} does not answer every router yet.")
+        why = world.because(missing[0])
+        return wait(world, "Preparing", f"Version {missing[0]} does not answer every router yet{why}.")
+    began = tuple(arm.model_copy(update={"restarts": world.restarts(arm.version)}) for arm in test.arms)
+    test = test.model_copy(update={"arms": began})
     shares = ", ".join(f"version {arm.version} {arm.percent:g} %" for arm in test.live)
     return deal(
         world, test, Said(Turn.EXPOSED, f"The test begins: {shares} of the subjects, and control as many each.")
@@ -154,7 +157,12 @@ def _why_out(world: RolloutWorld, test: AbTestStatus, arm: ArmStatus) -> str:
         return "it is no longer what it was when the test began"
     patience = world.spec.canary.unready_seconds if test.dealt else world.spec.canary.ready_seconds
     if arm.unready_since is not None and world.age(arm.unready_since) >= patience:
-        return f"it did not answer for {patience} s"
+        return f"it did not answer for {patience} s{world.because(arm.version)}"
+    trouble = world.troubles.get(arm.version, Trouble())
+    if trouble.unloadable and arm.version not in world.ready:
+        return f"it cannot be loaded: {trouble.text}"
+    if test.dealt and (often := trouble.restarts - arm.restarts) > MOST_RESTARTS:
+        return f"a pod of it restarted {often} times: {trouble.text}"
     verdict = arm_verdict(world, arm) if test.exposed is not None else None
     return verdict.sentence if verdict is not None and verdict.outcome is Outcome.FAILED else ""
 

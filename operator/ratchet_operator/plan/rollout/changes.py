@@ -24,6 +24,7 @@ _NO_CANDIDATE: dict[str, Any] = {
     "step_subjects": 0,
     "shadow_since": None,
     "unready_since": None,
+    "restarts": 0,
     "queries": (),
     "paused": False,
 }

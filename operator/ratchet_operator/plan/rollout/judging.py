@@ -34,11 +34,18 @@ def verdict_of(world: RolloutWorld) -> Verdict:
     age = world.age(world.status.exposed)
     limits = limits_of(world)
     try:
-        return judge(rules, replace(_evidence(world), age_seconds=age, ready=ready, limits=limits))
+        return _explained(world, judge(rules, replace(_evidence(world), age_seconds=age, ready=ready, limits=limits)))
     except BadEvidence as error:
         if not ready or any(limit.broken for limit in limits):
-            return judge(rules, Evidence(_NOBODY, ready=ready, limits=limits))
+            return _explained(world, judge(rules, Evidence(_NOBODY, ready=ready, limits=limits)))
         return closed_if_late(rules, age, _impossible(error))
+
+
+def _explained(world: RolloutWorld, verdict: Verdict) -> Verdict:
+    """Name the pod and what it ended with where a candidate does not answer."""
+    candidate = world.status.candidate
+    why = world.because(candidate) if candidate is not None and verdict.why is Why.NOT_READY else ""
+    return replace(verdict, sentence=f"the candidate does not answer{why}") if why else verdict
 
 
 def _impossible(error: BadEvidence) -> Verdict:
@@ -87,9 +94,9 @@ def with_verdict(world: RolloutWorld, verdict: Verdict) -> RolloutWorld:
     return world if alike(status.verdict, now) else replace(world, status=status.model_copy(update={"verdict": now}))
 
 
-def failed_untried(world: RolloutWorld, why: Why, sentence: str) -> RolloutWorld:
-    """Return the world whose status says that the candidate failed before anybody got it."""
-    verdict = VerdictStatus(outcome=Outcome.FAILED.value, reason=why.value, message=sentence[:1024])
+def failed(world: RolloutWorld, why: Why, sentence: str, outcome: Outcome = Outcome.FAILED) -> RolloutWorld:
+    """Return the world whose status says that the candidate failed by what no statistics tell."""
+    verdict = VerdictStatus(outcome=outcome.value, reason=why.value, message=sentence[:1024])
     return replace(world, status=world.status.model_copy(update={"verdict": verdict}))
 
 

@@ -6,6 +6,7 @@ people are away, and whatever is not known only ever holds a step back.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ratchet_api.shadow import ShadowReport
@@ -14,7 +15,7 @@ from ratchet_api.verdicts import VerdictStatus
 from ratchet_operator.plan.rollout.changes import end, note, promote, refuse, serve, share, wait
 from ratchet_operator.plan.rollout.judging import (
     exposed_subjects,
-    failed_untried,
+    failed,
     shadow_report,
     verdict_of,
     with_report,
@@ -22,7 +23,7 @@ from ratchet_operator.plan.rollout.judging import (
 )
 from ratchet_operator.plan.rollout.measuring import held_by, rows_of
 from ratchet_operator.plan.rollout.table import applied
-from ratchet_operator.plan.rollout.world import Decision, RolloutWorld, Said, Turn
+from ratchet_operator.plan.rollout.world import MOST_RESTARTS, Decision, RolloutWorld, Said, Trouble, Turn
 
 _CLOCKS = ("began", "exposed", "step_since", "shadow_since", "unready_since")
 
@@ -52,7 +53,9 @@ def follow_champion(world: RolloutWorld) -> Decision | None:
         text = f"Version {champion} became champion, so that the test against version {status.serving} is over."
         return end(world, Said(Turn.ABORTED, text), by="user")
     if not world.answers(champion):
-        return wait(world, "Preparing", f"Version {champion} does not answer every router yet.")
+        return wait(
+            world, "Preparing", f"Version {champion} does not answer every router yet{world.because(champion)}."
+        )
     if status.candidate == champion or champion in tested:
         said = Said(Turn.PROMOTED, f"Version {champion} is promoted on request, out of its trial.")
         return promote(world, champion, said, by="user")
@@ -88,6 +91,22 @@ def end_untried(world: RolloutWorld) -> Decision | None:
     return end(world, Said(Turn.ABORTED, text), by="user")
 
 
+def take_out_the_broken(world: RolloutWorld) -> Decision | None:
+    """What was published cannot be loaded, or the servers of a candidate that is asked die again and again."""
+    status = world.status
+    if status.candidate is None:
+        return None
+    trouble = world.troubles.get(status.candidate, Trouble())
+    if trouble.unloadable and status.candidate not in world.ready:
+        text = f"Version {status.candidate} is taken out, since it cannot be loaded: {trouble.text}."
+        return end(failed(world, Why.NOT_READY, text, Outcome.ERROR), Said(Turn.ROLLED_BACK, text), by="operator")
+    often = trouble.restarts - status.restarts
+    if often <= MOST_RESTARTS or (status.step < 0 and not status.shadowed):
+        return None
+    text = f"Version {status.candidate} is taken out: a pod of it restarted {often} times: {trouble.text}."
+    return end(failed(world, Why.RESTARTED, text), Said(Turn.ROLLED_BACK, text), by="operator")
+
+
 def watch_readiness(world: RolloutWorld) -> Decision | None:
     """Remember since when a candidate that is asked has not answered."""
     status = world.status
@@ -115,16 +134,19 @@ def roll_back(world: RolloutWorld) -> Decision | None:
     status, canary = world.status, world.spec.canary
     if status.candidate is None:
         return None
+    why = world.because(status.candidate)
     if status.shadowed:
         if status.unready_since is None or world.age(status.unready_since) < canary.unready_seconds:
             return None
-        text = f"Version {status.candidate} did not answer for {canary.unready_seconds} s as a shadow; nobody got it."
-        return end(failed_untried(world, Why.NOT_READY, text), Said(Turn.ROLLED_BACK, text), by="operator")
+        text = (
+            f"Version {status.candidate} did not answer for {canary.unready_seconds} s as a shadow; nobody got it{why}."
+        )
+        return end(failed(world, Why.NOT_READY, text), Said(Turn.ROLLED_BACK, text), by="operator")
     if status.step < 0:
         if status.candidate in world.ready or world.age(status.began) < canary.ready_seconds:
             return None
-        text = f"Version {status.candidate} was not ready within {canary.ready_seconds} s; nobody got it."
-        return end(failed_untried(world, Why.NOT_READY, text), Said(Turn.ROLLED_BACK, text), by="operator")
+        text = f"Version {status.candidate} was not ready within {canary.ready_seconds} s; nobody got it{why}."
+        return end(failed(world, Why.NOT_READY, text), Said(Turn.ROLLED_BACK, text), by="operator")
     verdict = verdict_of(world)
     late = verdict.outcome is Outcome.INCONCLUSIVE and verdict.final
     if verdict.outcome is not Outcome.FAILED and not late:
@@ -190,7 +212,8 @@ def shadow(world: RolloutWorld) -> Decision | None:
         return None
     if status.shadow is None:
         text = f"Version {status.candidate} is asked {asked.percent:g} % of the requests, too; nobody gets its answers."
-        return note(world, "Shadowing", Said(Turn.SHADOWED, text), shadow=ShadowReport())
+        restarts = world.restarts(status.candidate)
+        return note(world, "Shadowing", Said(Turn.SHADOWED, text), shadow=ShadowReport(), restarts=restarts)
     found = shadow_report(world)
     if found is None:
         return wait(world, "Holding", f"Held: {world.problem or 'the analyst has not counted this trial yet'}.")
@@ -203,7 +226,7 @@ def shadow(world: RolloutWorld) -> Decision | None:
     seen = with_report(world, found, exact=True)
     if asked.max_flip_rate is not None and found.flip_rate > asked.max_flip_rate:
         text = f"Version {status.candidate} is taken out, and nobody got it: {found.sentence}."
-        return end(failed_untried(seen, Why.LIMIT_BREACHED, text), Said(Turn.ROLLED_BACK, text), by="operator")
+        return end(failed(seen, Why.LIMIT_BREACHED, text), Said(Turn.ROLLED_BACK, text), by="operator")
     return expose(seen)
 
 
@@ -213,11 +236,14 @@ def expose(world: RolloutWorld) -> Decision | None:
     if status.candidate is None or status.step >= 0:
         return None
     if not world.answers(status.candidate):
-        return wait(world, "Preparing", f"Version {status.candidate} does not answer every router yet.")
+        why = world.because(status.candidate)
+        return wait(world, "Preparing", f"Version {status.candidate} does not answer every router yet{why}.")
     if status.paused:
         return wait(world, "Paused", f"Version {status.candidate} is paused before anybody got it.", again=None)
     percent = world.spec.canary.steps[0]
     said = Said(Turn.EXPOSED, f"Version {status.candidate} gets {percent:g} % of the subjects.")
+    if not status.shadowed:
+        world = replace(world, status=status.model_copy(update={"restarts": world.restarts(status.candidate)}))
     return share(world, said, percent=percent, step=0)
 
 
@@ -272,6 +298,8 @@ def step(world: RolloutWorld) -> Decision | None:
 
 def rest(world: RolloutWorld) -> Decision:
     """Nothing is on trial."""
+    if world.champion is not None and (why := world.because(world.champion)):
+        return wait(world, "Preparing", f"Version {world.champion} is champion, and none of its servers answers{why}.")
     return wait(world, "Ready", f"Version {world.champion} serves everybody.", again=None)
 
 

@@ -12,7 +12,14 @@ from ratchet_api.generation import KeptGeneration
 from ratchet_api.label_sets import LabelSet
 from ratchet_api.rollout import FEEDBACK, Rollout, RolloutStatus, ShareRow
 from ratchet_api.shadow import ShadowReport
+from ratchet_api.stage import ExitCode
 from ratchet_api.stats.verdict import Evidence
+
+MOST_RESTARTS = 3
+"""Of one pod since its version was first asked; one more, and the trial is over."""
+PATIENT_RESTARTS = 2
+"""After so many a version that cannot be loaded is taken for broken, and not for a hiccup of the store."""
+_UNLOADABLE = frozenset({ExitCode.BAD_MODEL, ExitCode.STORE_NOT_FOUND, ExitCode.STORE_CORRUPT})
 
 
 class Replica(NamedTuple):
@@ -22,6 +29,22 @@ class Replica(NamedTuple):
     """Version of the table that it applied; empty = it did not answer."""
     reaches: frozenset[int] = frozenset()
     """Versions whose servers it reaches."""
+
+
+class Trouble(NamedTuple):
+    """What the pods of one version say."""
+
+    text: str = ""
+    """Names the pod and what it ended with or waits for; empty = nothing is wrong with them."""
+    code: int | None = None
+    """With which the container ended that the text tells of; None = it tells of no end."""
+    restarts: int = 0
+    """The most of any of its pods; one node that starts anew restarts each of them once."""
+
+    @property
+    def unloadable(self) -> bool:
+        """Whether what was published cannot be loaded: files are missing, or others than were committed."""
+        return self.code in _UNLOADABLE and self.restarts >= PATIENT_RESTARTS
 
 
 class Counted(NamedTuple):
@@ -69,6 +92,7 @@ class RolloutWorld:
         unasked: versions that are another one's files with a config that only a test asks for, or nobody any more.
         configured: version of each arm of the test that has a config of its own, by the arm's place.
         labels: classes of the versions of which they are known.
+        troubles: what the pods of a version's servers say.
         ready: versions whose servers answer.
         replicas: routers that take traffic.
         counted: None = the analyst does not answer.
@@ -95,6 +119,7 @@ class RolloutWorld:
     unasked: frozenset[int] = frozenset()
     configured: Mapping[int, int] = field(default_factory=dict)
     labels: Mapping[int, LabelSet] = field(default_factory=dict)
+    troubles: Mapping[int, Trouble] = field(default_factory=dict)
     ready: frozenset[int] = frozenset()
     replicas: tuple[Replica, ...] = ()
     counted: Counted | None = None
@@ -111,6 +136,15 @@ class RolloutWorld:
         """Whether the version's servers are ready and every router reaches them."""
         reached = bool(self.replicas) and all(version in replica.reaches for replica in self.replicas)
         return version in self.ready and reached
+
+    def because(self, version: int) -> str:
+        """Return why the version's servers are not ready, after a colon; empty = they are, or nobody knows."""
+        text = "" if version in self.ready else self.troubles.get(version, Trouble()).text
+        return f": {text}" if text else ""
+
+    def restarts(self, version: int) -> int:
+        """The most restarts of any pod of the version."""
+        return self.troubles.get(version, Trouble()).restarts
 
     def age(self, since: datetime | None) -> float:
         """Seconds since then, never negative; 0 = not begun."""

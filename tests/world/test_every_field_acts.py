@@ -139,12 +139,8 @@ PREFERENCE: dict[str, Any] = {
 }
 SLICES = [{"label": "spam", "margin": 0.1}]
 COMPARISON: dict[str, Any] = {"confidence": 0.9, "margin": 0.1, "resamples": 500, "slices": SLICES}
-START: dict[str, Any] = {
-    "policy.name": "elsewhere",
-    "policy.version": 2,
-    "artifact.uri": "store://runs/other",
-    "artifact.sha256": "e" * 64,
-}
+START: dict[str, Any] = {"policy.name": "elsewhere", "policy.version": 2}
+START |= {"artifact.uri": "store://runs/other", "artifact.sha256": "e" * 64}
 TEMPLATE: dict[str, Any] = {
     "mode": "supervised_then_rl",
     **{f"startFrom.{k}": v for k, v in START.items()},

@@ -8,6 +8,7 @@ cut and told apart by a hash of the whole name.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 MANAGED_BY = "ratchet"
 FIELD_MANAGER = "ratchet-operator"
@@ -34,6 +35,8 @@ ANNOTATION_PROMOTE = "ratchet.dev/promote"
 """On an RLPolicy: the version number that shall become champion (set by `ratchet promote`)."""
 ANNOTATION_ROLLOUT = "ratchet.dev/rollout"
 """On an RLPolicy: what its rollout shall do, as VERB or VERB:ANYTHING; each new value is obeyed once."""
+ANNOTATION_ASKED_BY = "ratchet.dev/asked-by"
+"""On an RLPolicy: `VALUE NAME`, who set one of the two above to that value, as they say themselves."""
 ANNOTATION_TABLE = "ratchet.dev/table"
 """On a router's pod: which table it was told of. A new value makes the kubelet look at once."""
 ANNOTATION_REFRESH = "ratchet.dev/refresh"
@@ -150,3 +153,14 @@ def judge_prefix(namespace: str) -> str:
 def snapshot_prefix(namespace: str, digest: str) -> str:
     """Store prefix of an immutable dataset snapshot, named by the digest of its content."""
     return f"{namespace}/snapshots/{digest}"
+
+
+def asked_by(annotations: Mapping[str, str], value: str) -> str:
+    """Return who asked a policy for something, as the client of `ratchet` wrote it; empty if nobody said so.
+
+    Args:
+        annotations: of the policy.
+        value: that was asked for; a name that belongs to another value is not given.
+    """
+    told, _, who = annotations.get(ANNOTATION_ASKED_BY, "").partition(" ")
+    return "".join(each for each in who if each.isprintable())[:80].strip() if told == value else ""

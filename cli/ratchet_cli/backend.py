@@ -38,6 +38,9 @@ class Backend(Protocol):
     def patch(self, kind: Kind[Any, Any], name: str, patch: Mapping[str, Any]) -> None:
         """Merge a patch into the object."""
 
+    def who(self) -> str:
+        """Return the name under which the place knows whoever types; empty if it does not say."""
+
     def delete(self, kind: Kind[Any, Any], name: str) -> None:
         """Delete the object; its pods go with it."""
 

@@ -9,6 +9,7 @@ local verbs.
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
 import secrets
 import time
@@ -94,6 +95,13 @@ class LocalBackend:
         kept = (old["metadata"].get(part, {}).items() for part in ("labels", "annotations"))
         same = old["spec"] == manifest["spec"] and all(new <= now for new, now in zip(told, kept, strict=True))
         return "unchanged" if same else "configured"
+
+    def who(self) -> str:
+        """Return the name of the user of this machine; empty if there is none."""
+        try:
+            return getpass.getuser()
+        except (OSError, KeyError):  # a container's user may have a number alone
+            return ""
 
     def patch(self, kind: Kind[Any, Any], name: str, patch: Mapping[str, Any]) -> None:
         """Merge a patch into the object."""

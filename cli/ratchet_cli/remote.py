@@ -98,6 +98,15 @@ class RemoteBackend:
             "PATCH", self._path(kind, name), query=query, body=dict(patch), content="application/merge-patch+json"
         )
 
+    def who(self) -> str:
+        """Return the user name that the API server has for these credentials; empty if it does not tell."""
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        try:
+            said = self._call("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=review)
+        except CliError:  # before Kubernetes 1.28, or not allowed: the name is a courtesy
+            return ""
+        return str(said.get("status", {}).get("userInfo", {}).get("username", ""))
+
     def delete(self, kind: Kind[Any, Any], name: str) -> None:
         """Delete the object; its pods go with it."""
         self._call("DELETE", self._path(kind, name), query={"propagationPolicy": "Background"})

@@ -11,7 +11,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -19,7 +19,14 @@ from rich.markup import escape
 
 from ratchet_api.conditions import ConditionType, find_condition
 from ratchet_api.kinds import RL_POLICY, RL_TRAINING_RUN
-from ratchet_api.names import ANNOTATION_PROMOTE, ANNOTATION_ROLLOUT, LABEL_COMPONENT, LABEL_POLICY, label_value
+from ratchet_api.names import (
+    ANNOTATION_ASKED_BY,
+    ANNOTATION_PROMOTE,
+    ANNOTATION_ROLLOUT,
+    LABEL_COMPONENT,
+    LABEL_POLICY,
+    label_value,
+)
 from ratchet_api.policy import RLPolicySpec, RLPolicyStatus
 from ratchet_api.rollout import Rollout, RolloutStatus, ShareRow
 from ratchet_cli.backend import Backend, Body, find_kind, must_get
@@ -152,7 +159,7 @@ def _tell(backend: Backend, policy: str, verb: str) -> None:
     """
     _rollout(must_get(backend, RL_POLICY, policy))
     told = f"{verb}:{secrets.token_hex(4)}"
-    backend.patch(RL_POLICY, policy, {"metadata": {"annotations": {ANNOTATION_ROLLOUT: told}}})
+    backend.patch(RL_POLICY, policy, _asked(backend, ANNOTATION_ROLLOUT, told))
     now = _answer(backend, policy, lambda seen: seen.rollout is not None and seen.rollout.observed_command == told)
     if now is None or now.rollout is None:
         say(f"asked {policy} to {verb}; the operator has not answered yet, see `ratchet status policy/{policy}`")
@@ -161,6 +168,12 @@ def _tell(backend: Backend, policy: str, verb: str) -> None:
     if answer.startswith(f"{verb}:"):
         raise CliError(f"RLPolicy {policy!r}: {answer}")
     say(f"{policy}: {answer}")
+
+
+def _asked(backend: Backend, annotation: str, value: str | None) -> dict[str, Any]:
+    """A patch that asks for something, and says who does."""
+    who = f"{value} {backend.who()}".strip() if value is not None else None
+    return {"metadata": {"annotations": {annotation: value, ANNOTATION_ASKED_BY: who}}}
 
 
 def _promote(backend: Backend, policy: str, version: int) -> None:
@@ -188,7 +201,7 @@ def _promote(backend: Backend, policy: str, version: int) -> None:
 
 
 def _ask(backend: Backend, policy: str, value: str | None) -> None:
-    backend.patch(RL_POLICY, policy, {"metadata": {"annotations": {ANNOTATION_PROMOTE: value}}})
+    backend.patch(RL_POLICY, policy, _asked(backend, ANNOTATION_PROMOTE, value))
 
 
 def _answer(backend: Backend, policy: str, wanted: Callable[[RLPolicyStatus], bool]) -> RLPolicyStatus | None:

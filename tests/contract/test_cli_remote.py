@@ -111,6 +111,9 @@ def test_promote_asks_by_annotation_and_only_for_versions_that_exist(
     assert "the operator has not answered yet" in printed
     changed = ratchet.server_side(RL_POLICY)
     assert changed["metadata"]["annotations"]["ratchet.dev/promote"] == "1"
+    told, _, who = changed["metadata"]["annotations"]["ratchet.dev/asked-by"].partition(" ")
+    assert (told, who) == ("1", RemoteBackend(namespace=ratchet.namespace).who())
+    assert who, "the API server has a name for whoever it lets in"
 
 
 def test_delete_removes_the_object(ratchet: Terminal) -> None:

@@ -13,7 +13,7 @@ from ratchet_api.assign import canary_split, place, salt_of
 from ratchet_api.fixed_shares import AbTestStatus, ArmStatus, split_of_test
 from ratchet_api.generation import KeptGeneration, config_row
 from ratchet_api.kinds import RL_POLICY, RL_TRAINING_RUN, Kind
-from ratchet_api.names import ANNOTATION_ROLLOUT, LABEL_COMPONENT, LABEL_POLICY
+from ratchet_api.names import ANNOTATION_ROLLOUT, LABEL_COMPONENT, LABEL_POLICY, asked_by
 from ratchet_api.queries import QuerySeen
 from ratchet_api.rollout import ArmRow, Rollout, RolloutStatus, ShareRow, VerdictStatus
 from ratchet_api.shadow import Confusion, ShadowReport
@@ -79,15 +79,19 @@ class Cluster:
             spec |= {"serving": {}, "rollout": {}}
         return [{"kind": "RLPolicy", "metadata": {"name": "p", "uid": UID}, "spec": spec, "status": status}]
 
+    def who(self) -> str:
+        return "ann@example.org"
+
     def patch(self, kind: Kind[Any, Any], name: str, patch: Mapping[str, Any]) -> None:
-        told = patch["metadata"]["annotations"][ANNOTATION_ROLLOUT]
+        annotations = patch["metadata"]["annotations"]
+        told = annotations[ANNOTATION_ROLLOUT]
         self.told.append(told)
         if not self.answers:
             return
         assert self.rollout is not None
         world = RolloutWorld(
             now=NOW, namespace="team", policy="p", uid=UID, spec=Rollout(), status=self.rollout, champion=self.champion,
-            versions={1: "a" * 64, 2: "b" * 64}, command=told,
+            versions={1: "a" * 64, 2: "b" * 64}, command=told, asked_by=asked_by(annotations, told),
         )  # fmt: skip
         decided = plan_rollout(world)
         self.rollout, self.champion = decided.status, decided.champion or self.champion
@@ -126,7 +130,7 @@ def ratchet(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     ("words", "want"),
     [
         (("pause", "p"), "p: Version 2 stays at 5 %."),
-        (("abort", "policy/p"), "p: Version 2 was taken out on request; version 1 stays."),
+        (("abort", "policy/p"), "p: Version 2 was taken out on request of ann@example.org; version 1 stays."),
     ],
 )
 def test_what_the_operator_did_is_told_in_its_own_words(ratchet: Command, words: tuple[str, ...], want: str) -> None:

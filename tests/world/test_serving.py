@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ratchet_api.names import ANNOTATION_PROMOTE, LABEL_COMPONENT, server_name
+from ratchet_api.names import ANNOTATION_ASKED_BY, ANNOTATION_PROMOTE, LABEL_COMPONENT, server_name
 from ratchet_operator.cluster.memory import Call, NoFault
 from tests.world import builders as b
 from tests.world.harness import CrashAt, World, masked
@@ -244,6 +244,34 @@ async def test_a_command_is_obeyed_once_and_answered(verb: str) -> None:
     if verb == "pause":
         world.tell("resume:2")
         await world.run_until(ended(world))
+
+
+@pytest.mark.parametrize(
+    ("said", "want"),
+    [
+        pytest.param("abort:1 ann@example.org", "on request of ann@example.org", id="as the client wrote it"),
+        pytest.param("pause:9 bob", "on request", id="of an earlier command"),
+        pytest.param("abort:1", "on request", id="nobody"),
+        pytest.param("abort:1 " + "x\u202e\n" * 200, f"on request of {'x' * 80}", id="of what is no name"),
+    ],
+)
+async def test_the_history_says_who_decided(said: str, want: str) -> None:
+    world = Served()
+    world.policy()
+    await world.run_until(lambda: "stepSince" in world.rollout() and world.rollout()["percent"] == 10)
+    world.edit("RLPolicy", "support", {"metadata": {"annotations": {ANNOTATION_ASKED_BY: said}}})
+    world.tell("abort:1")
+    await world.run_until(lambda: world.rollout()["observedCommand"] == "abort:1")
+    row = world.rollout()["history"][-1]
+    assert (row["by"], row["why"]) == ("user", f"Version 2 was taken out {want}; version 1 stays.")
+
+
+async def test_the_ledger_says_who_made_a_version_champion() -> None:
+    world = await through(Served())
+    said = {ANNOTATION_PROMOTE: "1", ANNOTATION_ASKED_BY: "1 ann@example.org"}
+    world.edit("RLPolicy", "support", {"metadata": {"annotations": said}})
+    await world.run_until(lambda: world.status("RLPolicy", "support")["champion"] == 1)
+    assert world.status("RLPolicy", "support")["ledger"][-1]["why"] == "asked for by ann@example.org"
 
 
 async def test_an_undone_promotion_brings_the_version_before_back() -> None:

@@ -20,6 +20,7 @@ from ratchet_api.names import (
     LABEL_OWNER_UID,
     LABEL_POLICY,
     MANAGED_BY,
+    asked_by,
     label_value,
     run_name_for_template,
 )
@@ -174,7 +175,8 @@ def _promote(world: PolicyWorld) -> PolicyPlan | None:
     seen = status.model_copy(update={"observed_promote": asked, "refused_promote": refused})
     if version is None or version.version == status.champion:
         return settle(world, seen, world.status.state or "Pending", (), requeue_after=NOW)
-    why = f"asked for by {ANNOTATION_PROMOTE}"
+    who = asked_by(world.meta.annotations, asked)
+    why = f"asked for by {who or ANNOTATION_PROMOTE}"
     event = Event(Reason.CHAMPION_SET, f"Version {version.version} is champion ({why}).")
     seen = with_champion(seen, version.version, world.now, why)
     return settle(world, seen, "Ready", (), events=(event,), requeue_after=NOW)

@@ -22,6 +22,7 @@ from ratchet_api.names import (
     ANNOTATION_TABLE,
     LABEL_COMPONENT,
     LABEL_VERSION,
+    asked_by,
     route_name,
     server_name,
 )
@@ -105,6 +106,7 @@ def rollout_world(world: PolicyWorld, status: RLPolicyStatus | None = None) -> R
     arms = {version: _counted(told, rollout, asked) for version, told in world.serving.arms.items()}
     problem = problem or next((why for _, why in arms.values() if why), "")
     serving = spec.serving if spec is not None else None
+    command = world.meta.annotations.get(ANNOTATION_ROLLOUT, "")
     config, variants = asked_config(spec), [row for row in status.versions if row.variant_of is not None]
     return RolloutWorld(
         now=world.now,
@@ -125,7 +127,8 @@ def rollout_world(world: PolicyWorld, status: RLPolicyStatus | None = None) -> R
         replicas=tuple(Replica(router.table, router.reaches) for router in world.serving.routers),
         counted=counted,
         arms={version: known for version, (known, _) in arms.items() if known is not None},
-        command=world.meta.annotations.get(ANNOTATION_ROLLOUT, ""),
+        command=command,
+        asked_by=asked_by(world.meta.annotations, command),
         trials=spec is not None and spec.rollout is not None,
         problem=problem,
         measured=world.serving.measured,

@@ -55,11 +55,11 @@ def _resume(world: RolloutWorld) -> Decision:
 
 def _abort(world: RolloutWorld) -> Decision:
     if world.status.testing is not None:
-        text = f"The test was ended on request; version {world.status.serving} stays."
+        text = f"The test was ended {_on_request(world)}; version {world.status.serving} stays."
         return end(world, Said(Turn.ABORTED, text), by="user")
     if world.status.candidate is None:
         return _not_obeyed(world, "abort: no version is on trial")
-    text = f"Version {world.status.candidate} was taken out on request; version {world.status.serving} stays."
+    text = f"Version {world.status.candidate} was taken out {_on_request(world)}; version {world.status.serving} stays."
     return end(world, Said(Turn.ABORTED, text), by="user")
 
 
@@ -71,7 +71,8 @@ def _promote(world: RolloutWorld) -> Decision:
         return _not_obeyed(world, "promote: no version is on trial")
     if world.status.percent and not world.answers(candidate):
         return _not_obeyed(world, f"promote: version {candidate} does not answer every router; abort it, or wait")
-    return promote(world, candidate, Said(Turn.PROMOTED, f"Version {candidate} is promoted on request."), by="user")
+    text = f"Version {candidate} is promoted {_on_request(world)}."
+    return promote(world, candidate, Said(Turn.PROMOTED, text), by="user")
 
 
 def _undo(world: RolloutWorld) -> Decision:
@@ -80,8 +81,12 @@ def _undo(world: RolloutWorld) -> Decision:
     version = next((version for version in before if version in world.versions), None)
     if version is None:
         return _not_obeyed(world, "undo: no earlier version that served is still there")
-    text = f"Back to version {version} on request, instead of version {world.champion}."
+    text = f"Back to version {version} {_on_request(world)}, instead of version {world.champion}."
     return end(world, Said(Turn.UNDONE, text), by="user", champion=version)
+
+
+def _on_request(world: RolloutWorld) -> str:
+    return f"on request of {world.asked_by}" if world.asked_by else "on request"
 
 
 def _not_obeyed(world: RolloutWorld, why: str) -> Decision:

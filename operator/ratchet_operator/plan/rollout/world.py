@@ -98,6 +98,7 @@ class RolloutWorld:
         counted: None = the analyst does not answer.
         arms: what was counted of each version of a test with fixed shares.
         command: value of the annotation; a new value is obeyed once.
+        asked_by: who gave the command, as they say; empty = nobody said so.
         trials: whether new versions go on trial at all.
         problem: why nothing is counted, if the analyst said so.
         measured: own numbers, by the query's name and the version.
@@ -125,6 +126,7 @@ class RolloutWorld:
     counted: Counted | None = None
     arms: Mapping[int, Counted] = field(default_factory=dict)
     command: str = ""
+    asked_by: str = ""
     trials: bool = True
     problem: str = ""
     measured: Mapping[tuple[str, int], Measured] = field(default_factory=dict)

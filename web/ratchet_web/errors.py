@@ -82,7 +82,7 @@ def wrong_fields(
             parts.append(str(known.get("discriminator", "")).strip("'"))
             says = f"is none of {known['expected_tags']}" if "expected_tags" in known else "is missing"
         if error["type"] == "string_pattern_mismatch":
-            says = patterns.get(error["ctx"]["pattern"], says)
+            says = patterns.get(error.get("ctx", {}).get("pattern", ""), says)
         shown = f" (seen: {seen!r})" if isinstance(seen, int | float) else ""
         findings.append(f"{'.'.join(parts) or 'body'}: {says}{shown}")
     return "; ".join(findings)[:_DETAIL_LIMIT]

@@ -158,7 +158,7 @@ class RewardModel:
     @property
     def reads_text(self) -> bool:
         """Whether it must be asked by `parts`, in words: it stands on an encoder of its own."""
-        return not isinstance(self.scorer, TrunkScorer)
+        return isinstance(self.scorer, EncoderScorer)
 
     def of_episodes(self, episodes: Episodes) -> Tensor:
         """Scores (B,) of answers that are tokens of the trunk already."""

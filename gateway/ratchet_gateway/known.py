@@ -7,10 +7,12 @@ by this process's own requests and by `follower`, which reads the segments of ot
 
 from __future__ import annotations
 
+from array import array
 from enum import Enum
 
 MAX_NAMES = 1_000_000
-"""About 130 MB of them; events have one or two names each."""
+"""In 24 MiB, from the first moment on; events have one or two names each."""
+_NOTHING = -1
 
 
 class Seen(Enum):
@@ -25,27 +27,62 @@ class Seen(Enum):
     """Another content has this name."""
 
 
+class _Names:
+    """A generation: hashes of names and of contents in a table of a fixed size, by open addressing.
+
+    Twelve bytes a place, half of the places stay empty. A dictionary of a million would take five times that, and grow.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._mask = (1 << (2 * most).bit_length()) - 1
+        self._names = array("q", bytes(8 * (self._mask + 1)))  # 0 = an empty place
+        self._contents = array("i", [_NOTHING]) * (self._mask + 1)
+        self._most, self._used = most, 0
+
+    @property
+    def full(self) -> bool:
+        return self._used >= self._most
+
+    def get(self, name: int) -> int | None:
+        content = self._contents[self._place(name)]
+        return None if content == _NOTHING else content
+
+    def put(self, name: int, content: int) -> None:
+        place = self._place(name)
+        self._used += self._names[place] == 0
+        self._names[place], self._contents[place] = name, content
+
+    def drop(self, name: int) -> None:
+        """Forget a name's content; its place stays taken, since others may stand behind it."""
+        self._contents[self._place(name)] = _NOTHING
+
+    def _place(self, name: int) -> int:
+        place, names, mask = name & self._mask, self._names, self._mask
+        while names[place] not in (0, name):
+            place = (place + 1) & mask
+        return place
+
+
 class KnownEvents:
     """Names and the fingerprints of what has them.
 
-    Both are held as hashes, of 64 and 30 bits: a million names would be four times as large as texts. Python's are
-    keyed anew in each process, so nobody can send names that meet by design.
+    Both are held as hashes, of 64 and 30 bits. Python's are keyed anew in each process, so nobody can send names that
+    meet by design.
     """
 
     def __init__(self, max_names: int = MAX_NAMES) -> None:
         self._most = max(1, max_names // 2)  # in each generation
-        self._young: dict[int, int] = {}
-        self._old: dict[int, int] = {}
+        self._young, self._old = _Names(self._most), _Names(self._most)
         self._under_way: set[int] = set()  # names of what is not in the log (yet)
 
     @property
     def has_room(self) -> bool:
         """Whether a name that is older than all others would be kept."""
-        return len(self._old) < self._most
+        return not self._old.full
 
     def claim(self, name: str, fingerprint: str) -> Seen:
         """Look a name up; a new one belongs to this content from now on."""
-        which, content = hash(name), _content(fingerprint)
+        which, content = _name(name), _content(fingerprint)
         known = self._find(which)
         if known is None:
             self._put(which, content)
@@ -57,15 +94,15 @@ class KnownEvents:
 
     def release(self, name: str, fingerprint: str) -> None:
         """Forget a claim of content that was refused."""
-        which = hash(name)
+        which = _name(name)
         if which in self._under_way and self._find(which) == _content(fingerprint):
-            self._young.pop(which, None)
-            self._old.pop(which, None)
+            self._young.drop(which)
+            self._old.drop(which)
             self._under_way.discard(which)
 
     def stored(self, name: str, fingerprint: str) -> None:
         """Note that the content is in the log; where another has the name already, that one was first."""
-        which, content = hash(name), _content(fingerprint)
+        which, content = _name(name), _content(fingerprint)
         known = self._find(which)
         if known is None:
             self._put(which, content)
@@ -74,11 +111,11 @@ class KnownEvents:
 
     def recall(self, name: str, fingerprint: str) -> None:
         """Note what was in the log before anything else that is known; kept while there is room."""
-        which, content = hash(name), _content(fingerprint)
+        which, content = _name(name), _content(fingerprint)
         known = self._find(which)
         if known is None:
             if self.has_room:
-                self._old[which] = content
+                self._old.put(which, content)
         elif known == content:
             self._under_way.discard(which)
 
@@ -87,10 +124,15 @@ class KnownEvents:
         return self._old.get(which) if known is None else known
 
     def _put(self, which: int, content: int) -> None:
-        if len(self._young) >= self._most:
-            self._under_way.difference_update(self._old)
-            self._young, self._old = {}, self._young
-        self._young[which] = content
+        if self._young.full:
+            self._young, self._old = _Names(self._most), self._young
+            # what is in neither any more is under way no more, as far as anybody can tell
+            self._under_way = {each for each in self._under_way if self._old.get(each) is not None}
+        self._young.put(which, content)
+
+
+def _name(text: str) -> int:
+    return hash(text) or 1
 
 
 def _content(fingerprint: str) -> int:

@@ -106,6 +106,30 @@ def test_memory_is_bounded() -> None:
     assert known.claim("0", "x") is Seen.NEW
 
 
+@given(st.lists(st.tuples(st.sampled_from("csrq"), st.integers(0, 9), st.sampled_from("xy")), max_size=60))
+def test_names_are_told_apart_as_by_a_dictionary_while_there_is_room(steps: list[tuple[str, int, str]]) -> None:
+    """A table with names that meet at a place, given back ones among them, is one of names."""
+    known, content, under_way = KnownEvents(max_names=40), dict[str, str](), set[str]()
+    for step, number, said in steps:
+        name = str(number)
+        if step == "c":
+            want = Seen.NEW if name not in content else Seen.UNDER_WAY if name in under_way else Seen.STORED
+            want = Seen.OTHER if content.get(name, said) != said else want
+            assert known.claim(name, said) is want
+            if want is Seen.NEW:
+                content[name] = said
+                under_way.add(name)
+        elif step == "r":
+            known.release(name, said)
+            if name in under_way and content[name] == said:
+                del content[name]
+                under_way.discard(name)
+        else:
+            (known.stored if step == "s" else known.recall)(name, said)
+            if content.setdefault(name, said) == said:
+                under_way.discard(name)
+
+
 def test_a_name_of_the_older_generation_is_known_and_can_be_given_back() -> None:
     known = KnownEvents(max_names=4)
     assert known.claim("n", "x") is Seen.NEW

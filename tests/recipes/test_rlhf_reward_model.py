@@ -117,6 +117,11 @@ def test_an_encoder_that_was_trained_as_a_whole_is_read_again_from_its_files(tmp
         RewardModel.load(tmp_path / "rm", encoder(tmp_path / "bert"))
 
 
+def test_a_window_beyond_the_encoders_positions_is_refused_by_its_own_field(tmp_path: Path) -> None:
+    with pytest.raises(BadConfigError, match=r"^stages\.rewardModel\.baseModel\.maxTokens: 8192 is above the 64"):
+        encoder(tmp_path / "bert", lora=None, max_tokens=8192)
+
+
 def test_of_a_long_text_an_encoder_reads_the_answer(tmp_path: Path) -> None:
     scorer = encoder(tmp_path / "bert", lora=None, max_tokens=12)
     torch.nn.init.normal_(scorer.model.head.weight)

@@ -32,6 +32,7 @@ from ratchet_jobs.models.tokenizing import TOKENIZER_FILES, load_tokenizer
 from ratchet_jobs.runtime.errors import BadConfigError, BadModelError
 
 HEAD_FILE = "head.safetensors"
+MAX_TOKENS_FIELD = "stages.supervised.maxTokens"
 
 
 class Classifier(nn.Module):
@@ -85,7 +86,9 @@ class LoadedPolicy(NamedTuple):
     tokenizer: Tokenizer
 
 
-def build_classifier(base: Path, *, classes: int, lora: Lora | None, max_tokens: int, seed: int) -> Classifier:
+def build_classifier(
+    base: Path, *, classes: int, lora: Lora | None, max_tokens: int, seed: int, field: str = MAX_TOKENS_FIELD
+) -> Classifier:
     """Make an untrained policy: B of every adapter is 0, so the encoder computes what the base computes.
 
     Args:
@@ -94,13 +97,14 @@ def build_classifier(base: Path, *, classes: int, lora: Lora | None, max_tokens:
         lora: rank, alpha, dropout, layers; None = every weight but the embeddings is trained.
         max_tokens: longest input, checked against the encoder's positions.
         seed: of the adapters' and the head's random start.
+        field: that max_tokens comes from, for messages.
 
     Raises:
         BadModelError: the folder holds no usable encoder.
         BadConfigError: maxTokens, targetModules or lastBlocks do not fit the encoder.
     """
     encoder = load_encoder(base)
-    check_positions(encoder, max_tokens=max_tokens)
+    check_positions(encoder, max_tokens=max_tokens, field=field)
     if lora is None:
         encoder.get_input_embeddings().requires_grad_(False)  # words that training never saw keep their places
         return _headed(encoder, classes=classes, seed=seed)
@@ -193,7 +197,7 @@ def _check_encoder(config: transformers.PretrainedConfig) -> None:
         raise BadModelError(f"baseModel: {config.model_type} is no plain encoder; give a BERT-like encoder")
 
 
-def check_positions(encoder: transformers.PreTrainedModel, *, max_tokens: int) -> None:
+def check_positions(encoder: transformers.PreTrainedModel, *, max_tokens: int, field: str = MAX_TOKENS_FIELD) -> None:
     """Refuse inputs longer than the encoder's position table.
 
     Raises:
@@ -205,9 +209,7 @@ def check_positions(encoder: transformers.PreTrainedModel, *, max_tokens: int) -
     if limit is not None and offset is not None:
         limit -= offset + 1  # RoBERTa's family counts positions from padding_idx + 1
     if limit is not None and limit > 0 and max_tokens > limit:
-        raise BadConfigError(
-            f"stages.supervised.maxTokens: {max_tokens} is above the {limit} positions of the base model; lower it"
-        )
+        raise BadConfigError(f"{field}: {max_tokens} is above the {limit} positions of the base model; lower it")
 
 
 def check_vocabulary(encoder: nn.Module, tokenizer: Tokenizer) -> None:

@@ -24,6 +24,8 @@ from ratchet_jobs.models.tokenizing import load_tokenizer, tokenize
 from ratchet_jobs.rlhf.trunk import Trunk
 from ratchet_jobs.rlhf.wording import Format, prompt_tokens, response_tokens
 
+_MAX_TOKENS_FIELD = "stages.rewardModel.baseModel.maxTokens"
+
 
 class Answer(NamedTuple):
     """What is scored."""
@@ -161,7 +163,9 @@ class EncoderScorer:
         self.digest, self.qualities = local_digest(base), tuple(qualities)
         self._built = Built(lora, max_tokens, uri)
         outputs = 1 + len(self.qualities)
-        self.model = build_classifier(base, classes=outputs, lora=lora, max_tokens=max_tokens, seed=seed).to(device)
+        self.model = build_classifier(
+            base, classes=outputs, lora=lora, max_tokens=max_tokens, seed=seed, field=_MAX_TOKENS_FIELD
+        ).to(device)
         nn.init.zeros_(self.model.head.weight)
         nn.init.zeros_(self.model.head.bias)
         self._tokenizer = load_tokenizer(base, max_tokens=max_tokens, keep="end")
